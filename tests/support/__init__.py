@@ -1,0 +1,1 @@
+"""What the tests share: real servers, worker processes, and one text for sync and async."""

@@ -1,0 +1,101 @@
+"""The fixtures that every test may use; `conftest.py` at the root loads this file as a plugin."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.modes import Mode, ModeName
+from tests.support.servers import Flavour, RedisAt, RedisServer, flavours, redis_server
+
+EXTERNAL = os.environ.get("REDIS_URL")
+"""A server of the user's, instead of those that the tests start. Never flushed, only added to."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a test keeps its state: `resilient.configure(target.url, prefix=target.prefix)`."""
+
+    kind: str
+    url: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+# --- sync and async
+
+
+@pytest.fixture(params=["sync", "async"])
+def mode(request: pytest.FixtureRequest) -> Iterator[Mode]:
+    """Runs the same test text once over `def` and once over `async def` (see `Mode`)."""
+    name: ModeName = request.param
+    with Mode(name) as mode:
+        yield mode
+
+
+# --- servers
+
+
+@pytest.fixture(scope="session", name="redis_server")
+def _redis_server() -> Iterator[RedisAt]:
+    """One server for all tests that do no harm to it: `REDIS_URL`, or one of our own."""
+    if EXTERNAL:
+        yield RedisAt(EXTERNAL)
+        return
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["external"] if EXTERNAL else flavours())
+def every_redis(request: pytest.FixtureRequest) -> Iterator[RedisAt]:
+    """The same, once for each flavour that is installed (valkey, redis)."""
+    if request.param == "external":
+        assert EXTERNAL
+        yield RedisAt(EXTERNAL)
+        return
+    flavour: Flavour = request.param
+    with redis_server(flavour) as server:
+        yield server
+
+
+@pytest.fixture
+def private_redis() -> Iterator[RedisServer]:
+    """A server of this test's own, to be killed, paused and restarted; it keeps what it has."""
+    with redis_server(persistence=True) as server:
+        yield server
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A random key prefix: tests that share a server never meet."""
+    return f"test-{uuid.uuid4().hex[:12]}:"
+
+
+# --- backends
+
+
+def _target(kind: str, request: pytest.FixtureRequest, directory: Path, prefix: str) -> Target:
+    if kind == "redis":
+        server: RedisAt = request.getfixturevalue("redis_server")
+        return Target(kind, server.url, prefix)
+    url = {"memory": "memory://", "sqlite": f"sqlite:///{directory / 'state.db'}"}[kind]
+    return Target(kind, url, prefix)
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def target(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Target:
+    """Each backend in turn, empty."""
+    return _target(request.param, request, tmp_path, prefix)
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def shared_target(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Target:
+    """Each backend that several processes can share, empty."""
+    return _target(request.param, request, tmp_path, prefix)
