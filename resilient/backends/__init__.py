@@ -1,0 +1,1 @@
+"""The backends: one module or folder each; none imports another."""

@@ -1,0 +1,1 @@
+"""The machinery under the policies: plans and their drivers, leases, signals, keys, codecs."""

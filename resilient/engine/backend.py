@@ -1,0 +1,160 @@
+"""A backend as the policies see it: up to five capabilities, a hub for signals, a heartbeat.
+
+An adapter subclasses `Backend` or hands its stores to the constructor. An object that merely has
+the attributes (`locks`, `circuits`, ...; `close`, `aclose`) is adopted as it is.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from resilient.engine.signals import Hub
+from resilient.errors import CapabilityMissing, ConfigurationError
+from resilient.protocols.cache import CacheStore
+from resilient.protocols.checkpoints import CheckpointStore
+from resilient.protocols.circuits import CircuitStore
+from resilient.protocols.idempotency import IdempotencyStore
+from resilient.protocols.locks import LockStore
+from resilient.protocols.signals import SignalSource
+
+if TYPE_CHECKING:
+    from resilient.engine.background import Worker
+    from resilient.engine.lease import Heartbeat
+    from resilient.engine.views import AsyncView, SyncView
+
+__all__ = ["BOTH_MODES", "Backend", "Capability", "Mode", "adopt"]
+
+Capability = Literal["locks", "circuits", "cache", "idempotency", "checkpoints"]
+Mode = Literal["sync", "async"]
+
+CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
+BOTH_MODES: frozenset[Mode] = frozenset({"sync", "async"})
+DEFAULT_MAX_TTL = 30 * 86400.0
+
+
+class Backend:
+    """Where policies keep what they share.
+
+    Args:
+        name: What error messages call it; no password in it.
+        locks: The store of this capability, or `None` if the backend lacks it; so are the others.
+        source: Where signals come from. Without one, waiters look every 50 ms.
+        modes: The kinds of callers that it serves. A store whose methods really suspend on an
+            event loop serves `"async"` only.
+    """
+
+    max_ttl: float = DEFAULT_MAX_TTL
+    """Seconds for which a record is kept whose own TTL is `None`."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        locks: LockStore | None = None,
+        circuits: CircuitStore | None = None,
+        cache: CacheStore | None = None,
+        idempotency: IdempotencyStore | None = None,
+        checkpoints: CheckpointStore | None = None,
+        source: SignalSource | None = None,
+        modes: frozenset[Mode] = BOTH_MODES,
+    ) -> None:
+        self.name = name
+        self.locks = locks
+        self.circuits = circuits
+        self.cache = cache
+        self.idempotency = idempotency
+        self.checkpoints = checkpoints
+        self.modes = modes
+        self.hub = Hub(source)
+
+    def require(self, capability: Capability, mode: Mode | None = None) -> Any:
+        """The store of a capability; `CapabilityMissing` if the backend lacks it or the mode."""
+        store = getattr(self, capability)
+        if store is None:
+            have = ", ".join(c for c in CAPABILITIES if getattr(self, c) is not None) or "nothing"
+            raise CapabilityMissing(f"{self.name} offers no {capability}; it offers {have}")
+        if mode is not None and mode not in self.modes:
+            raise CapabilityMissing(
+                f"{self.name} serves {' and '.join(sorted(self.modes))} callers only, "
+                f"and this function is {mode}"
+            )
+        return store
+
+    @cached_property
+    def worker(self) -> Worker:
+        """What does the background work; its thread starts with the first thing to do."""
+        from resilient.engine.background import Worker
+
+        return Worker(self)
+
+    @cached_property
+    def heartbeat(self) -> Heartbeat:
+        """What renews every lease held on this backend."""
+        from resilient.engine.lease import Heartbeat
+
+        return Heartbeat(self)
+
+    @cached_property
+    def sync(self) -> SyncView:
+        """The stores by hand, blocking: `backend.sync.cache.get("k")`."""
+        from resilient.engine.views import SyncView
+
+        return SyncView(self)
+
+    @cached_property
+    def aio(self) -> AsyncView:
+        """The stores by hand, awaitable: `await backend.aio.cache.get("k")`."""
+        from resilient.engine.views import AsyncView
+
+        return AsyncView(self)
+
+    def close(self) -> None:
+        """Give back connections and end the background threads. The backend may be used again."""
+        self._rest()
+
+    async def aclose(self) -> None:
+        """The same for callers in an event loop, whose own connections are closed too."""
+        self._rest()
+
+    def _rest(self) -> None:
+        if "worker" in self.__dict__:
+            self.worker.stop()
+        self.hub.stop()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+class _Adopted(Backend):
+    """An object of somebody else's that has a backend's attributes."""
+
+    def __init__(self, original: Any) -> None:
+        stores = {name: getattr(original, name, None) for name in CAPABILITIES}
+        if not any(stores.values()):
+            raise ConfigurationError(
+                f"backend={original!r} is neither a URL, a client nor a backend: "
+                f"it has none of {', '.join(CAPABILITIES)}"
+            )
+        super().__init__(
+            getattr(original, "name", type(original).__name__),
+            **stores,
+            source=getattr(original, "signals", None),
+            modes=frozenset(getattr(original, "modes", BOTH_MODES)),
+        )
+        self._original = original
+
+    def close(self) -> None:
+        super().close()
+        if close := getattr(self._original, "close", None):
+            close()
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        if aclose := getattr(self._original, "aclose", None):
+            await aclose()
+
+
+def adopt(candidate: Any) -> Backend:
+    """The candidate itself if it is a `Backend`, else a backend around its stores."""
+    return candidate if isinstance(candidate, Backend) else _Adopted(candidate)

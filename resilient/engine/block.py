@@ -1,0 +1,130 @@
+"""`with` and `async with` from a plan: driven to its `Body` on entry, and to its end on exit."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from resilient.engine.drivers.steps import Done
+from resilient.engine.drivers.sync import advance, throw_stop
+from resilient.engine.plan import Body, Plan
+from resilient.errors import BlockingCallInLoop
+
+if TYPE_CHECKING:
+    from resilient.engine.backend import Mode
+    from resilient.engine.drivers.aio import Interruption, Stepper
+
+__all__ = ["Block", "warn_if_in_loop"]
+
+S = TypeVar("S")
+A = TypeVar("A")
+
+
+class Block(Generic[S, A]):
+    """An object that many threads and tasks may enter at once, each into a plan of its own.
+
+    `S` is what `with ... as` binds, `A` what `async with ... as` does.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[object, list[Any]] = {}
+
+    def _plan(self, mode: Mode) -> Plan[Any]:
+        """The plan of one entry."""
+        raise NotImplementedError
+
+    def __enter__(self) -> S:
+        warn_if_in_loop(f"with {self!r}", f"async with {self!r}", stacklevel=3)
+        plan = self._plan("sync")
+        value: S = _entered(advance(plan))
+        self._entries.setdefault(_caller(), []).append(plan)
+        return value
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        plan = self._leave()
+        try:
+            if isinstance(error, StopIteration | StopAsyncIteration):
+                throw_stop(plan, error)
+            else:
+                advance(plan, None, error)
+        except BaseException as raised:
+            if raised is not error:  # the body's own exception goes on by itself
+                raise
+
+    async def __aenter__(self) -> A:
+        from resilient.engine.drivers.aio import Interruption, Stepper
+
+        stepper = Stepper(self._plan("async"))
+        step = await stepper.advance()
+        value: A = _entered(step)
+        assert isinstance(step, Body)
+        watch = Interruption(step.lease) if step.lease is not None and step.cancel else None
+        self._entries.setdefault(_caller(), []).append((stepper, watch))
+        if watch is not None:
+            watch.begin()
+        return value
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        entry: tuple[Stepper, Interruption | None] = self._leave()
+        stepper, watch = entry
+        settled = error if watch is None else watch.end(error)
+        try:
+            if isinstance(settled, StopIteration | StopAsyncIteration):
+                await stepper.throw_stop(settled)
+            else:
+                await stepper.advance(error=settled)
+        except BaseException as raised:
+            if raised is not error:
+                raise
+
+    def _leave(self) -> Any:
+        caller = _caller()
+        if caller not in self._entries and len(self._entries) == 1:
+            # Entered in one task and left in another, as some test frameworks' fixtures are.
+            caller = next(iter(self._entries))
+        entries = self._entries[caller]
+        entry = entries.pop()
+        if not entries:
+            del self._entries[caller]
+        return entry
+
+
+def warn_if_in_loop(blocking: str, instead: str, *, stacklevel: int = 3) -> None:
+    """Warn that a blocking form is used in a thread that runs an event loop."""
+    if _running_task() is not None:
+        warnings.warn(
+            f"`{blocking}` blocks the event loop of this thread: use `{instead}`",
+            BlockingCallInLoop,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _entered(step: Any) -> Any:
+    assert not isinstance(step, Done), "a block's plan runs its body"
+    return step.value
+
+
+def _caller() -> object:
+    return _running_task() or threading.get_ident()
+
+
+def _running_task() -> object | None:
+    # Where nobody has imported asyncio, no loop runs.
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or asyncio._get_running_loop() is None:
+        return None
+    task: object | None = asyncio.current_task()
+    return task

@@ -1,0 +1,265 @@
+"""The async driver: answers a plan's operations in the running event loop.
+
+What a plan asks of a transport is always answered: a cancellation that arrives meanwhile is thrown
+into the plan together with the knowledge that the command is over, so that it can be undone. Once
+a plan is unwinding, further cancellations wait until its clean-up is through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, TypeVar
+
+from resilient.engine import clock
+from resilient.engine.drivers import immediate
+from resilient.engine.drivers.steps import Done, Outcome, is_masked, resume
+from resilient.engine.lease import Lease
+from resilient.engine.plan import Ask, Body, Listen, Operation, Plan, Sleep, Together, Wait
+from resilient.engine.signals import new_waiter_id
+
+__all__ = ["Interruption", "LoopWaiter", "Reply", "Stepper", "adrive"]
+
+T = TypeVar("T")
+
+
+class Reply(asyncio.Future[Any]):
+    """The answer to a command that is under way: whoever awaits it cannot give it up.
+
+    A task that is cancelled while it awaits one is told so when the answer is there
+    (`Task.cancel` asks the future first, and this one declines).
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Decline: the command may have taken effect already."""
+        return False
+
+    @classmethod
+    def of(cls, awaitable: Coroutine[Any, Any, Any]) -> Reply:
+        """The answer of a coroutine, which goes on in a task of its own."""
+        loop = asyncio.get_running_loop()
+        reply = cls(loop=loop)
+        task = loop.create_task(awaitable)
+        task.add_done_callback(reply._take)
+        return reply
+
+    def _take(self, task: asyncio.Task[Any]) -> None:
+        if self.done():
+            return
+        if task.cancelled():
+            self.set_exception(ConnectionAbortedError("the event loop is shutting down"))
+        elif error := task.exception():
+            self.set_exception(error)
+        else:
+            self.set_result(task.result())
+
+
+async def adrive(plan: Plan[T], function: Callable[[Any], Awaitable[Any]] | None = None) -> T:
+    """Run a plan to its end; where it awaits its `Body`, await the function
+    (which is called with the value that the `Body` carries).
+    """
+    stepper = Stepper(plan)
+    step = await stepper.advance()
+    while not isinstance(step, Done):
+        try:
+            if function is None:
+                answer = None
+            elif step.lease is None or not step.cancel:
+                answer = await function(step.value)
+            else:
+                answer = await Interruption(step.lease).guard(function(step.value))
+        except (StopIteration, StopAsyncIteration) as stop:
+            step = await stepper.throw_stop(stop)
+        except BaseException as error:
+            step = await stepper.advance(error=error)
+        else:
+            step = await stepper.advance(answer)
+    return step.value  # type: ignore[no-any-return]  # the plan's own T
+
+
+class Stepper:
+    """One plan on its way, and the cancellations that wait for its clean-up to end."""
+
+    __slots__ = ("_plan", "_unwinding")
+
+    def __init__(self, plan: Plan[Any]) -> None:
+        self._plan = plan
+        self._unwinding = False
+
+    @types.coroutine
+    def advance(
+        self, answer: Any = None, error: BaseException | None = None
+    ) -> Generator[Any, Any, Outcome]:
+        """Step the plan until it awaits its `Body` or is done."""
+        deferred: BaseException | None = None
+        self._unwinding = self._unwinding or isinstance(error, asyncio.CancelledError)
+        try:
+            while True:
+                operation = resume(self._plan, answer, error)
+                kind = type(operation)
+                if kind is Body or kind is Done:
+                    if deferred is not None:
+                        raise deferred
+                    return operation  # type: ignore[no-any-return]  # one of the two
+                answer = error = reply = None
+                try:
+                    if kind is Ask:
+                        reply = operation.transport.asend(operation.command)
+                        answer = yield from reply
+                    elif (immediately := immediate.ANSWERS.get(kind)) is not None:
+                        answer = immediately(operation)
+                    elif isinstance(operation, Operation):
+                        answer = yield from ANSWERS[kind](operation).__await__()
+                    else:
+                        answer = yield operation  # a third party's awaitable: the loop's business
+                except asyncio.CancelledError as cancelled:
+                    if not self._unwinding:
+                        self._unwinding, error = True, cancelled
+                    else:
+                        deferred = cancelled
+                        answer, error = _late_answer(reply)
+                except BaseException as raised:
+                    error = raised
+        finally:
+            error = deferred = None  # their tracebacks hold this frame: a cycle otherwise
+
+    async def throw_stop(self, stop: Exception) -> Outcome:
+        """Throw a `StopIteration` of the user's into the plan, and let it out again as itself."""
+        try:
+            return await self.advance(error=stop)
+        except RuntimeError as masked:
+            if not is_masked(masked, stop):
+                raise
+        raise stop
+
+
+def _late_answer(reply: asyncio.Future[Any] | None) -> tuple[Any, BaseException | None]:
+    """The answer, or the error, of a command during which a clean-up was cancelled once more."""
+    if reply is None or not reply.done():
+        return None, None
+    if (error := reply.exception()) is not None:
+        return None, error
+    return reply.result(), None
+
+
+class Interruption:
+    """Cancels whoever runs a body when the body's lease is lost, and tells that apart."""
+
+    __slots__ = ("_fired", "_lease", "_loop", "_task")
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[Any] | None = None
+        self._fired = False
+        lease.when_lost(self._from_any_thread)
+
+    def begin(self) -> None:
+        """The body runs in the current task from now on."""
+        self._task = asyncio.current_task()
+        if self._lease.lost:
+            self._fire()
+
+    def end(self, error: BaseException | None) -> BaseException | None:
+        """The body rests: `LeaseLost` where our cancellation ended it, else its own error."""
+        task, self._task = self._task, None
+        if task is None or not self._fired:
+            return error
+        self._fired = False
+        others = task.uncancel()
+        if others == 0 and isinstance(error, asyncio.CancelledError):
+            return self._lease.error()
+        return error
+
+    async def guard(self, body: Awaitable[Any]) -> Any:
+        """Await a body; raise `LeaseLost` if it was cancelled because the lease is lost."""
+        self.begin()
+        try:
+            answer = await body
+        except BaseException as error:
+            settled = self.end(error)
+            if settled is None or settled is error:
+                raise
+            raise settled from error
+        self.end(None)
+        return answer
+
+    def _from_any_thread(self) -> None:
+        # A closed loop runs no body any more.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._fire)
+
+    def _fire(self) -> None:
+        if self._task is not None and not self._fired:
+            self._fired = True
+            self._task.cancel()
+
+
+class LoopWaiter:
+    """The wait of one task."""
+
+    __slots__ = ("__weakref__", "_event", "_loop", "id")
+
+    def __init__(self) -> None:
+        self.id = new_waiter_id()
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        """Wake the task, from any thread; a wake-up before the wait counts."""
+        try:
+            self._loop.call_soon_threadsafe(self._event.set)
+        except RuntimeError:  # the loop is closed, and the task with it
+            return
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until woken; false if that did not happen within so many seconds."""
+        if isinstance(clock.current, clock.ManualClock):
+            woken = await clock.current.apause(self._event, seconds)
+        else:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._event.wait()
+                woken = True
+            except TimeoutError:
+                woken = False
+        self._event.clear()
+        return woken
+
+
+async def _listen(operation: Listen) -> LoopWaiter:
+    waiter = LoopWaiter()
+    operation.hub.add(waiter)
+    # Connecting may block: not in the loop. Once the source listens this costs nothing.
+    if not operation.hub.is_listening:
+        await Reply.of(asyncio.to_thread(operation.hub.start))
+    return waiter
+
+
+async def _wait(operation: Wait) -> bool:
+    waiter = operation.waiter
+    assert isinstance(waiter, LoopWaiter)
+    return await waiter.wait(operation.seconds)
+
+
+async def _sleep(operation: Sleep) -> None:
+    if isinstance(clock.current, clock.ManualClock):
+        clock.current.sleep(operation.seconds)
+        await asyncio.sleep(0)
+    else:
+        await asyncio.sleep(operation.seconds)
+
+
+async def _together(operation: Together) -> list[Any]:
+    """In tasks of one turn of the loop: a transport makes one pipeline of what they ask."""
+    return list(await asyncio.gather(*map(adrive, operation.plans), return_exceptions=True))
+
+
+ANSWERS: dict[type, Callable[[Any], Coroutine[Any, Any, Any]]] = {
+    Sleep: _sleep,
+    Listen: _listen,
+    Wait: _wait,
+    Together: _together,
+}

@@ -1,0 +1,201 @@
+"""The sync driver: answers a plan's operations in the calling thread, by blocking."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import CoroutineType
+from typing import Any, TypeVar
+
+from resilient.engine import clock
+from resilient.engine.drivers import immediate
+from resilient.engine.drivers.steps import Done, Outcome, is_masked, resume
+from resilient.engine.plan import Ask, Body, Listen, Plan, Sleep, Together, Wait
+from resilient.engine.signals import new_waiter_id
+from resilient.errors import CapabilityMissing, ConfigurationError
+
+__all__ = ["ThreadWaiter", "advance", "drive"]
+
+T = TypeVar("T")
+
+
+def drive(plan: Plan[T], function: Callable[[Any], Any] | None = None) -> T:
+    """Run a plan to its end; where it awaits its `Body`, call the function
+    with the value that the `Body` carries.
+    """
+    step = advance(plan)
+    while not isinstance(step, Done):
+        try:
+            answer = function(step.value) if function is not None else None
+            if type(answer) is CoroutineType:
+                raise _unawaited(answer)
+        except (StopIteration, StopAsyncIteration) as stop:
+            step = throw_stop(plan, stop)
+        except BaseException as error:
+            step = advance(plan, error=error)
+        else:
+            step = advance(plan, answer)
+    return step.value  # type: ignore[no-any-return]  # the plan's own T
+
+
+def throw_stop(plan: Plan[Any], stop: Exception) -> Outcome:
+    """Throw a `StopIteration` of the user's into a plan, and let it out again as itself."""
+    try:
+        return advance(plan, error=stop)
+    except RuntimeError as masked:
+        if not is_masked(masked, stop):
+            raise
+    raise stop
+
+
+def advance(plan: Plan[Any], answer: Any = None, error: BaseException | None = None) -> Outcome:
+    """Step a plan until it awaits its `Body` or is done."""
+    try:
+        while True:
+            operation = resume(plan, answer, error)
+            kind = type(operation)
+            if kind is Body or kind is Done:
+                return operation  # type: ignore[no-any-return]  # one of the two
+            answer = error = None
+            try:
+                answer = answered(operation)
+            except BaseException as raised:
+                error = raised
+    finally:
+        error = None  # its traceback holds this frame: a cycle, if the frame holds it
+
+
+def answered(operation: Any) -> Any:
+    """Do what an operation wants, by blocking."""
+    kind = type(operation)
+    if kind is Ask:
+        return operation.transport.send(operation.command)
+    if (answer := ANSWERS.get(kind)) is not None:
+        return answer(operation)
+    raise _needs_loop(operation)
+
+
+class ThreadWaiter:
+    """The wait of one thread."""
+
+    __slots__ = ("__weakref__", "event", "id")
+
+    def __init__(self) -> None:
+        self.id = new_waiter_id()
+        self.event = threading.Event()
+
+    def wake(self) -> None:
+        """Wake the thread; a wake-up before the wait counts."""
+        self.event.set()
+
+
+def _listen(operation: Listen) -> ThreadWaiter:
+    waiter = ThreadWaiter()
+    operation.hub.add(waiter)
+    operation.hub.start()
+    return waiter
+
+
+def _wait(operation: Wait) -> bool:
+    waiter = operation.waiter
+    assert isinstance(waiter, ThreadWaiter)
+    woken = clock.pause(waiter.event, min(operation.seconds, threading.TIMEOUT_MAX))
+    waiter.event.clear()
+    return woken
+
+
+def _together(operation: Together) -> list[Any]:
+    """Step all plans side by side; what they ask of one transport in a round is one trip."""
+    results: list[Any] = [None] * len(operation.plans)
+    waiting: dict[int, tuple[Plan[Any], Any, BaseException | None]] = {
+        index: (plan, None, None) for index, plan in enumerate(operation.plans)
+    }
+    while waiting:
+        asked: dict[int, Ask] = {}
+        for index, (plan, answer, error) in waiting.items():
+            try:
+                results[index] = _until_asked(plan, answer, error)
+            except Exception as raised:
+                results[index] = raised
+            if type(results[index]) is Ask:
+                asked[index] = results[index]
+        answers = _send_all(asked)
+        waiting = {
+            index: (
+                (operation.plans[index], None, reply)
+                if isinstance(reply, BaseException)
+                else (operation.plans[index], reply, None)
+            )
+            for index, reply in answers.items()
+        }
+    return results
+
+
+def _until_asked(plan: Plan[Any], answer: Any, error: BaseException | None) -> Any:
+    """Step a plan until it asks its transport something (that `Ask`), or ends (its value)."""
+    while True:
+        operation = resume(plan, answer, error)
+        if type(operation) is Ask:
+            return operation
+        if type(operation) is Done:
+            return operation.value
+        answer = error = None
+        try:
+            answer = answered(operation)
+        except BaseException as raised:
+            error = raised
+
+
+def _send_all(asked: dict[int, Ask]) -> dict[int, Any]:
+    """The answer, or the exception, to each of the questions: one trip a transport."""
+    answers: dict[int, Any] = {}
+    by_transport: dict[int, list[int]] = {}
+    for index, ask in asked.items():
+        by_transport.setdefault(id(ask.transport), []).append(index)
+    for indices in by_transport.values():
+        transport: Any = asked[indices[0]].transport
+        commands = [asked[index].command for index in indices]
+        send_many = getattr(transport, "send_many", None)
+        replies = (
+            send_many(commands)
+            if send_many is not None
+            else [_attempt(transport.send, command) for command in commands]
+        )
+        answers.update(zip(indices, replies, strict=True))
+    return answers
+
+
+def _attempt(send: Callable[[Any], Any], command: Any) -> Any:
+    try:
+        return send(command)
+    except Exception as error:
+        return error
+
+
+def _sleep(operation: Sleep) -> None:
+    clock.current.sleep(operation.seconds)
+
+
+def _needs_loop(operation: Any) -> CapabilityMissing:
+    return CapabilityMissing(
+        f"the backend awaited {operation!r}, which needs a running event loop: it serves async "
+        "callers only (declare modes={'async'} on it), and this function is sync"
+    )
+
+
+def _unawaited(coroutine: CoroutineType[Any, Any, Any]) -> ConfigurationError:
+    name = coroutine.__qualname__
+    coroutine.close()
+    return ConfigurationError(
+        f"a sync function returned the coroutine {name}, which would run unprotected after the "
+        "call: decorate an `async def` instead"
+    )
+
+
+ANSWERS: dict[type, Callable[[Any], Any]] = {
+    **immediate.ANSWERS,
+    Sleep: _sleep,
+    Listen: _listen,
+    Wait: _wait,
+    Together: _together,
+}

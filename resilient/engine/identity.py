@@ -1,0 +1,124 @@
+"""Who holds a lease: owner tokens that name their process, and whether that process is gone.
+
+A token is `host|boot|namespace|pid|started|random.count`. Whoever finds a lease held by a process
+of the same host, boot and PID namespace can look whether that process is still there, and need not
+wait for the lease of a dead one. A PID that the system has given to another process since is told
+apart by its start time.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Identity", "describe", "is_dead", "is_own", "new_owner"]
+
+
+class Identity(NamedTuple):
+    """The process behind an owner token."""
+
+    host: str
+    boot: str
+    namespace: str
+    pid: int
+    started: str
+
+
+class _Tokens:
+    """The tokens of this process; drawn anew after a fork, so that a child repeats none."""
+
+    def __init__(self) -> None:
+        self.renew()
+        os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        own = _own_identity()
+        self.process = "|".join((own.host, own.boot, own.namespace, str(own.pid), own.started))
+        self._prefix = f"{self.process}|{secrets.token_hex(8)}."
+        self._count = count(1)
+
+    def new(self) -> str:
+        return f"{self._prefix}{next(self._count)}"
+
+
+def new_owner() -> str:
+    """A token that no other process, thread or task has: this process, 64 random bits, a count."""
+    return _tokens().new()
+
+
+def parse(owner: str) -> Identity | None:
+    """The process of a token, or `None` if it is a caller's own text."""
+    fields = owner.split("|")
+    if len(fields) != 6 or not fields[3].isdigit():
+        return None
+    return Identity(fields[0], fields[1], fields[2], int(fields[3]), fields[4])
+
+
+def describe(owner: str) -> str:
+    """The holder for people: `pid 812 on host-3`, or the caller's own text."""
+    identity = parse(owner)
+    return owner if identity is None else f"pid {identity.pid} on {identity.host}"
+
+
+def is_own(owner: str) -> bool:
+    """Whether the token was made by this process."""
+    return owner.startswith(_tokens().process + "|")
+
+
+def is_dead(owner: str) -> bool:
+    """Whether the owner was a process of this host, boot and PID namespace, and is gone.
+
+    False whenever that cannot be known: another host, a token of the caller's, no `/proc`.
+    """
+    theirs, ours = parse(owner), _own_identity()
+    if theirs is None or not theirs.started or not theirs.boot:
+        return False
+    if (theirs.host, theirs.boot, theirs.namespace) != (ours.host, ours.boot, ours.namespace):
+        return False
+    return _start_time(theirs.pid) != theirs.started
+
+
+@cache
+def _tokens() -> _Tokens:
+    return _Tokens()
+
+
+def _own_identity() -> Identity:
+    pid = os.getpid()
+    return Identity(_host(), _boot_id(), _pid_namespace(), pid, _start_time(pid))
+
+
+@cache
+def _host() -> str:
+    return socket.gethostname().replace("|", "-")
+
+
+@cache
+def _boot_id() -> str:
+    return _read("/proc/sys/kernel/random/boot_id")[:8]
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid").removeprefix("pid:[").removesuffix("]")
+    except OSError:
+        return ""
+
+
+def _start_time(pid: int) -> str:
+    # Field 22 of /proc/<pid>/stat, in clock ticks since boot. The second field, the command, may
+    # itself hold spaces and parentheses: count from the last one. A zombie runs nothing any more.
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""

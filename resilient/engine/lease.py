@@ -1,0 +1,200 @@
+"""Leases: whatever is held, by whom, until when; and the one heartbeat that renews them all.
+
+A lock, an idempotent call, a job and the computation of a missing value are all held in the same
+way: under a random owner token, with a fence that only grows, until a deadline that is counted from
+*before* the request was sent. The heartbeat renews them at a third of their TTL, all of one backend
+in one trip, and keeps trying until the deadline; then, or when the server says that somebody else
+has it, the lease is lost and its holder is told.
+
+The drift allowance is Redlock's: https://redis.io/docs/latest/develop/use/patterns/distributed-locks/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from resilient import events
+from resilient.engine import clock
+from resilient.engine.forks import forget_in_child
+from resilient.engine.plan import NOW, Plan, Together
+from resilient.errors import LeaseLost
+
+if TYPE_CHECKING:
+    from resilient.engine.backend import Backend
+
+__all__ = ["Heartbeat", "Lease"]
+
+DRIFT_RATIO = 0.01
+DRIFT_SECONDS = 0.002
+RENEW_AFTER = 1 / 3
+RETRY_AFTER = 1 / 20
+
+
+class Lease:
+    """One hold on one key.
+
+    Args:
+        kind: What is held, such as `"lock"`; for messages and events.
+        key: The key, without the backend's prefix.
+        owner: The token under which it is held.
+        fence: Larger than that of every earlier holder.
+        ttl: Seconds for which it lives unless renewed.
+        began: When the request that won it was sent, on the local clock.
+        renew: Renews it, for so many seconds; the answer is false when somebody else holds it.
+        heartbeat: What renews it.
+    """
+
+    __slots__ = (
+        "_callbacks",
+        "_reason",
+        "deadline",
+        "due",
+        "fence",
+        "heartbeat",
+        "inherited",
+        "key",
+        "kind",
+        "owner",
+        "renew",
+        "ttl",
+    )
+
+    def __init__(
+        self,
+        kind: str,
+        key: str,
+        *,
+        owner: str,
+        fence: int,
+        ttl: float,
+        began: float,
+        renew: Callable[[float], Plan[bool]],
+        heartbeat: Heartbeat,
+    ) -> None:
+        self.kind = kind
+        self.key = key
+        self.owner = owner
+        self.fence = fence
+        self.ttl = ttl
+        self.renew = renew
+        self.heartbeat = heartbeat
+        self.inherited = False
+        self._reason: str | None = None
+        self._callbacks: list[Callable[[], None]] | None = None
+        self.renewed(began)
+
+    def renewed(self, began: float, ttl: float | None = None) -> None:
+        """A request sent at `began` made it live for `ttl` seconds (its own TTL by default)."""
+        if ttl is not None:
+            self.ttl = ttl
+        self.deadline = began + self.ttl * (1 - DRIFT_RATIO) - DRIFT_SECONDS
+        self.due = began + self.ttl * RENEW_AFTER
+
+    def remaining(self) -> float:
+        """Seconds for which it is certainly held; 0 once it is lost."""
+        return 0.0 if self.lost else self.deadline - clock.now()
+
+    @property
+    def lost(self) -> bool:
+        """Whether somebody else may hold it now."""
+        return self._reason is not None or clock.now() >= self.deadline
+
+    @property
+    def is_known_lost(self) -> bool:
+        """Whether its loss has been noticed, by the heartbeat or from the server's own words."""
+        return self._reason is not None
+
+    def check(self) -> None:
+        """Raise `LeaseLost` if it is lost; call it before a write that must not be stale."""
+        if self.lost:
+            raise self.error()
+
+    def error(self) -> LeaseLost:
+        """The exception that tells its holder of the loss."""
+        reason = self._reason or "it was not renewed in time"
+        return LeaseLost(
+            f"the {self.kind} {self.key!r} (fence {self.fence}) is lost: {reason}",
+            key=self.key,
+            fence=self.fence,
+        )
+
+    def lose(self, reason: str) -> None:
+        """Mark it lost and tell whoever asked to be told."""
+        if self._reason is not None:
+            return
+        self._reason = reason
+        events.emit(events.LeaseWasLost(self.kind, self.key, self.fence, reason))
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            callback()
+
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Have a function called when it is lost, on the heartbeat's thread; at once if it is."""
+        if self._callbacks is None:
+            self._callbacks = []
+        self._callbacks.append(callback)
+        if self._reason is not None:
+            callback()
+
+    def inherit(self) -> None:
+        """This process is a forked child: the lease is its parent's, and not its to release."""
+        self.inherited = True
+        self._reason = "it belongs to the parent of this forked process"
+        self._callbacks = None
+
+    def settle(self, answer: object, began: float) -> None:
+        """Take the answer to a renewal that was sent at `began`."""
+        if answer is True:
+            self.renewed(began)
+        elif answer is False:
+            self.lose("the server says that it has expired or was taken over")
+        else:  # an error: try again until the deadline
+            self.due = min(clock.now() + self.ttl * RETRY_AFTER, self.deadline)
+
+
+class Heartbeat:
+    """Renews every lease held on one backend; its thread starts with the first lease."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._worker = backend.worker
+        self._leases: dict[int, Lease] = {}
+        self._worker.add(self)
+        forget_in_child(self._forget)
+
+    def keep(self, lease: Lease) -> None:
+        """Renew a lease from now on."""
+        self._leases[id(lease)] = lease
+        if lease.due < self._worker.wakes_at:
+            self._worker.nudge()
+
+    def drop(self, lease: Lease) -> None:
+        """Renew it no longer; done before its release is sent, so that no renewal outlives it."""
+        self._leases.pop(id(lease), None)
+
+    def due(self) -> float | None:
+        """When the next lease wants to be renewed."""
+        return min((lease.due for lease in list(self._leases.values())), default=None)
+
+    async def run(self) -> None:
+        """Renew what is due in one trip, and tell the holders of what is lost."""
+        began = await NOW
+        due = [lease for lease in list(self._leases.values()) if lease.due <= began]
+        alive = [lease for lease in due if lease.deadline > began]
+        answers = await Together([lease.renew(lease.ttl) for lease in alive])
+        for lease, answer in zip(alive, answers, strict=True):
+            if id(lease) in self._leases:
+                lease.settle(answer, began)
+        ended = await NOW
+        for lease in due:
+            if id(lease) not in self._leases:
+                continue
+            if ended >= lease.deadline:
+                lease.lose("it was not renewed in time")
+            if lease.lost:
+                self.drop(lease)
+
+    def _forget(self) -> None:
+        for lease in self._leases.values():
+            lease.inherit()
+        self._leases.clear()

@@ -1,0 +1,35 @@
+"""Asking again after a transient error: every operation may be asked twice by the same owner."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from resilient.engine.plan import NOW, RANDOM, Sleep
+from resilient.errors import BackendError
+
+__all__ = ["BUDGET", "asked_again"]
+
+T = TypeVar("T")
+
+BUDGET = 5.0
+"""Seconds for which an operation that must not fail lightly is asked again."""
+FIRST_PAUSE = 0.01
+LONGEST_PAUSE = 0.5
+
+
+async def asked_again(error: BackendError, ask: Callable[[], Awaitable[T]], *, until: float) -> T:
+    """Ask again after `error`, with growing jittered pauses, until a moment of the local clock.
+
+    Only a lost connection or reply is worth it: an error that is not transient is raised at once.
+    The first attempt is the caller's own, so that success costs nothing here.
+    """
+    pause = FIRST_PAUSE
+    while error.transient and (now := await NOW) < until:
+        await Sleep(min(pause * (0.5 + await RANDOM), until - now))
+        pause = min(pause * 2, LONGEST_PAUSE)
+        try:
+            return await ask()
+        except BackendError as again:
+            error = again
+    raise error

@@ -1,0 +1,114 @@
+"""Waiting is woken, not polled: one hub a process and backend.
+
+Whoever waits (for a lock, for a duplicate's result, for somebody else's computation) has a `Waiter`
+on the hub. The backend's source, one listening connection or poller, tells the hub which waiter to
+wake, or hands it a broadcast (a circuit's transition, an invalidation) for a channel's listeners.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from resilient.engine.identity import new_owner
+from resilient.protocols.signals import SignalSource
+
+__all__ = ["Hub", "Listener", "Waiter"]
+
+POLL = 0.05
+"""Seconds between two looks where a backend has no source of signals."""
+RECHECK = 1.0
+"""Seconds after which a waiter looks by itself, in case a signal was missed."""
+
+Listener = Callable[[str | None], None]
+"""Called with a broadcast, on the source's thread; with `None` when some may have been missed."""
+
+
+class Waiter(Protocol):
+    """One thread's or task's wait. The drivers make them."""
+
+    id: str
+
+    def wake(self) -> None:
+        """Wake it, from any thread; a wake-up before the wait counts."""
+        ...
+
+
+class Hub:
+    """The waiters and listeners of this process on one backend. Thread-safe."""
+
+    def __init__(self, source: SignalSource | None = None) -> None:
+        self._source = source
+        self._waiters: WeakValueDictionary[str, Waiter] = WeakValueDictionary()
+        self._listeners: dict[str, list[Listener]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def recheck(self) -> float:
+        """Seconds after which a waiter looks by itself."""
+        return POLL if self._source is None else RECHECK
+
+    def start(self) -> None:
+        """Have the source listen; on return it hears everything sent from now on."""
+        if self._source is not None:
+            self._source.start(self)
+
+    def add(self, waiter: Waiter) -> None:
+        """Let a waiter be woken, for as long as somebody else refers to it."""
+        self._waiters[waiter.id] = waiter
+
+    def address(self, waiter: Waiter) -> str:
+        """What a store is given so that the server can wake this waiter."""
+        return waiter.id if self._source is None else self._source.address(waiter.id)
+
+    def listen(self, channel: str, listener: Listener) -> None:
+        """Have a listener called with every broadcast on a channel from now on."""
+        with self._lock:
+            self._listeners.setdefault(channel, []).append(listener)
+        self.start()
+
+    def wake(self, waiter: str) -> None:
+        """Wake the waiter of this id, if it still waits."""
+        found = self._waiters.get(waiter)
+        if found is not None:
+            found.wake()
+
+    def wake_all(self) -> None:
+        """Wake every waiter: something changed, or something may have been missed."""
+        # A copy of the references: waiters come and go in other threads meanwhile.
+        for reference in self._waiters.valuerefs():
+            waiter = reference()
+            if waiter is not None:
+                waiter.wake()
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether `start` would have nothing to do."""
+        return self._source is None or self._source.is_listening
+
+    @property
+    def has_waiters(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiters)
+
+    def deliver(self, channel: str, message: str | None) -> None:
+        """Hand a broadcast to the channel's listeners."""
+        for listener in self._listeners.get(channel, ()):
+            listener(message)
+
+    @property
+    def channels(self) -> list[str]:
+        """The channels that somebody listens to."""
+        return list(self._listeners)
+
+    def stop(self) -> None:
+        """Stop the source; a later wait starts it again."""
+        if self._source is not None:
+            self._source.stop()
+
+
+def new_waiter_id() -> str:
+    """An id that no other waiter of any process has."""
+    return new_owner().rpartition("|")[2]

@@ -1,0 +1,170 @@
+"""`@distributed_lock`: the lock around a function, under a key made of its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, overload
+
+from typing_extensions import TypeVar
+
+from resilient.config import BackendLike, Source
+from resilient.engine.durations import Duration, optional_seconds, seconds
+from resilient.engine.keys import key_function, refuse_missing_parentheses
+from resilient.engine.typing import Decorator, SkippingDecorator
+from resilient.engine.wrap import ALL, PLAIN, Layer, Shape, around, layer_of, shape_of, unpacked
+from resilient.errors import ConfigurationError
+from resilient.policies.distributed_lock.leases import AsyncLease, LockLease
+from resilient.policies.distributed_lock.lock import Lock
+from resilient.policies.distributed_lock.plan import Settings, guarded
+
+__all__ = ["LockControls", "distributed_lock"]
+
+POLICY = "distributed_lock"
+S = TypeVar("S", default=None)
+
+
+class DistributedLock:
+    """One holder at a time, over all processes, threads and tasks: `@distributed_lock(...)`."""
+
+    @overload
+    def __call__(
+        self,
+        template: str | None = None,
+        *,
+        key: Callable[..., Any] | None = None,
+        ttl: Duration = 30,
+        wait: Duration | None = 10,
+        on_busy: Literal["raise"] = "raise",
+        on_backend_error: Literal["raise", "run"] = "raise",
+        backend: BackendLike | None = None,
+    ) -> Decorator: ...
+
+    @overload
+    def __call__(
+        self,
+        template: str | None = None,
+        *,
+        key: Callable[..., Any] | None = None,
+        ttl: Duration = 30,
+        wait: Duration | None = 10,
+        on_busy: Literal["skip"],
+        skipped: S = ...,
+        on_backend_error: Literal["raise", "run"] = "raise",
+        backend: BackendLike | None = None,
+    ) -> SkippingDecorator[S]: ...
+
+    def __call__(
+        self,
+        template: str | None = None,
+        *,
+        key: Callable[..., Any] | None = None,
+        ttl: Duration = 30,
+        wait: Duration | None = 10,
+        on_busy: Literal["raise", "skip"] = "raise",
+        skipped: Any = None,
+        on_backend_error: Literal["raise", "run"] = "raise",
+        backend: BackendLike | None = None,
+    ) -> Any:
+        """Run the function while holding a lock; generators hold it from first to last step.
+
+        Args:
+            template: The lock's name, with fields over the function's arguments:
+                `"invoice:{invoice_id}"`, `"{user.id}"`. It is global under the backend's prefix.
+            key: A function of the same arguments that answers the name, instead of a template.
+            ttl: After how long the lock of a dead holder frees itself: seconds, or as `"30s"`. A
+                live one renews it at a third of that. The default rides out pauses and short
+                outages.
+            wait: How long to wait for another holder: seconds, or as `"1m"`; 0: try once; `None`:
+                no limit.
+            on_busy: `"raise"` `LockNotAcquired`, or `"skip"` the call.
+            skipped: What a skipped call answers.
+            on_backend_error: `"raise"` when the backend is away, since two may run otherwise;
+                `"run"` without the lock all the same.
+            backend: A URL, client or backend of its own instead of the configured one.
+
+        Raises:
+            ConfigurationError: When decorated: an option, the template or the kind of function is
+                wrong, or nothing is configured (then at the first call).
+            LockNotAcquired: Somebody else held the lock for as long as `wait`.
+            LeaseLost: The lock was lost while the function ran, even if it returned. An async
+                function is cancelled as soon as that is known.
+            BackendError: The backend is away; nothing has run.
+
+        Example:
+            >>> import resilient
+            >>> @resilient.distributed_lock("invoice:{invoice_id}", ttl=30, wait=10)
+            ... def settle(invoice_id: int) -> str:
+            ...     return f"settled under fence {resilient.current_lease().fence > 0}"
+            >>> with resilient.using("memory://"):
+            ...     settle(7)
+            'settled under fence True'
+        """
+        refuse_missing_parentheses(template, policy=POLICY)
+        if on_busy not in ("raise", "skip"):
+            raise ConfigurationError(f'@{POLICY}: on_busy={on_busy!r} is not "raise" or "skip"')
+        if on_backend_error not in ("raise", "run"):
+            raise ConfigurationError(
+                f'@{POLICY}: on_backend_error={on_backend_error!r} is not "raise" or "run"'
+            )
+        lifetime = seconds(ttl, option="ttl")
+        patience = optional_seconds(wait, option="wait", allow_zero=True)
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            # What stands for a skipped call has no place in a stream of items.
+            allowed = PLAIN if on_busy == "skip" else ALL
+            shape = shape_of(function, policy=POLICY, allowed=allowed)
+            settings = Settings(
+                Source("locks", POLICY, shape.mode, backend),
+                ttl=lifetime,
+                wait=patience,
+                lease=LockLease if shape.mode == "sync" else AsyncLease,
+                skip=on_busy == "skip",
+                skipped=skipped,
+                unguarded=on_backend_error == "run",
+            )
+            names = key_function(function, template, key, policy=POLICY)
+            make = partial(Lock, ttl=ttl, wait=wait, backend=backend)
+            layer = LockLayer(function, shape, names, make)
+            return around(layer, partial(guarded, settings), [names])
+
+        return unpacked(decorate)
+
+    def of(self, function: Callable[..., Any]) -> LockControls:
+        """The controls of a locked function, wherever the lock is in its stack of decorators."""
+        bound = layer_of(function, LockLayer, POLICY)
+        return LockControls(bound.layer, bound.arguments)
+
+
+class LockLayer(Layer):
+    """What the decorator knows about one function."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        shape: Shape,
+        key: Callable[..., str],
+        make: Callable[[str], Lock],
+    ) -> None:
+        super().__init__(POLICY, function, shape)
+        self.key = key
+        self.make = make
+
+
+class LockControls:
+    """`distributed_lock.of(f)`: the locks of one function."""
+
+    def __init__(self, layer: LockLayer, bound: tuple[Any, ...]) -> None:
+        self._layer = layer
+        self._bound = bound
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """The name of the lock that a call with these arguments takes."""
+        return self._layer.key(*self._bound, *args, **kwargs)
+
+    def at(self, *args: Any, **kwargs: Any) -> Lock:
+        """The lock that a call with these arguments takes: `.info()`, `.force_release()`."""
+        return self._layer.make(self.key(*args, **kwargs))
+
+
+distributed_lock = DistributedLock()

@@ -1,0 +1,132 @@
+"""What a backend promises about cached values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from resilient.protocols.values import Encoded
+
+__all__ = ["Busy", "CacheStore", "Entry", "Leased"]
+
+
+class Entry(NamedTuple):
+    """A stored value.
+
+    Attributes:
+        value: What was stored.
+        ttl: Seconds for which it may still be served.
+    """
+
+    value: Encoded
+    ttl: float
+
+
+class Leased(NamedTuple):
+    """There is no value, and the caller is the one who computes it.
+
+    Attributes:
+        fence: Grows with every lease of the key.
+    """
+
+    fence: int
+
+
+class Busy(NamedTuple):
+    """There is no value, and somebody else is computing it.
+
+    Attributes:
+        owner: The token of whoever computes.
+        ttl: Seconds until that lease runs out.
+    """
+
+    owner: str
+    ttl: float
+
+
+class CacheStore(Protocol):
+    """Values with a TTL and tags, and one lease a key for whoever computes a missing value.
+
+    Every method is one atomic operation at the server unless it says otherwise. A removal is
+    announced to every process on the channel `"cache"` (`resilient.engine.signals`): the key, or
+    `#` and the tag.
+
+    A tag is a number at the server, the time in µs when it was last invalidated. An entry is
+    served only while each of its tags exists and is not newer than the entry, whose own time is
+    that of the lease under which it was computed: so a value computed before an invalidation is
+    never served after it, and a tag that the server has lost makes a miss, never stale data.
+    """
+
+    async def get(self, key: str) -> Entry | None:
+        """The live value; `None` if there is none."""
+        ...
+
+    async def fetch(
+        self,
+        key: str,
+        *,
+        owner: str,
+        lease: float,
+        tags: Sequence[str] = (),
+        waiter: str | None = None,
+    ) -> Entry | Leased | Busy:
+        """The live value, or the right to compute it, or who is computing it: one round trip.
+
+        Args:
+            key: The entry.
+            owner: The caller's token; asking again under it gets the same lease.
+            lease: Seconds for which the caller may compute before somebody else may, unless renewed.
+            tags: The tags that the value will have; the ones of a live value are stored with it.
+            waiter: The address to wake when the computation ends, registered when busy.
+        """
+        ...
+
+    async def renew(self, key: str, *, owner: str, lease: float) -> bool:
+        """Start the lease anew; false if the owner does not hold it (an invalidation takes it)."""
+        ...
+
+    async def fill(
+        self, key: str, value: Encoded, *, owner: str, ttl: float, tags: Sequence[str] = ()
+    ) -> bool:
+        """Store the computed value, end the lease and wake all waiters.
+
+        False, and nothing is stored, if the lease was lost or taken by an invalidation. Asked
+        again by the same owner after it stored, it answers true.
+        """
+        ...
+
+    async def abandon(self, key: str, *, owner: str) -> bool:
+        """End the lease without a value and wake all waiters, so that one of them computes."""
+        ...
+
+    async def set(
+        self, key: str, value: Encoded, *, ttl: float | None = None, tags: Sequence[str] = ()
+    ) -> None:
+        """Store a value whoever computes; a computation in flight will not overwrite it.
+
+        `ttl=None` means the backend's `max_ttl`.
+        """
+        ...
+
+    async def delete(self, key: str) -> bool:
+        """Remove the value and take the lease of a computation in flight; false if no value."""
+        ...
+
+    async def has(self, key: str) -> bool:
+        """Whether there is a live value."""
+        ...
+
+    async def invalidate_tags(self, tags: Sequence[str]) -> None:
+        """Make every entry that has one of these tags a miss: one number a tag, no scan."""
+        ...
+
+    async def keys(self, pattern: str = "*") -> list[str]:
+        """The keys that match a glob (`*`, `?`, `[a-z]`), in no order, scanned in small steps.
+
+        For operators: it is no snapshot, and costs time in proportion to all keys.
+        """
+        ...
+
+    async def clear(self) -> int:
+        """Remove every entry under the backend's prefix, in small steps; how many there were."""
+        ...

@@ -1,0 +1,51 @@
+"""What a backend promises about waking those who wait."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Hub", "SignalSource"]
+
+
+class Hub(Protocol):
+    """Where a source delivers what it hears: `resilient.engine.signals.Hub`. Thread-safe."""
+
+    def wake(self, waiter: str) -> None:
+        """Wake the waiter of this id, if it still waits."""
+        ...
+
+    def wake_all(self) -> None:
+        """Wake every waiter of this process: something changed, or something may be missed."""
+        ...
+
+    def deliver(self, channel: str, message: str | None) -> None:
+        """Hand a broadcast to the channel's listeners; `None`: messages may have been missed."""
+        ...
+
+
+class SignalSource(Protocol):
+    """One listening connection or poller a process and backend.
+
+    It is started by the first waiter or listener, never before, and lives on a daemon thread.
+    """
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether it hears everything that is sent now, so that `start` would not block."""
+        ...
+
+    def start(self, hub: Hub) -> None:
+        """Begin to listen; return once everything that is sent from now on will be heard.
+
+        Called again it only makes sure that the source listens (a fork, a lost connection). After
+        a gap it delivers `None` on every channel and wakes everybody.
+        """
+        ...
+
+    def address(self, waiter: str) -> str:
+        """What a store is given so that the server can wake this waiter of this process."""
+        ...
+
+    def stop(self) -> None:
+        """Stop listening and end the thread."""
+        ...
