@@ -114,8 +114,8 @@ def test_entered_uses_the_right_form(mode: Mode) -> None:
             return self.by_with.__exit__(*exc)  # type: ignore[arg-type]
 
     with mode.entered(Both()) as value:
-        assert value == mode.name
-        raise KeyError
+        _ = {"a": 1}["missing"]
+    assert value == mode.name
     assert seen == [mode.name]
 
 
