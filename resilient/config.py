@@ -98,7 +98,11 @@ def configure(
             environment's `RESILIENT_PREFIX`, else none.
         max_ttl: How long a record is kept whose own TTL is `None`, in seconds or as `"30d"`:
             nothing is kept for ever.
-        locks: A backend for this capability alone; so are the others.
+        locks: A backend for locks alone.
+        circuits: A backend for circuit breakers alone.
+        cache: A backend for cached values alone.
+        idempotency: A backend for idempotent calls alone.
+        checkpoints: A backend for jobs alone.
 
     Returns:
         The default backend.
@@ -216,7 +220,7 @@ class Source:
             capability or the mode. A default that is configured already is checked too.
     """
 
-    __slots__ = ("_capability", "_mode", "_own", "_own_given", "_policy")
+    __slots__ = ("_capability", "_epoch", "_last", "_mode", "_own", "_own_given", "_policy")
 
     def __init__(
         self,
@@ -230,6 +234,8 @@ class Source:
         self._mode: Mode | None = mode
         self._own_given = backend
         self._own: Backend | None = None
+        self._last: Backend | None = None
+        self._epoch = -1
         early = self._resolve_own() if backend is not None else self._default()
         if early is not None:
             early.require(capability, mode)
@@ -241,24 +247,28 @@ class Source:
             ConfigurationError: If nothing is configured and the policy's promise would be false
                 in this process's memory.
         """
-        if _process or _contexts:
-            active = _overriding()
-            if active is not None and (active.disabled or self._own_given is None):
-                return self._checked(active.get(self._capability))
+        if self._epoch != epoch or epoch < 0:
+            self._last = self._find()
+            self._epoch = epoch
+        return self._last
+
+    def _find(self) -> Backend | None:
+        active = _overriding()
+        if active is not None and active.disabled:
+            return None
         if self._own_given is not None:
             return self._own or self._resolve_own()
-        if _configured is not None:
-            return self._checked(_configured.get(self._capability))
-        return self._unconfigured()
+        active = active or _configured
+        if active is None:
+            return self._unconfigured()
+        backend = active.get(self._capability)
+        if backend is not None:
+            backend.require(self._capability, self._mode)
+        return backend
 
     def _default(self) -> Backend | None:
         active = _overriding() or _configured
         return None if active is None else active.get(self._capability)
-
-    def _checked(self, backend: Backend | None) -> Backend | None:
-        if backend is not None:
-            backend.require(self._capability, self._mode)
-        return backend
 
     def _resolve_own(self) -> Backend:
         self._own = _shared(self._own_given)

@@ -16,7 +16,9 @@ S = TypeVar("S", covariant=True)
 class Decorator(Protocol):
     """Returns a function of exactly the type that it decorates."""
 
-    def __call__(self, function: F, /) -> F: ...
+    def __call__(self, function: F, /) -> F:
+        """Decorate a function."""
+        ...
 
 
 class SkippingDecorator(Protocol[S]):

@@ -75,7 +75,7 @@ class CacheStore(Protocol):
         Args:
             key: The entry.
             owner: The caller's token; asking again under it gets the same lease.
-            lease: Seconds for which the caller may compute before somebody else may, unless renewed.
+            lease: Seconds after which somebody else may compute, unless renewed.
             tags: The tags that the value will have; the ones of a live value are stored with it.
             waiter: The address to wake when the computation ends, registered when busy.
         """

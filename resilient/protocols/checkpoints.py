@@ -96,7 +96,7 @@ class ArgumentsDiffer(NamedTuple):
 
 
 class CheckpointStore(Protocol):
-    """Jobs with one runner, their checkpoints and their steps. Every method is one atomic operation.
+    """Jobs with one runner, their checkpoints and steps. Every method is one atomic operation.
 
     A runner's writes carry its fence; they are refused (`False` or `None`), and change nothing,
     once another runner has started the job. Times are seconds.
@@ -184,7 +184,7 @@ class CheckpointStore(Protocol):
         ...
 
     async def stop(self, task: str, *, owner: str) -> bool:
-        """End the run without a result, so that the next start resumes at once; wake all waiters."""
+        """End the run without a result: the next start resumes at once. Wakes all waiters."""
         ...
 
     async def runner(self, task: str) -> Running | Finished | None:

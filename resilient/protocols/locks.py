@@ -75,13 +75,15 @@ class LockStore(Protocol):
         ...
 
     async def withdraw(self, key: str, *, owner: str, waiter: str) -> None:
-        """Stop waiting: forget the waiter, release what `owner` may just have been granted, and
-        pass a wake-up that was meant for this waiter on to the next one.
+        """Stop waiting, and leave nothing behind.
+
+        Forgets the waiter, releases what `owner` may just have been granted, and passes a wake-up
+        that was meant for this waiter on to the next one.
         """
         ...
 
     async def force_release(self, key: str) -> bool:
-        """Free the lock whoever holds it, so that the next fence is larger; false if it was free."""
+        """Free the lock whoever holds it; the next fence is larger. False if it was free."""
         ...
 
     async def holder(self, key: str) -> Held | None:

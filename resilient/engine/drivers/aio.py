@@ -57,9 +57,7 @@ class Reply(asyncio.Future[Any]):
 
 
 async def adrive(plan: Plan[T], function: Callable[[Any], Awaitable[Any]] | None = None) -> T:
-    """Run a plan to its end; where it awaits its `Body`, await the function
-    (which is called with the value that the `Body` carries).
-    """
+    """Run a plan to its end; where it awaits its `Body`, await `function(body.value)`."""
     stepper = Stepper(plan)
     step = await stepper.advance()
     while not isinstance(step, Done):

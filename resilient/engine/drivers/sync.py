@@ -20,9 +20,7 @@ T = TypeVar("T")
 
 
 def drive(plan: Plan[T], function: Callable[[Any], Any] | None = None) -> T:
-    """Run a plan to its end; where it awaits its `Body`, call the function
-    with the value that the `Body` carries.
-    """
+    """Run a plan to its end; where it awaits its `Body`, call `function(body.value)`."""
     step = advance(plan)
     while not isinstance(step, Done):
         try:

@@ -1,4 +1,4 @@
-"""`@distributed_lock` and `lock()`: one holder at a time, and a holder that lost its lease finds out.
+"""`@distributed_lock` and `lock()`: one holder at a time, and one that lost its lease finds out.
 
 `plan` is the policy, `leases` what a holder holds, `lock` and `decorator` are its two forms.
 """
