@@ -1,0 +1,61 @@
+"""Redis and Valkey: the reference backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resilient.backends.redis.keys import Keys
+from resilient.backends.redis.locks import RedisLocks
+from resilient.backends.redis.settings import Settings, settings_of_client, settings_of_url
+from resilient.backends.redis.transport import RedisTransport
+from resilient.engine.backend import Backend
+
+__all__ = ["RedisBackend", "from_client", "from_url"]
+
+
+class RedisBackend(Backend):
+    """All capabilities on one Redis (6.2 or newer) or Valkey server."""
+
+    def __init__(self, settings: Settings, *, prefix: str = "") -> None:
+        keys = Keys(prefix)
+        self._transport = RedisTransport(settings)
+        super().__init__(
+            settings.name,
+            locks=RedisLocks(self._transport, keys),
+        )
+
+    def close(self) -> None:
+        """Give back connections and end the background threads. The backend may be used again."""
+        super().close()
+        self._transport.close()
+
+    async def aclose(self) -> None:
+        """The same for callers in an event loop, whose own connection is closed too."""
+        await super().aclose()
+        await self._transport.aclose()
+
+
+def from_url(url: str, *, prefix: str = "") -> RedisBackend:
+    """A backend for `redis://`, `rediss://`, `valkey://`, `valkeys://` or `unix://`.
+
+    The options of the query are redis-py's: `socket_timeout` (5 seconds by default) bounds an
+    operation, `socket_connect_timeout` (2 seconds) connecting. Nothing is connected yet.
+
+    Raises:
+        ConfigurationError: The URL or one of its options is wrong.
+    """
+    return RedisBackend(settings_of_url(url), prefix=prefix)
+
+
+def from_client(client: Any, *, prefix: str = "") -> RedisBackend:
+    """A backend that connects as a ready `redis.Redis` or `redis.asyncio.Redis` does.
+
+    Args:
+        client: One of the two, or a pair of both. Its connections are not used, only its settings:
+            so either serves sync and async callers.
+        prefix: Put before every key.
+
+    Raises:
+        ConfigurationError: It is neither, or its settings cannot serve both.
+    """
+    return RedisBackend(settings_of_client(client), prefix=prefix)

@@ -1,0 +1,129 @@
+"""What is sent to the server, as data: scripts, plain commands, and several of them in one trip."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from typing import Any
+
+from resilient.backends.redis.resp import pack
+from resilient.errors import ConfigurationError
+
+__all__ = ["Batch", "Call", "Command", "Plain", "Script", "milliseconds", "text"]
+
+Argument = str | bytes | int | float
+
+
+class Command:
+    """Something the server answers.
+
+    Attributes:
+        packed: What is sent.
+        replies: How many replies it gets.
+        repeatable: Whether it may be sent again when its reply was lost.
+    """
+
+    __slots__ = ("packed", "repeatable", "replies")
+
+    packed: bytes
+    replies: int
+    repeatable: bool
+
+    def in_full(self) -> bytes:
+        """What is sent when the server does not know a script yet."""
+        return self.packed
+
+    def value(self, answers: list[Any]) -> Any:
+        """What the asker gets."""
+        return answers[0]
+
+
+class Plain(Command):
+    """A command of the server's own."""
+
+    __slots__ = ()
+
+    def __init__(self, *words: Argument) -> None:
+        self.packed = pack(words)
+        self.replies = 1
+        self.repeatable = True
+
+
+class Call(Command):
+    """A call of a script, by its digest."""
+
+    __slots__ = ("_args", "_keys", "_script")
+
+    def __init__(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Argument],
+        repeatable: bool = True,
+    ) -> None:
+        self._script = script
+        self._keys = keys
+        self._args = args
+        self.packed = pack(("EVALSHA", script.digest, len(keys), *keys, *args))
+        self.replies = 1
+        self.repeatable = repeatable
+
+    def in_full(self) -> bytes:
+        """The same with the script's text, which the server then knows."""
+        return pack(("EVAL", self._script.text, len(self._keys), *self._keys, *self._args))
+
+
+class Batch(Command):
+    """Several commands in one trip, in this order; their answers as a list."""
+
+    __slots__ = ("_commands",)
+
+    def __init__(self, commands: Iterable[Command]) -> None:
+        self._commands = list(commands)
+        self.packed = b"".join([command.packed for command in self._commands])
+        self.replies = len(self._commands)
+        self.repeatable = all(command.repeatable for command in self._commands)
+
+    def in_full(self) -> bytes:
+        """All of them again: their order may matter."""
+        return b"".join([command.in_full() for command in self._commands])
+
+    def value(self, answers: list[Any]) -> Any:
+        """One answer for each."""
+        return answers
+
+
+class Script:
+    """A Lua file of the folder `lua`, behind what all of them share (`prelude.lua`)."""
+
+    __slots__ = ("digest", "name", "text")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.text = _lua("prelude") + _lua(name)
+        # Not a matter of security: the server names scripts by their SHA-1.
+        self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(
+        self, keys: Sequence[str], *args: Argument, repeatable: bool = True
+    ) -> Call:
+        """A call of this script; one that must not happen twice is not repeatable."""
+        return Call(self, keys, args, repeatable)
+
+
+def _lua(name: str) -> str:
+    return (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def milliseconds(seconds: float, option: str) -> int:
+    """Seconds as the server takes them; at least one millisecond."""
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise ConfigurationError(f"{option}={seconds!r}: seconds must be positive and finite")
+    return max(1, round(seconds * 1000))
+
+
+def text(answer: Any) -> str:
+    """A reply's bytes as text."""
+    return answer.decode() if isinstance(answer, bytes) else str(answer)

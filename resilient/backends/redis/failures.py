@@ -1,0 +1,58 @@
+"""The client library's errors as the library's own."""
+
+from __future__ import annotations
+
+from redis import exceptions as redis_errors
+
+from resilient.errors import BackendError
+
+__all__ = ["backend_error", "is_connection_lost"]
+
+_REFUSED = (
+    redis_errors.AuthenticationError,
+    redis_errors.AuthorizationError,
+    redis_errors.NoPermissionError,
+)
+_PASSING = (
+    redis_errors.BusyLoadingError,
+    redis_errors.ReadOnlyError,
+    redis_errors.MasterDownError,
+    redis_errors.ClusterDownError,
+    redis_errors.TryAgainError,
+)
+"""A restart or a fail-over is under way: it ends by itself."""
+_PASSING_CODES = ("BUSY", "NOREPLICAS", "UNBLOCKED")
+
+
+def backend_error(where: str, error: BaseException) -> BackendError:
+    """What went wrong, at which server, and whether trying again may help; `error` is its cause."""
+    made = BackendError(f"{where} {_story(error)}", transient=_is_transient(error))
+    made.__cause__ = error
+    return made
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether the connection broke, as opposed to an answer that is late or a refusal."""
+    return (
+        isinstance(error, redis_errors.ConnectionError)
+        and not isinstance(error, (*_REFUSED, *_PASSING))
+    )
+
+
+def _story(error: BaseException) -> str:
+    if isinstance(error, _REFUSED):
+        return f"refused access: {error}"
+    if isinstance(error, (redis_errors.TimeoutError, TimeoutError)):
+        return f"did not answer in time: {error}"
+    if is_connection_lost(error) or isinstance(error, OSError):
+        return f"could not be reached: {error}"
+    return f"answered {type(error).__name__}: {error}"
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, _REFUSED):
+        return False
+    if isinstance(error, redis_errors.ResponseError) and not isinstance(error, _PASSING):
+        # What is left is a fault of ours, or a server out of memory (OOM) or disk (MISCONF).
+        return str(error).startswith(_PASSING_CODES)
+    return True

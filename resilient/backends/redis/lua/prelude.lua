@@ -1,0 +1,62 @@
+-- What every script may use: joined to the front of each of them when it is loaded.
+
+-- The server's time in microseconds since the epoch; exact in a double until the year 2255.
+local function microseconds()
+  local now = redis.call('TIME')
+  return now[1] * 1000000 + now[2]
+end
+
+-- A whole number as text; Lua by itself would write 1.7e+15.
+local function digits(number)
+  return string.format('%.0f', number)
+end
+
+-- Larger than the previous fence, and than every fence that a server gave before it lost its data.
+local function next_fence(previous, us)
+  return math.max((tonumber(previous) or 0) + 1, us)
+end
+
+-- Waiters of one entity: a sorted set of addresses "channel|waiter" by their arrival. A waiter that
+-- died without a farewell is dropped by the first wake-up that finds nobody on its channel.
+local WAITERS_LIVE = 3600000
+
+local function enlist(queue, address, arrival)
+  if address ~= '' then
+    redis.call('ZADD', queue, 'NX', digits(arrival), address)
+    redis.call('PEXPIRE', queue, WAITERS_LIVE)
+  end
+end
+
+-- How many processes heard it: none if the waiter's own is gone.
+local function wake(address)
+  local channel, waiter = string.match(address, '^(.*)|([^|]*)$')
+  return channel and redis.call('PUBLISH', channel, waiter) or 0
+end
+
+-- The longest waiting one that is still there: its address and arrival.
+local function wake_one(queue)
+  while true do
+    local first = redis.call('ZPOPMIN', queue)
+    if not first[1] or wake(first[1]) > 0 then return first[1], first[2] end
+  end
+end
+
+-- All of them, with one message a process.
+local function wake_all(queue)
+  local ids, channels = {}, {}
+  for _, address in ipairs(redis.call('ZRANGE', queue, 0, -1)) do
+    local channel, waiter = string.match(address, '^(.*)|([^|]*)$')
+    if channel then
+      if not ids[channel] then
+        ids[channel] = {}
+        channels[#channels + 1] = channel
+      end
+      table.insert(ids[channel], waiter)
+    end
+  end
+  for _, channel in ipairs(channels) do
+    redis.call('PUBLISH', channel, table.concat(ids[channel], ' '))
+  end
+  redis.call('DEL', queue)
+end
+

@@ -1,0 +1,268 @@
+"""One connection an event loop, shared by all of its tasks.
+
+What is asked in one turn of the loop leaves as one write; the answers come back in the same order
+and need no task. An asynchronous generator owns the connection: the loop's own shutdown closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from typing import Any, cast
+
+from redis import exceptions as redis_errors
+from redis._parsers.base import BaseParser
+
+from resilient.backends.redis.commands import Command
+from resilient.backends.redis.failures import backend_error
+from resilient.backends.redis.resp import UNFINISHED, new_reader
+from resilient.backends.redis.settings import Settings
+from resilient.engine.drivers.aio import Reply
+
+__all__ = ["Multiplexed"]
+
+
+class _Flight:
+    """One command under way."""
+
+    __slots__ = ("answers", "command", "deadline", "in_full", "repeated", "reply")
+
+    def __init__(self, command: Command, reply: Reply, deadline: float) -> None:
+        self.command = command
+        self.reply = reply
+        self.deadline = deadline
+        self.answers: list[Any] = []
+        self.in_full = False
+        self.repeated = False
+
+    def packed(self) -> bytes:
+        return self.command.in_full() if self.in_full else self.command.packed
+
+
+class _Wire(asyncio.Protocol):
+    """One connection, and the commands that wait for their answers on it, in order."""
+
+    def __init__(self, owner: Multiplexed, connection: Any) -> None:
+        self._owner = owner
+        self._reader = new_reader(BaseParser.parse_error)
+        self._paused = False
+        self.under_way: deque[_Flight] = deque()
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # From here on the connection is ours: redis-py neither reads, closes nor reports it. The
+        # writer stays referred to, because it closes its transport when it is collected.
+        self._writer: asyncio.StreamWriter = connection._writer
+        connection._reader = connection._writer = None
+        self._transport = cast(asyncio.Transport, self._writer.transport)
+        self._transport.set_protocol(self)
+
+    @property
+    def writable(self) -> bool:
+        return not self._paused
+
+    def send(self, flights: list[_Flight]) -> None:
+        self.under_way.extend(flights)
+        self._transport.write(b"".join([flight.packed() for flight in flights]))
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    async def close(self) -> None:
+        self._transport.close()
+        await self.closed
+
+    def close_soon(self) -> None:
+        self._transport.close()
+
+    # --- asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            while (answer := self._reader.gets()) is not UNFINISHED:
+                flight = self.under_way[0]
+                flight.answers.append(answer)
+                if len(flight.answers) == flight.command.replies:
+                    self.under_way.popleft()
+                    self._owner.answered(flight)
+        except Exception as error:  # what arrives is no answer to what was asked
+            self._owner.lost(self, error)
+            self._transport.abort()
+        else:
+            self._owner.rest(self)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._owner.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self._owner.lost(self, exc)
+
+
+class Multiplexed:
+    """The connection of one loop; used in that loop's thread only."""
+
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self._settings = settings
+        self._loop = loop
+        self._waiting: deque[_Flight] = deque()
+        self._wire: _Wire | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._flushing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._owner: AsyncGenerator[None] | None = None
+        self._ending = False
+
+    def ask(self, command: Command) -> Reply:
+        """Send a command at the end of this turn; the reply is always answered."""
+        reply = Reply(loop=self._loop)
+        deadline = self._loop.time() + self._settings.timeout
+        self._waiting.append(_Flight(command, reply, deadline))
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
+        return reply
+
+    def flush(self) -> None:
+        """Send what waits, or see to it that there is a connection."""
+        self._flushing = False
+        if not self._waiting:
+            return
+        if self._timer is None:
+            self._watch()
+        if self._wire is None:
+            if self._connecting is None:
+                self._connecting = self._loop.create_task(
+                    self._connect(), name="resilient-redis-connect"
+                )
+        elif self._wire.writable:
+            flights = list(self._waiting)
+            self._waiting.clear()
+            self._wire.send(flights)
+
+    async def close(self) -> None:
+        """Close the connection; what is under way fails."""
+        if self._owner is not None:
+            await self._owner.aclose()
+        else:
+            await self._close()
+
+    # --- what the wire reports
+
+    def answered(self, flight: _Flight) -> None:
+        """All replies to a command are there."""
+        answers = flight.answers
+        for answer in answers:
+            if isinstance(answer, Exception):
+                if type(answer) is redis_errors.NoScriptError and not flight.in_full:
+                    self._again(flight)
+                else:
+                    self._fail(flight, answer)
+                return
+        flight.reply.set_result(flight.command.value(answers))
+
+    def rest(self, wire: _Wire) -> None:
+        """Nothing more has arrived: once the loop is shutting down, connections do not linger."""
+        if self._ending and not wire.under_way and not self._waiting:
+            wire.close_soon()
+
+    def lost(self, wire: _Wire, error: Exception | None) -> None:
+        """The connection is gone: what was under way is sent once more, or fails."""
+        if wire is not self._wire:
+            return
+        self._wire = None
+        cause = redis_errors.ConnectionError(str(error or "the server closed the connection"))
+        again = []
+        for flight in wire.under_way:
+            if flight.repeated or not flight.command.repeatable or self._ending:
+                self._fail(flight, cause)
+            else:
+                flight.repeated = True
+                flight.answers = []
+                again.append(flight)
+        wire.under_way.clear()
+        self._waiting.extendleft(reversed(again))
+        self.flush()
+
+    # --- inside
+
+    def _again(self, flight: _Flight) -> None:
+        """Send the text of a script that the server does not know."""
+        flight.in_full = True
+        flight.answers = []
+        self._waiting.append(flight)
+        self.flush()
+
+    def _fail(self, flight: _Flight, error: BaseException) -> None:
+        if not flight.reply.done():
+            flight.reply.set_exception(backend_error(self._settings.name, error))
+            flight.reply.exception()  # a task that was cancelled meanwhile never asks for it
+
+    def _fail_waiting(self, error: BaseException) -> None:
+        while self._waiting:
+            self._fail(self._waiting.popleft(), error)
+
+    async def _connect(self) -> None:
+        try:
+            connection = self._settings.async_connection()
+            try:
+                async with asyncio.timeout(self._settings.connect_timeout):
+                    await connection.connect()
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            self._wire = _Wire(self, connection)
+            if self._owner is None and not self._ending:
+                self._owner = self._own()
+                await anext(self._owner)
+        except asyncio.CancelledError:
+            self._fail_waiting(ConnectionAbortedError("the event loop is shutting down"))
+            raise
+        except Exception as error:
+            self._fail_waiting(error)
+        finally:
+            self._connecting = None
+        self.flush()
+
+    async def _own(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            # The loop is shutting down, or the transport is being closed. Whoever still asks
+            # something gets a connection that is closed with the last answer.
+            self._ending = True
+            await self._close()
+
+    async def _close(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._wire is not None:
+            await self._wire.close()
+
+    def _watch(self) -> None:
+        """Fail what is too late, and look again when the next one may be."""
+        self._timer = None
+        now = self._loop.time()
+        late = redis_errors.TimeoutError(f"no answer within {self._settings.timeout:g} s")
+        wire = self._wire
+        if wire is not None and wire.under_way and wire.under_way[0].deadline <= now:
+            # Replies come in order: nothing that is behind it will be answered either.
+            while wire.under_way and wire.under_way[0].deadline <= now:
+                self._fail(wire.under_way.popleft(), late)
+            self.lost(wire, late)
+            wire.abort()
+        while self._waiting and self._waiting[0].deadline <= now:
+            self._fail(self._waiting.popleft(), late)
+        heads = [self._waiting] if self._wire is None else [self._waiting, self._wire.under_way]
+        deadlines = [flights[0].deadline for flights in heads if flights]
+        if deadlines and self._timer is None:
+            self._timer = self._loop.call_at(min(deadlines), self._watch)

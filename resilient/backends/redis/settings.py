@@ -1,0 +1,213 @@
+"""How to connect: from a URL, or as a ready client object does.
+
+Connections are redis-py's own, so that TLS, ACLs, unix sockets and the handshake are its business.
+Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import redis
+import redis.asyncio
+from redis import connection as blocking
+from redis.asyncio import connection as asynchronous
+
+from resilient.errors import ConfigurationError
+
+__all__ = ["Connection", "Settings", "settings_of_client", "settings_of_url"]
+
+TIMEOUT = 5.0
+"""Seconds for which an operation may take, unless the URL or the client says otherwise."""
+CONNECT_TIMEOUT = 2.0
+"""Seconds for which connecting may take."""
+
+_AS_REDIS = {"redis": "redis", "rediss": "rediss", "unix": "unix"}
+_AS_REDIS |= {"valkey": "redis", "valkeys": "rediss"}
+_OF_BOTH_MODES: list[tuple[type[Any], type[Any]]] = [
+    (blocking.Connection, asynchronous.Connection),
+    (blocking.SSLConnection, asynchronous.SSLConnection),
+    (blocking.UnixDomainSocketConnection, asynchronous.UnixDomainSocketConnection),
+]
+
+_CHOSEN = {"decode_responses": False, "protocol": 2, "health_check_interval": 0}
+"""Version 2 of the protocol has no unasked replies. Health is looked after by the transport."""
+_OF_THE_POOL = {"max_connections", "timeout", "connection_class", "cache", "cache_config"}
+_OF_THE_CLIENT = {
+    # Repeating is the transport's business, within its own time.
+    *("retry", "retry_on_error", "retry_on_timeout"),
+    *("encoding", "encoding_errors", "legacy_responses", "parser_class", "command_packer"),
+    *("event_dispatcher", "himport_registry", "maint_notifications_config"),
+    *("maint_notifications_pool_handler", "oss_cluster_maint_notifications_handler"),
+    *("orig_host_address", "orig_socket_timeout", "orig_socket_connect_timeout"),
+    *("maintenance_state", "maintenance_notification_hash"),
+}
+
+
+class Connection(Protocol):
+    """What is used of redis-py's blocking connections."""
+
+    def connect(self) -> None:
+        """Connect and shake hands."""
+
+    def disconnect(self) -> None:
+        """Close the socket; in a forked child without shutting it down."""
+
+    def send_packed_command(self, command: list[bytes], check_health: bool = ...) -> None:
+        """Write."""
+
+    def read_response(self) -> Any:
+        """Read one reply; an error reply is raised."""
+
+    def can_read(self, timeout: float) -> bool:
+        """Whether there is something to read, or the end of the connection."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What both kinds of connections are made of.
+
+    Attributes:
+        name: The server for messages: `redis://host:6379/0`.
+        timeout: Seconds for one operation.
+        connect_timeout: Seconds for connecting.
+    """
+
+    name: str
+    timeout: float
+    connect_timeout: float
+    blocking_class: type[Any]
+    blocking_options: dict[str, Any]
+    async_class: type[Any]
+    async_options: dict[str, Any]
+
+    def connection(self) -> Connection:
+        """A new connection for blocking callers, not connected yet."""
+        made: Connection = self.blocking_class(**self.blocking_options)
+        return made
+
+    def async_connection(self) -> Any:
+        """A new connection for the running loop, not connected yet."""
+        return self.async_class(**self.async_options)
+
+
+def settings_of_url(url: str) -> Settings:
+    """The settings in a URL with redis-py's options; `ConfigurationError` for a wrong one."""
+    scheme, _, rest = url.partition("://")
+    shown = _without_password(url)
+    try:
+        if not rest or scheme not in _AS_REDIS:
+            raise ValueError(f"use one of {', '.join(_AS_REDIS)}, as in redis://localhost:6379/0")
+        if scheme != "unix" and urlsplit(url).path.strip("/"):
+            int(urlsplit(url).path.strip("/"))  # redis-py would take database 0 for any other word
+        parse: Any = blocking.parse_url
+        options: dict[str, Any] = dict(parse(f"{_AS_REDIS[scheme]}://{rest}"))
+        chosen = options.get("connection_class", blocking.Connection)
+        settings = _settings(scheme, chosen, options, _async_class(chosen), options)
+        _try(settings)
+    except (ValueError, TypeError, redis.RedisError) as error:
+        raise ConfigurationError(f"the URL {shown!r} is wrong: {error}") from error
+    return settings
+
+
+def settings_of_client(client: Any) -> Settings:
+    """The settings of a `redis.Redis`, a `redis.asyncio.Redis`, or a pair of both."""
+    given = client if isinstance(client, tuple) else (client,)
+    of_blocking = next((c for c in given if isinstance(c, redis.Redis)), None)
+    of_async = next((c for c in given if isinstance(c, redis.asyncio.Redis)), None)
+    found = [each for each in (of_blocking, of_async) if each is not None]
+    if len(found) != len(given) or not found:
+        raise ConfigurationError(
+            f"{client!r} is no redis.Redis, no redis.asyncio.Redis and no pair of both"
+        )
+    one, other = found[0].connection_pool, found[-1].connection_pool
+    blocking_class, async_class = _classes(one.connection_class)
+    if _classes(other.connection_class) != (blocking_class, async_class):
+        raise ConfigurationError(f"the clients of the pair {client!r} connect in different ways")
+    settings = _settings(
+        {blocking.SSLConnection: "rediss", blocking.UnixDomainSocketConnection: "unix"}.get(
+            blocking_class, "redis"
+        ),
+        blocking_class,
+        one.connection_kwargs,
+        async_class,
+        other.connection_kwargs,
+    )
+    if len(found) == 1 and one.connection_kwargs.get("redis_connect_func") is not None:
+        raise ConfigurationError(
+            f"{client!r} has a redis_connect_func, which serves one kind of callers only: "
+            "give a pair of a redis.Redis and a redis.asyncio.Redis"
+        )
+    try:
+        _try(settings)
+    except (ValueError, TypeError, redis.RedisError) as error:
+        raise ConfigurationError(
+            f"{client!r} has settings that cannot serve both kinds of callers: {error}"
+        ) from error
+    return settings
+
+
+def _settings(
+    scheme: str,
+    blocking_class: type[Any],
+    of_blocking: dict[str, Any],
+    async_class: type[Any],
+    of_async: dict[str, Any],
+) -> Settings:
+    timeout = _seconds(of_blocking, "socket_timeout", TIMEOUT)
+    connect_timeout = _seconds(of_blocking, "socket_connect_timeout", CONNECT_TIMEOUT)
+    ours = {**_CHOSEN, "socket_timeout": timeout, "socket_connect_timeout": connect_timeout}
+    if scheme == "unix":
+        place = str(of_blocking.get("path", ""))
+    else:
+        place = f"{of_blocking.get('host') or 'localhost'}:{of_blocking.get('port') or 6379}"
+    return Settings(
+        name=f"{scheme}://{place}/{of_blocking.get('db') or 0}",
+        timeout=timeout,
+        connect_timeout=connect_timeout,
+        blocking_class=blocking_class,
+        blocking_options={**_neutral(of_blocking), **ours},
+        async_class=async_class,
+        async_options={**_neutral(of_async), **ours},
+    )
+
+
+def _neutral(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that say where and as whom to connect."""
+    left_out = _OF_THE_POOL | _OF_THE_CLIENT
+    return {k: v for k, v in options.items() if k not in left_out and v is not None}
+
+
+def _seconds(options: dict[str, Any], name: str, default: float) -> float:
+    value = options.get(name)
+    if value is None:
+        return default
+    if not value > 0:
+        raise ConfigurationError(f"{name}={value!r}: seconds must be positive")
+    return float(value)
+
+
+def _try(settings: Settings) -> None:
+    """Make one connection object of each kind: that checks every option, and connects nowhere."""
+    settings.connection()
+    settings.async_connection()
+
+
+def _classes(connection_class: type[Any]) -> tuple[type[Any], type[Any]]:
+    for pair in _OF_BOTH_MODES:
+        if connection_class in pair:
+            return pair
+    raise ConfigurationError(
+        f"clients whose connections are {connection_class.__qualname__} objects are not supported"
+    )
+
+
+def _async_class(blocking_class: type[Any]) -> type[Any]:
+    return _classes(blocking_class)[1]
+
+
+def _without_password(url: str) -> str:
+    head, at, rest = url.rpartition("@")
+    return f"{head.partition('://')[0]}://***@{rest}" if at else url.partition("?")[0]

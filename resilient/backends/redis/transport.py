@@ -1,0 +1,111 @@
+"""How commands reach the server: blocking, or from the running event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from redis import exceptions as redis_errors
+
+from resilient.backends.redis.blocking import Blocking
+from resilient.backends.redis.commands import Command
+from resilient.backends.redis.failures import backend_error
+from resilient.backends.redis.multiplexed import Multiplexed
+from resilient.backends.redis.settings import Settings
+from resilient.engine.forks import forget_in_child
+
+__all__ = ["RedisTransport"]
+
+_inherited: list[object] = []
+"""What a forked child has of its parent's loops. It is kept, because a connection that is closed
+here would be taken out of the selector that both processes share."""
+
+
+class RedisTransport:
+    """Sends commands to one server; thread-safe, and safe to use after a fork."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._blocking = Blocking(settings)
+        self._loops: dict[asyncio.AbstractEventLoop, Multiplexed] = {}
+        forget_in_child(self._forget)
+
+    def send(self, command: Command) -> Any:
+        """Send a command and block for its answer."""
+        try:
+            answers = self._blocking.exchange(command.packed, command.replies, command.repeatable)
+            if _lacks_script(answers):
+                answers = self._blocking.exchange(
+                    command.in_full(), command.replies, command.repeatable
+                )
+        except (redis_errors.RedisError, OSError) as error:
+            raise backend_error(self._settings.name, error) from error
+        for answer in answers:
+            if isinstance(answer, redis_errors.ResponseError):
+                raise backend_error(self._settings.name, answer) from answer
+        return command.value(answers)
+
+    def send_many(self, commands: Sequence[Command]) -> list[Any]:
+        """Send several commands in one trip; the answer or the exception for each."""
+        try:
+            found = self._exchange_all(commands, [command.packed for command in commands])
+            unknown = [i for i, answers in enumerate(found) if _lacks_script(answers)]
+            if unknown:
+                again = [commands[i] for i in unknown]
+                full = self._exchange_all(again, [command.in_full() for command in again])
+                for i, answers in zip(unknown, full, strict=True):
+                    found[i] = answers
+        except (redis_errors.RedisError, OSError) as error:
+            return [backend_error(self._settings.name, error) for _ in commands]
+        return [self._settled(c, answers) for c, answers in zip(commands, found, strict=True)]
+
+    def asend(self, command: Command) -> asyncio.Future[Any]:
+        """Send a command together with all that are asked in this turn of the running loop."""
+        loop = asyncio.get_running_loop()
+        shared = self._loops.get(loop)
+        if shared is None:
+            shared = self._join(loop)
+        return shared.ask(command)
+
+    def close(self) -> None:
+        """Close the idle connections of blocking callers. The transport may be used again."""
+        self._blocking.close()
+
+    async def aclose(self) -> None:
+        """Close those and the running loop's own connection."""
+        self._blocking.close()
+        shared = self._loops.pop(asyncio.get_running_loop(), None)
+        if shared is not None:
+            await shared.close()
+
+    def _join(self, loop: asyncio.AbstractEventLoop) -> Multiplexed:
+        self._loops = {each: its for each, its in self._loops.items() if not each.is_closed()}
+        shared = self._loops[loop] = Multiplexed(self._settings, loop)
+        return shared
+
+    def _exchange_all(
+        self, commands: Sequence[Command], packed: Sequence[bytes]
+    ) -> list[list[Any]]:
+        answers = iter(
+            self._blocking.exchange(
+                b"".join(packed),
+                sum(command.replies for command in commands),
+                all(command.repeatable for command in commands),
+            )
+        )
+        return [[next(answers) for _ in range(command.replies)] for command in commands]
+
+    def _settled(self, command: Command, answers: list[Any]) -> Any:
+        for answer in answers:
+            if isinstance(answer, redis_errors.ResponseError):
+                return backend_error(self._settings.name, answer)
+        return command.value(answers)
+
+    def _forget(self) -> None:
+        _inherited.append(self._loops)
+        self._loops = {}
+
+
+def _lacks_script(answers: list[Any]) -> bool:
+    return any(type(answer) is redis_errors.NoScriptError for answer in answers)
