@@ -220,7 +220,7 @@ class Source:
             capability or the mode. A default that is configured already is checked too.
     """
 
-    __slots__ = ("_capability", "_epoch", "_last", "_mode", "_own", "_own_given", "_policy")
+    __slots__ = ("_capability", "_last", "_mode", "_own", "_own_given", "_policy")
 
     def __init__(
         self,
@@ -234,8 +234,7 @@ class Source:
         self._mode: Mode | None = mode
         self._own_given = backend
         self._own: Backend | None = None
-        self._last: Backend | None = None
-        self._epoch = -1
+        self._last: tuple[int, Backend | None] = (-1, None)
         early = self._resolve_own() if backend is not None else self._default()
         if early is not None:
             early.require(capability, mode)
@@ -247,10 +246,12 @@ class Source:
             ConfigurationError: If nothing is configured and the policy's promise would be false
                 in this process's memory.
         """
-        if self._epoch != epoch or epoch < 0:
-            self._last = self._find()
-            self._epoch = epoch
-        return self._last
+        known, backend = self._last
+        if known != epoch or known < 0:
+            known = epoch
+            backend = self._find()
+            self._last = (known, backend)
+        return backend
 
     def _find(self) -> Backend | None:
         active = _overriding()

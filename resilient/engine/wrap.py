@@ -54,12 +54,14 @@ class Layer:
         policy: The decorator's name.
         function: What was decorated.
         shape: Its kind.
+        name: What messages call it.
     """
 
     def __init__(self, policy: str, function: Callable[..., Any], shape: Shape) -> None:
         self.policy = policy
         self.function = function
         self.shape = shape
+        self.name = _name(function)
 
     def run(self, plan: Plan[Any]) -> Any:
         """Drive a control's plan: the answer for a sync function, an awaitable for an async one."""

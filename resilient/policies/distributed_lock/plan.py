@@ -1,25 +1,14 @@
-"""The lock, as a plan.
-
-A first try takes one round trip. Whoever finds the lock held registers as a waiter in the same
-operation in which it tries again, and is woken by the release; a slow look by itself covers a
-signal that was missed. A holder that was a process of this host and is gone is released at once.
-
-Every operation names its owner, so all of them may be asked again when a reply is lost, and what an
-interrupted acquire may have won is always given back.
-"""
+"""The lock, as a plan: take it or wait for it, run the body, give it back, report its loss."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Awaitable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from resilient import events
 from resilient.config import Source
 from resilient.engine.identity import describe
-from resilient.engine.persistence import BUDGET, asked_again
-from resilient.engine.plan import NEW_OWNER, NOW, Body, IsDead, Keep, Listen, Wait
+from resilient.engine.plan import NEW_OWNER, Body, Keep, Plan
+from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, LeaseLost, LockNotAcquired
 from resilient.policies.distributed_lock.leases import HeldLock, current
 from resilient.protocols.locks import Grant, Held, LockStore
@@ -28,9 +17,6 @@ if TYPE_CHECKING:
     from resilient.engine.backend import Backend
 
 __all__ = ["Settings", "guarded"]
-
-EXPIRY_SLACK = 0.002
-"""Seconds past a holder's TTL at which to look, so that the look is not a moment too early."""
 
 
 class Settings:
@@ -110,19 +96,12 @@ async def acquired(settings: Settings, backend: Backend, key: str) -> HeldLock:
     """Take the lock, or wait for it."""
     store: LockStore = backend.require("locks")
     owner = await NEW_OWNER
-    try:
-        began, answer = await asked(store, key, settings.ttl, owner)
-    except BaseException:
-        await undone(store.release(key, owner=owner))
-        raise
-    if isinstance(answer, Held):
-        if settings.wait == 0:
-            raise busy(key, answer, waited=0.0)
-        began, answer = await queued(settings, backend, key, owner)
+    contest = LockContest(store, key, owner, settings.ttl)
+    began, grant = await obtained(contest, backend.hub, settings.wait)
     return settings.lease(
         key,
         owner=owner,
-        fence=answer.fence,
+        fence=grant.fence,
         ttl=settings.ttl,
         began=began,
         backend=backend,
@@ -130,59 +109,43 @@ async def acquired(settings: Settings, backend: Backend, key: str) -> HeldLock:
     )
 
 
-async def queued(settings: Settings, backend: Backend, key: str, owner: str) -> tuple[float, Grant]:
-    """Wait for the lock among others; whoever gives up leaves nothing behind."""
-    store: LockStore = backend.require("locks")
-    start = await NOW
-    waiter = await Listen(backend.hub)
-    address = backend.hub.address(waiter)
-    try:
-        while True:
-            began, answer = await asked(store, key, settings.ttl, owner, address)
-            if isinstance(answer, Grant):
-                return began, answer
-            waited = await NOW - start
-            left = math.inf if settings.wait is None else settings.wait - waited
-            if left <= 0:
-                raise busy(key, answer, waited)
-            await Wait(waiter, min(left, answer.ttl + EXPIRY_SLACK, backend.hub.recheck))
-    except BaseException:
-        await undone(store.withdraw(key, owner=owner, waiter=address))
-        raise
+class LockContest:
+    """One caller's attempt to take one lock."""
 
+    __slots__ = ("key", "owner", "store", "ttl")
 
-async def asked(
-    store: LockStore, key: str, ttl: float, owner: str, waiter: str | None = None
-) -> tuple[float, Grant | Held]:
-    """Try once: when that was, for the deadline, and the answer. A dead holder is released."""
+    def __init__(self, store: LockStore, key: str, owner: str, ttl: float) -> None:
+        self.store = store
+        self.key = key
+        self.owner = owner
+        self.ttl = ttl
 
-    async def attempt() -> tuple[float, Grant | Held]:
-        return await NOW, await store.acquire(key, ttl=ttl, owner=owner, waiter=waiter)
+    def ask(self, waiter: str | None) -> Plan[Grant | Held]:
+        """Try once."""
+        return self.store.acquire(self.key, ttl=self.ttl, owner=self.owner, waiter=waiter)
 
-    began = await NOW
-    try:
-        answer = await store.acquire(key, ttl=ttl, owner=owner, waiter=waiter)
-    except BackendError as error:
-        began, answer = await asked_again(error, attempt, until=began + BUDGET)
-    while isinstance(answer, Held) and await IsDead(answer.owner):
-        await store.release(key, owner=answer.owner)
-        began, answer = await attempt()
-    return began, answer
+    def is_busy(self, answer: Grant | Held) -> bool:
+        """Whether somebody else holds the lock."""
+        return type(answer) is Held
 
+    def evict(self, owner: str) -> Plan[object]:
+        """Release the lock of a dead holder."""
+        return self.store.release(self.key, owner=owner)
 
-async def undone(compensation: Awaitable[object]) -> None:
-    """Undo what an interrupted operation may have done; failing that, its TTL undoes it."""
-    with suppress(BackendError):
-        await compensation
+    def withdraw(self, waiter: str | None) -> Plan[object]:
+        """Release what may have been granted, and wait no longer."""
+        if waiter is None:
+            return self.store.release(self.key, owner=self.owner)
+        return self.store.withdraw(self.key, owner=self.owner, waiter=waiter)
 
-
-def busy(key: str, holder: Held, waited: float) -> LockNotAcquired:
-    """The error that says who holds the lock, and for how long."""
-    return LockNotAcquired(
-        f"the lock {key!r} is held by {describe(holder.owner)} for {holder.age:.1f} s "
-        f"(fence {holder.fence}, {holder.ttl:.1f} s left unless renewed); "
-        f"waited {waited:.1f} s",
-        policy="distributed_lock",
-        key=key,
-        retry_after=holder.ttl,
-    )
+    def refusal(self, answer: Grant | Held, waited: float) -> LockNotAcquired:
+        """The error that says who holds the lock, and for how long."""
+        assert isinstance(answer, Held)
+        return LockNotAcquired(
+            f"the lock {self.key!r} is held by {describe(answer.owner)} for {answer.age:.1f} s "
+            f"(fence {answer.fence}, {answer.ttl:.1f} s left unless renewed); "
+            f"waited {waited:.1f} s",
+            policy="distributed_lock",
+            key=self.key,
+            retry_after=answer.ttl,
+        )

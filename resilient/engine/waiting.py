@@ -1,0 +1,120 @@
+"""Obtaining what somebody else may hold: a lock, a call, a job.
+
+A first try takes one round trip. Whoever finds it held registers as a waiter in the same operation
+in which it tries again, and is woken by the holder's end; a slow look by itself covers a signal
+that was missed. A holder that was a process of this very host and is gone is evicted at once.
+
+Every attempt names its owner, so it may be asked again when a reply is lost, and what an
+interrupted attempt may have won is always given back.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+
+from resilient.engine.persistence import BUDGET, asked_again
+from resilient.engine.plan import NOW, IsDead, Listen, Plan, Wait
+from resilient.engine.signals import Hub
+from resilient.errors import BackendError, Rejected
+
+__all__ = ["Contest", "obtained"]
+
+A = TypeVar("A")
+
+EXPIRY_SLACK = 0.002
+"""Seconds past a holder's TTL at which to look, so that the look is not a moment too early."""
+
+
+class Contest(Protocol[A]):
+    """One caller's attempt to obtain one thing. A busy answer has an `owner` and a `ttl`."""
+
+    def ask(self, waiter: str | None) -> Plan[A]:
+        """Try once; register the waiter if it is busy."""
+        ...
+
+    def is_busy(self, answer: A) -> bool:
+        """Whether somebody else holds it."""
+        ...
+
+    def evict(self, owner: str) -> Plan[object]:
+        """End the hold of an owner that is known to be dead."""
+        ...
+
+    def withdraw(self, waiter: str | None) -> Plan[object]:
+        """Give back what may have been won, and forget the waiter."""
+        ...
+
+    def refusal(self, answer: A, waited: float) -> Rejected:
+        """The error for a caller that waited long enough: who holds it, and for how long."""
+        ...
+
+
+async def obtained(contest: Contest[A], hub: Hub, wait: float | None) -> tuple[float, A]:
+    """Ask until it is not busy: when the successful request was sent, and its answer.
+
+    Args:
+        contest: What to obtain.
+        hub: Where the wake-up comes from.
+        wait: Seconds to wait for other holders; 0: try once; `None`: no limit.
+
+    Raises:
+        Rejected: It was busy for as long as `wait`; the contest's own refusal.
+    """
+    try:
+        began, answer = await _asked(contest, None)
+    except BaseException:
+        await _withdrawn(contest, None)
+        raise
+    if not contest.is_busy(answer):
+        return began, answer
+    if wait == 0:
+        raise contest.refusal(answer, 0.0)
+    return await _queued(contest, hub, math.inf if wait is None else wait)
+
+
+async def _queued(contest: Contest[A], hub: Hub, wait: float) -> tuple[float, A]:
+    start = await NOW
+    waiter = await Listen(hub)
+    address = hub.address(waiter)
+    try:
+        while True:
+            began, answer = await _asked(contest, address)
+            if not contest.is_busy(answer):
+                return began, answer
+            waited = await NOW - start
+            if waited >= wait:
+                raise contest.refusal(answer, waited)
+            left: float = answer.ttl + EXPIRY_SLACK  # type: ignore[attr-defined]  # it is busy
+            await Wait(waiter, min(wait - waited, left, hub.recheck))
+    except BaseException:
+        await _withdrawn(contest, address)
+        raise
+
+
+async def _asked(contest: Contest[A], waiter: str | None) -> tuple[float, A]:
+    """Try once, again after lost replies and dead holders; the deadline counts from `began`."""
+
+    async def attempt() -> tuple[float, A]:
+        return await NOW, await contest.ask(waiter)
+
+    try:
+        began, answer = await attempt()
+    except BackendError as error:
+        began, answer = await asked_again(error, attempt, until=await NOW + BUDGET)
+    while contest.is_busy(answer) and await IsDead(_owner(answer)):
+        await contest.evict(_owner(answer))
+        began, answer = await attempt()
+    return began, answer
+
+
+def _owner(answer: Any) -> str:
+    owner: str = answer.owner
+    return owner
+
+
+async def _withdrawn(contest: Contest[Any], waiter: str | None) -> None:
+    """Withdraw; where the server cannot be told, the TTLs of hold and waiter do it."""
+    with suppress(BackendError):
+        await contest.withdraw(waiter)
