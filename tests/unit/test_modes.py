@@ -119,15 +119,14 @@ def test_entered_uses_the_right_form(mode: Mode) -> None:
     assert seen == [mode.name]
 
 
-def test_one_loop_until_a_fresh_one(mode: Mode) -> None:
+def test_one_loop_until_a_fresh_one() -> None:
     """All calls of a test share one event loop, until another is asked for."""
-    if not mode.is_async:
-        pytest.skip("there is no loop in sync mode")
 
     async def loop() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
-    first = mode.call(loop)
-    assert mode.call(loop) is first
-    mode.fresh_loop()
-    assert mode.call(loop) is not first
+    with Mode("async") as mode:
+        first = mode.call(loop)
+        assert mode.call(loop) is first
+        mode.fresh_loop()
+        assert mode.call(loop) is not first
