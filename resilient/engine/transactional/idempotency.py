@@ -1,0 +1,231 @@
+"""Idempotent calls over transactions: one record a key, claimed and then completed."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from resilient.engine.transactional.store import Record, Table, Transaction, TransactionalStore
+from resilient.engine.transactional.waiters import Queue, joined, wake_all
+from resilient.protocols.idempotency import Claimed, Completed, InProgress, Mismatch
+from resilient.protocols.values import Encoded
+
+__all__ = ["TransactionalIdempotency"]
+
+CLAIMED, ABANDONED, COMPLETED = "claimed", "abandoned", "completed"
+
+
+class Call(Record, frozen=True, array_like=True):
+    """The state of an idempotent call; times are the store's, in seconds.
+
+    Attributes:
+        state: Claimed, abandoned or completed.
+        owner: Who claimed it last; the owner that completed or abandoned it, then.
+        fence: The fence of that claim.
+        attempt: How many claims there were.
+        until: When the claim runs out.
+        expires: When the record does.
+        takeover: Whether that claim took over from an owner whose lease had run out.
+        fingerprint: Of the payload; `""` if none was given.
+        outcome: Of a completed call.
+        result: Of a completed call.
+        queue: Who waits for the call to end.
+    """
+
+    state: str
+    owner: str
+    fence: int
+    attempt: int
+    until: float
+    expires: float
+    takeover: bool = False
+    fingerprint: str = ""
+    outcome: str = ""
+    result: bytes = b""
+    queue: Queue = ()
+
+
+CALLS = Table("idempotency", Call)
+
+Answer = Claimed | InProgress | Completed | Mismatch
+
+
+class TransactionalIdempotency:
+    """`IdempotencyStore` (`resilient.protocols.idempotency`) over any store with transactions."""
+
+    def __init__(self, store: TransactionalStore) -> None:
+        self._store = store
+
+    async def claim(
+        self,
+        key: str,
+        *,
+        owner: str,
+        lease: float,
+        ttl: float,
+        fingerprint: str = "",
+        waiter: str | None = None,
+    ) -> Answer:
+        """Claim the call if nobody has, or if the owner's lease has run out."""
+        # A replay only reads: in the way of no writer.
+        settled = await self._store.read(lambda tx: replay(tx, key, fingerprint))
+        if settled is not None:
+            return settled
+        return await self._store.change(
+            lambda tx: claim(tx, key, owner, lease, ttl, fingerprint, waiter)
+        )
+
+    async def renew(self, key: str, *, owner: str, lease: float) -> bool:
+        """Start the lease anew."""
+        return await self._store.change(lambda tx: renew(tx, key, owner, lease))
+
+    async def complete(
+        self, key: str, *, owner: str, result: Encoded, ttl: float, outcome: str = "value"
+    ) -> bool:
+        """Store the outcome and wake all waiters."""
+        return await self._store.change(lambda tx: complete(tx, key, owner, result, ttl, outcome))
+
+    async def abandon(self, key: str, *, owner: str) -> bool:
+        """Give the claim up, and wake all waiters."""
+        return await self._store.change(lambda tx: abandon(tx, key, owner))
+
+    async def get(self, key: str) -> InProgress | Completed | None:
+        """The record now."""
+        return await self._store.read(lambda tx: get(tx, key))
+
+    async def delete(self, key: str) -> bool:
+        """Forget the key and wake all waiters."""
+        return await self._store.change(lambda tx: delete(tx, key))
+
+
+def replay(tx: Transaction, key: str, fingerprint: str) -> Completed | Mismatch | None:
+    """The answer to a claim that nothing changes any more."""
+    call = tx.get(CALLS, key)
+    if call is None:
+        return None
+    if fingerprint and call.fingerprint and fingerprint != call.fingerprint:
+        return Mismatch(call.fingerprint)
+    return completed(tx, call) if call.state == COMPLETED else None
+
+
+def claim(
+    tx: Transaction,
+    key: str,
+    owner: str,
+    lease: float,
+    ttl: float,
+    fingerprint: str,
+    waiter: str | None,
+) -> Answer:
+    """Claim the call, or register the waiter and tell what has become of it."""
+    settled = replay(tx, key, fingerprint)
+    if settled is not None:
+        return settled
+    now = tx.now
+    call = tx.get(CALLS, key)
+    if call is not None and call.state == CLAIMED:
+        if call.owner == owner:
+            renewed(tx, key, call, lease, max(call.expires, now + ttl))
+            return Claimed(call.fence, call.attempt, call.takeover)
+        if call.until > now:
+            if waiter is not None:
+                wait_for(tx, key, call, waiter)
+            return in_progress(tx, call)
+    claimed = Call(
+        CLAIMED,
+        owner,
+        tx.tick(),
+        attempt=1 if call is None else call.attempt + 1,
+        until=now + lease,
+        expires=now + max(lease, ttl),
+        takeover=call is not None and call.state == CLAIMED,
+        fingerprint=fingerprint or (call.fingerprint if call is not None else ""),
+        queue=call.queue if call is not None else (),
+    )
+    put(tx, key, claimed)
+    return Claimed(claimed.fence, claimed.attempt, claimed.takeover)
+
+
+def wait_for(tx: Transaction, key: str, call: Call, waiter: str) -> None:
+    """Register a waiter."""
+    queue = joined(call.queue, waiter, tx.now)
+    if queue is not call.queue:
+        put(tx, key, replace(call, queue=queue))
+
+
+def renew(tx: Transaction, key: str, owner: str, lease: float) -> bool:
+    """Start the lease anew, if nobody else has claimed the call."""
+    call = tx.get(CALLS, key)
+    if call is None or call.state != CLAIMED or call.owner != owner:
+        return False
+    renewed(tx, key, call, lease, call.expires)
+    return True
+
+
+def renewed(tx: Transaction, key: str, call: Call, lease: float, expires: float) -> None:
+    """Store the claim with a new lease, which the record outlives."""
+    until = tx.now + lease
+    put(tx, key, replace(call, until=until, expires=max(expires, until)))
+
+
+def complete(
+    tx: Transaction, key: str, owner: str, result: bytes, ttl: float, outcome: str
+) -> bool:
+    """Store the outcome, if nobody else has claimed the call."""
+    call = tx.get(CALLS, key)
+    if call is None or call.owner != owner or call.state == ABANDONED:
+        return False
+    if call.state == COMPLETED:
+        return True
+    wake_all(tx, call.queue)
+    expires = tx.now + ttl
+    done = replace(
+        call, state=COMPLETED, outcome=outcome, result=result, until=0.0, expires=expires, queue=()
+    )
+    put(tx, key, done)
+    return True
+
+
+def abandon(tx: Transaction, key: str, owner: str) -> bool:
+    """Let the next caller claim the call at once."""
+    call = tx.get(CALLS, key)
+    if call is None or call.owner != owner or call.state == COMPLETED:
+        return False
+    if call.state == CLAIMED:
+        wake_all(tx, call.queue)
+        put(tx, key, replace(call, state=ABANDONED, until=0.0, queue=()))
+    return True
+
+
+def get(tx: Transaction, key: str) -> InProgress | Completed | None:
+    """The record, where it binds a caller."""
+    call = tx.get(CALLS, key)
+    if call is None:
+        return None
+    if call.state == COMPLETED:
+        return completed(tx, call)
+    return in_progress(tx, call) if call.until > tx.now else None
+
+
+def delete(tx: Transaction, key: str) -> bool:
+    """Forget the key."""
+    call = tx.get(CALLS, key)
+    if call is None:
+        return False
+    wake_all(tx, call.queue)
+    tx.delete(CALLS, key)
+    return True
+
+
+def put(tx: Transaction, key: str, call: Call) -> None:
+    """Store the record until its time is over."""
+    tx.put(CALLS, key, call, ttl=call.expires - tx.now)
+
+
+def in_progress(tx: Transaction, call: Call) -> InProgress:
+    """A claimed call as others see it."""
+    return InProgress(call.owner, call.until - tx.now, call.attempt)
+
+
+def completed(tx: Transaction, call: Call) -> Completed:
+    """A completed call as everybody sees it."""
+    return Completed(call.outcome, Encoded(call.result), call.expires - tx.now, call.attempt)

@@ -1,0 +1,119 @@
+"""What a store must offer so that all five capabilities run on it: transactions over records.
+
+A `Table` names a kind of record; a record is an immutable `Record`. The capabilities of this
+package are plain functions of a `Transaction`; a `TransactionalStore` runs them, one at a time as
+far as anybody can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+__all__ = ["Record", "Table", "Transaction", "TransactionalStore"]
+
+T = TypeVar("T")
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """What a table holds. Memory keeps the object, others its msgpack form: a list of its fields.
+
+    A later version of a record only appends fields, with defaults: so it reads what an earlier one
+    wrote, and an earlier one ignores what it does not know.
+    """
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Table(Generic[R]):
+    """A kind of record, and the name under which a store keeps it.
+
+    Args:
+        name: Lower-case letters only: some stores make it the name of a table of theirs.
+        record: The type of its records.
+    """
+
+    __slots__ = ("name", "record")
+
+    def __init__(self, name: str, record: type[R]) -> None:
+        self.name = name
+        self.record = record
+
+    def __repr__(self) -> str:
+        return f"<Table {self.name}>"
+
+
+class Transaction(Protocol):
+    """One atomic look at the store. Valid only while the function that it was given to runs.
+
+    It reads what it has written itself. Should the function raise, nothing of it remains.
+    """
+
+    @property
+    def now(self) -> float:
+        """The store's clock, in seconds since the epoch: the same for every process, the same all
+        through the transaction, never going back, and moved by no step of the wall clock.
+        """
+        ...
+
+    def tick(self) -> int:
+        """A number larger than all before it: `max(previous + 1, now in µs)`.
+
+        Fences, generations and the times of tags are drawn from it. Starting from the clock it
+        grows even if the store loses its data.
+        """
+        ...
+
+    def get(self, table: Table[R], key: str) -> R | None:
+        """The record of a key; `None` if there is none, or its time is over."""
+        ...
+
+    def put(self, table: Table[R], key: str, record: R, *, ttl: float) -> None:
+        """Store a record for `ttl` seconds from now, in the place of an earlier one."""
+        ...
+
+    def delete(self, table: Table[R], key: str) -> None:
+        """Remove a record, if there is one."""
+        ...
+
+    def scan(
+        self,
+        table: Table[R],
+        prefix: str = "",
+        *,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> Iterable[tuple[str, R]]:
+        """The live records whose keys begin with `prefix` and are greater than `after`, by key."""
+        ...
+
+    def wake(self, address: str) -> None:
+        """Wake a waiter of any process, by the address that its hub gave it, after the commit."""
+        ...
+
+    def publish(self, channel: str, message: str) -> None:
+        """Send a message to every process that listens to the channel, after the commit."""
+        ...
+
+
+Work = Callable[[Transaction], T]
+
+
+class TransactionalStore(Protocol):
+    """Where transactions run. Both methods raise `BackendError` when that fails.
+
+    They await `resilient.engine.plan` operations (`Ask`) or nothing at all; a store of an async
+    client's may await that, and then serves async callers only. The function may be run again if
+    the first try comes to nothing: it does nothing but use its transaction.
+    """
+
+    async def change(self, work: Callable[[Transaction], T]) -> T:
+        """Run a function in a transaction that reads and writes, and answer what it returns."""
+        ...
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run a function that only reads: on one consistent state, in the way of no writer."""
+        ...
