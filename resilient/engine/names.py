@@ -6,9 +6,18 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import PurePath
+from types import ModuleType
 from typing import Any
 
-__all__ = ["importable", "label", "module_name", "name_of", "namespace_of", "unwrapped"]
+__all__ = [
+    "importable",
+    "label",
+    "module_name",
+    "module_named",
+    "name_of",
+    "namespace_of",
+    "unwrapped",
+]
 
 _MAIN_MODULES = ("__main__", "__mp_main__")
 
@@ -22,13 +31,23 @@ def module_name(obj: Any) -> str:
     its siblings agree on it, and two different programs do not.
     """
     module = str(getattr(obj, "__module__", None) or "builtins")
-    if module not in _MAIN_MODULES:
-        return module
-    main = sys.modules.get(module)
-    spec = getattr(main, "__spec__", None)
+    return _importable_name(module) if module in _MAIN_MODULES else module
+
+
+def module_named(name: str) -> ModuleType | None:
+    """Return the module that `module_name` gives that name, if it is imported."""
+    if name in sys.modules:
+        return sys.modules[name]
+    mains = (main for main in _MAIN_MODULES if main in sys.modules)
+    return next((sys.modules[main] for main in mains if _importable_name(main) == name), None)
+
+
+def _importable_name(main: str) -> str:
+    module = sys.modules.get(main)
+    spec = getattr(module, "__spec__", None)
     if spec is not None:
         return str(spec.name).removesuffix(".__main__")
-    path = getattr(main, "__file__", None)
+    path = getattr(module, "__file__", None)
     return PurePath(path).stem if path else "__main__"
 
 

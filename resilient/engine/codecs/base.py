@@ -1,0 +1,35 @@
+"""What a codec is, and the first byte by which stored forms are told apart."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from resilient.protocols.values import Encoded
+
+__all__ = ["BY_ANNOTATION", "SELF_DESCRIBING", "SIGNED_PICKLE", "Codec"]
+
+SELF_DESCRIBING = b"\x01"
+BY_ANNOTATION = b"\x02"
+SIGNED_PICKLE = b"\x03"
+"""The first byte is the format and its version. A codec reads its own formats and no other, so
+that a record never chooses how it is read: a pickle in the place of a value is an error."""
+
+
+class Codec(Protocol):
+    """Writes values as bytes and reads them back, equal and of the same types."""
+
+    def encode(self, value: Any) -> Encoded:
+        """Return the stored form of a value.
+
+        Raises:
+            CodecError: The value has no form from which it would come back as what it is.
+        """
+        ...
+
+    def decode(self, data: Encoded) -> Any:
+        """Return a stored value, a fresh object each time.
+
+        Raises:
+            CodecError: The bytes are damaged, foreign, or of a type that is no longer there.
+        """
+        ...
