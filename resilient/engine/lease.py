@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Heartbeat", "Lease"]
 
-DRIFT_RATIO = 0.01
+SAFE_SHARE = 0.99
 DRIFT_SECONDS = 0.002
 RENEW_AFTER = 1 / 3
 RETRY_AFTER = 1 / 20
@@ -60,6 +60,8 @@ class Lease:
         "ttl",
     )
 
+    renew: Callable[[float], Plan[bool]]
+
     def __init__(
         self,
         kind: str,
@@ -76,20 +78,29 @@ class Lease:
         self.key = key
         self.owner = owner
         self.fence = fence
-        self.ttl = ttl
         self.renew = renew
         self.heartbeat = heartbeat
         self.inherited = False
         self._reason: str | None = None
         self._callbacks: list[Callable[[], None]] | None = None
-        self.renewed(began)
+        self.renewed(began, ttl)
+
+    def keep(self) -> None:
+        """Have the heartbeat renew it from now on."""
+        self.heartbeat.keep(self)
+
+    def drop(self) -> None:
+        """Have the heartbeat renew it no longer."""
+        self.heartbeat.drop(self)
 
     def renewed(self, began: float, ttl: float | None = None) -> None:
         """A request sent at `began` made it live for `ttl` seconds (its own TTL by default)."""
-        if ttl is not None:
+        if ttl is None:
+            ttl = self.ttl
+        else:
             self.ttl = ttl
-        self.deadline = began + self.ttl * (1 - DRIFT_RATIO) - DRIFT_SECONDS
-        self.due = began + self.ttl * RENEW_AFTER
+        self.deadline = began + ttl * SAFE_SHARE - DRIFT_SECONDS
+        self.due = began + ttl * RENEW_AFTER
 
     def remaining(self) -> float:
         """Seconds for which it is certainly held; 0 once it is lost."""

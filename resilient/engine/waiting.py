@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from resilient.engine.persistence import BUDGET, asked_again
@@ -94,19 +95,21 @@ async def _queued(contest: Contest[A], hub: Hub, wait: float) -> tuple[float, A]
 
 
 async def _asked(contest: Contest[A], waiter: str | None) -> tuple[float, A]:
-    """Try once, again after lost replies and dead holders; the deadline counts from `began`."""
-
-    async def attempt() -> tuple[float, A]:
-        return await NOW, await contest.ask(waiter)
-
+    """Try once, and again after a lost reply or a dead holder; the deadline counts from `began`."""
+    began = await NOW
     try:
-        began, answer = await attempt()
+        answer = await contest.ask(waiter)
     except BackendError as error:
-        began, answer = await asked_again(error, attempt, until=await NOW + BUDGET)
+        ask = partial(_attempt, contest, waiter)
+        began, answer = await asked_again(error, ask, until=began + BUDGET)
     while contest.is_busy(answer) and await IsDead(_owner(answer)):
         await contest.evict(_owner(answer))
-        began, answer = await attempt()
+        began, answer = await _attempt(contest, waiter)
     return began, answer
+
+
+async def _attempt(contest: Contest[A], waiter: str | None) -> tuple[float, A]:
+    return await NOW, await contest.ask(waiter)
 
 
 def _owner(answer: Any) -> str:

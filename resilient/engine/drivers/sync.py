@@ -48,29 +48,30 @@ def throw_stop(plan: Plan[Any], stop: Exception) -> Outcome:
 
 def advance(plan: Plan[Any], answer: Any = None, error: BaseException | None = None) -> Outcome:
     """Step a plan until it awaits its `Body` or is done."""
+    send = plan.send
     try:
         while True:
-            operation = resume(plan, answer, error)
-            kind = type(operation)
-            if kind is Body or kind is Done:
-                return operation  # type: ignore[no-any-return]  # one of the two
-            answer = error = None
             try:
-                answer = answered(operation)
+                operation = send(answer) if error is None else plan.throw(error)
+            except StopIteration as stop:
+                return Done(stop.value)
+            answer = error = None
+            answering = ANSWERS.get(type(operation))
+            if answering is None:
+                if type(operation) is Body:
+                    return operation
+                error = _needs_loop(operation)
+                continue
+            try:
+                answer = answering(operation)
             except BaseException as raised:
                 error = raised
     finally:
         error = None  # its traceback holds this frame: a cycle, if the frame holds it
 
 
-def answered(operation: Any) -> Any:
-    """Do what an operation wants, by blocking."""
-    kind = type(operation)
-    if kind is Ask:
-        return operation.transport.send(operation.command)
-    if (answer := ANSWERS.get(kind)) is not None:
-        return answer(operation)
-    raise _needs_loop(operation)
+def _ask(operation: Ask) -> Any:
+    return operation.transport.send(operation.command)
 
 
 class ThreadWaiter:
@@ -138,8 +139,11 @@ def _until_asked(plan: Plan[Any], answer: Any, error: BaseException | None) -> A
         if type(operation) is Done:
             return operation.value
         answer = error = None
+        answering = ANSWERS.get(type(operation))
         try:
-            answer = answered(operation)
+            if answering is None:
+                raise _needs_loop(operation)
+            answer = answering(operation)
         except BaseException as raised:
             error = raised
 
@@ -192,6 +196,7 @@ def _unawaited(coroutine: CoroutineType[Any, Any, Any]) -> ConfigurationError:
 
 ANSWERS: dict[type, Callable[[Any], Any]] = {
     **immediate.ANSWERS,
+    Ask: _ask,
     Sleep: _sleep,
     Listen: _listen,
     Wait: _wait,

@@ -10,7 +10,7 @@ from resilient.engine.drivers.sync import drive
 from resilient.engine.durations import Duration, seconds
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
-from resilient.engine.plan import NOW, Drop, Plan
+from resilient.engine.plan import NOW, Plan
 from resilient.errors import BackendError, ConfigurationError, LeaseLost
 from resilient.protocols.locks import LockStore
 
@@ -77,22 +77,24 @@ class HeldLock(Lease):
         """
         if self.released:
             return None
-        await Drop(self)  # first, so that no renewal outlives the release
+        self.drop()  # first, so that no renewal outlives the release
         self.released = True
         if self.inherited:
             return self.error()
-        ask = partial(self.store.release, self.key, owner=self.owner)
         try:
-            held = await ask()
+            held = await self.store.release(self.key, owner=self.owner)
         except BackendError as error:
-            until = min(self.deadline, await NOW + BUDGET)
-            try:
-                held = await asked_again(error, ask, until=until)
-            except BackendError:
-                held = not self.lost
+            held = await self._released_later(error)
         if not held:
             self.lose("the server says that it has expired or was taken over")
         return self.error() if self.is_known_lost else None
+
+    async def _released_later(self, error: BackendError) -> bool:
+        ask = partial(self.store.release, self.key, owner=self.owner)
+        try:
+            return await asked_again(error, ask, until=min(self.deadline, await NOW + BUDGET))
+        except BackendError:
+            return not self.lost
 
 
 class LockLease(HeldLock):

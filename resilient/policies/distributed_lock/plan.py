@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from resilient import events
 from resilient.config import Source
 from resilient.engine.identity import describe
-from resilient.engine.plan import NEW_OWNER, Body, Keep, Plan
+from resilient.engine.plan import NEW_OWNER, Body, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, LeaseLost, LockNotAcquired
 from resilient.policies.distributed_lock.leases import HeldLock, current
@@ -76,7 +76,7 @@ async def held(lease: HeldLock) -> Any:
     """Run the body under a lease, give the lease back, and report its loss."""
     outer = current.get()
     try:
-        await Keep(lease)
+        lease.keep()
         current.set(lease)
         answer = await Body(lease, lease, cancel=True)
     except BaseException as error:
