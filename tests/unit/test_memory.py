@@ -1,0 +1,450 @@
+"""The memory backend, and what all transactional stores share beyond the conformance suite."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from resilient.backends.memory import MemoryBackend, MemoryStore, from_url
+from resilient.engine.clock import ManualClock, installed
+from resilient.engine.drivers.sync import drive
+from resilient.engine.transactional import Transaction
+from resilient.engine.transactional.locks import LOCKS, Lock
+from resilient.errors import ConfigurationError
+from resilient.protocols.checkpoints import Started
+from resilient.protocols.circuits import CircuitRules, CircuitState, Verdict
+from resilient.protocols.locks import Grant, Held
+from resilient.protocols.values import Encoded
+
+
+@pytest.fixture(name="clock")
+def _clock() -> Iterator[ManualClock]:
+    clock = ManualClock()
+    with installed(clock):
+        yield clock
+
+
+@pytest.fixture(name="backend")
+def _backend(clock: ManualClock) -> MemoryBackend:
+    return MemoryBackend()
+
+
+class Waiting:
+    """A waiter that counts how often it is woken."""
+
+    def __init__(self, backend: MemoryBackend, name: str) -> None:
+        self.id = name
+        self.wakes = 0
+        backend.hub.add(self)
+        backend.hub.start()
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+
+def store_of(backend: MemoryBackend) -> MemoryStore:
+    """The dict behind a backend."""
+    store: MemoryStore = backend.locks._store  # type: ignore[union-attr]  # white box
+    return store
+
+
+def size(backend: MemoryBackend) -> int:
+    """How many entries there are, live or expired."""
+    return sum(map(len, store_of(backend)._tables.values()))
+
+
+def acquire(backend: MemoryBackend, key: str, owner: str, waiter: str | None = None) -> Any:
+    """Ask for a lock for 30 seconds."""
+    assert backend.locks is not None
+    return drive(backend.locks.acquire(key, ttl=30, owner=owner, waiter=waiter))
+
+
+def release(backend: MemoryBackend, key: str, owner: str) -> bool:
+    """Release a lock."""
+    assert backend.locks is not None
+    return drive(backend.locks.release(key, owner=owner))
+
+
+# --- the URL
+
+
+def test_every_url_is_a_store_of_its_own() -> None:
+    """Two backends made of one URL share nothing."""
+    first, second = from_url("memory://", prefix="a:"), from_url("memory://", prefix="a:")
+    acquire(first, "k", "ann")
+    assert isinstance(acquire(second, "k", "bob"), Grant)
+
+
+@pytest.mark.parametrize("url", ["memory://host", "memory://?size=5", "memory:///x"])
+def test_url_says_too_much(url: str) -> None:
+    """What a memory URL cannot mean is refused by name, never ignored."""
+    with pytest.raises(ConfigurationError, match="memory"):
+        from_url(url, prefix="")
+
+
+# --- the clock
+
+
+def test_goes_on_under_another_clock() -> None:
+    """The store's time goes on from where it was when a test's clock takes over, and back."""
+    backend = MemoryBackend()
+    before = acquire(backend, "k", "ann")
+    assert backend.locks is not None
+    clock = ManualClock(start=5.0)
+    with installed(clock):
+        held = acquire(backend, "k", "bob")
+        assert 29 < held.ttl <= 30
+        clock.advance(31)
+        assert acquire(backend, "k", "bob").fence > before.fence
+    held = acquire(backend, "k", "cid")
+    assert isinstance(held, Held)
+    assert 29 < held.ttl <= 30
+
+
+def test_fences_grow_while_the_clock_stands_still(backend: MemoryBackend) -> None:
+    """Many grants in one tick of the clock, over releases and deletions, have growing fences."""
+    fences = []
+    for _ in range(100):
+        fences.append(acquire(backend, "k", "ann").fence)
+        release(backend, "k", "ann")
+    jobs = backend.checkpoints
+    assert jobs is not None
+    for _ in range(100):
+        started = drive(jobs.start("k", owner="ann", lease=30, ttl=60))
+        assert isinstance(started, Started)
+        fences.append(started.fence)
+        assert drive(jobs.delete("k"))
+    assert fences == sorted(set(fences))
+
+
+# --- atomicity
+
+
+def test_nothing_remains_of_what_failed(backend: MemoryBackend) -> None:
+    """A transaction that raises has changed nothing, and has woken nobody."""
+    acquire(backend, "kept", "ann")
+    waiter = Waiting(backend, "w")
+
+    def work(tx: Transaction) -> None:
+        tx.put(LOCKS, "kept", Lock("bob", 1, 0.0, 0.0), ttl=5)
+        tx.put(LOCKS, "new", Lock("bob", 1, 0.0, 0.0), ttl=5)
+        tx.delete(LOCKS, "kept")
+        tx.wake("w")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(store_of(backend).change(work))
+    assert isinstance(acquire(backend, "kept", "cid"), Held)
+    assert isinstance(acquire(backend, "new", "cid"), Grant)
+    assert waiter.wakes == 0
+
+
+def test_finaliser_inside_an_operation(backend: MemoryBackend) -> None:
+    """A generator that the garbage collector closes in the middle of an operation may release."""
+    acquire(backend, "other", "ann")
+
+    def suspended() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            release(backend, "other", "ann")
+
+    generator = suspended()
+    next(generator)
+    garbage: list[Any] = [generator]
+    garbage.append(garbage)  # only the collector finds it
+    del generator, garbage
+
+    done = threading.Event()
+
+    def run() -> None:
+        drive(store_of(backend).change(lambda tx: gc.collect()))
+        done.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    assert done.wait(5), "the operation is stuck on its own lock"
+    assert isinstance(acquire(backend, "other", "bob"), Grant)
+
+
+def test_signals_are_sent_outside_of_the_lock(backend: MemoryBackend) -> None:
+    """Whoever hears a signal may use the store, from any thread."""
+    assert backend.cache is not None
+    cache = backend.cache
+    heard: list[str | None] = []
+
+    def listener(message: str | None) -> None:
+        heard.append(message)
+        other = threading.Thread(target=lambda: drive(cache.get("k")))
+        other.start()
+        other.join(5)
+        assert not other.is_alive()
+
+    backend.hub.listen("cache", listener)
+    drive(cache.delete("k"))
+    drive(cache.invalidate_tags(["t"]))
+    assert heard == ["k", "#t"]
+
+
+# --- fork
+
+
+@pytest.mark.process
+def test_fork_while_another_thread_is_inside() -> None:
+    """A child goes on with a copy of its own, also if the lock was held when it was forked."""
+    backend = MemoryBackend()
+    acquire(backend, "k", "ann")
+    inside, leave = threading.Event(), threading.Event()
+
+    def work(tx: Transaction) -> None:
+        tx.put(LOCKS, "half", Lock("ann", 1, 0.0, tx.now + 30), ttl=30)
+        inside.set()
+        leave.wait(10)
+
+    thread = threading.Thread(target=lambda: drive(store_of(backend).change(work)))
+    thread.start()
+    inside.wait(10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # to fork beside threads: the point
+        pid = os.fork()
+    if pid == 0:
+        good = (
+            isinstance(acquire(backend, "k", "bob"), Held)
+            and isinstance(acquire(backend, "half", "bob"), Grant)
+            and release(backend, "k", "ann")
+        )
+        os._exit(0 if good else 1)
+    leave.set()
+    thread.join(10)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert isinstance(acquire(backend, "k", "bob"), Held)
+
+
+# --- nothing unbounded
+
+
+def test_expired_entries_are_collected(backend: MemoryBackend, clock: ManualClock) -> None:
+    """Entries that nobody asks for again go away by themselves, as new ones come."""
+    cache = backend.cache
+    assert cache is not None
+    for number in range(20_000):
+        drive(cache.set(f"k{number}", Encoded(b"x"), ttl=1))
+        clock.advance(0.01)
+    assert size(backend) < 500
+
+
+def test_a_restless_key_takes_one_entry(backend: MemoryBackend) -> None:
+    """Using one lock again and again leaves one entry."""
+    for _ in range(1_000):
+        acquire(backend, "k", "ann")
+        release(backend, "k", "ann")
+    assert size(backend) == 1
+
+
+def test_registrations_are_bounded_and_expire(backend: MemoryBackend, clock: ManualClock) -> None:
+    """However many wait and die, a lock remembers some hundreds of them, and not for long."""
+    acquire(backend, "k", "ann")
+    for number in range(2_000):
+        acquire(backend, "k", f"o{number}", waiter=f"w{number}")
+    lock = store_of(backend)._tables[LOCKS]["k"][0]
+    assert len(lock.queue) == 500
+    clock.advance(11)
+    acquire(backend, "k", "zoe", waiter="zoe")
+    lock = store_of(backend)._tables[LOCKS]["k"][0]
+    assert [waiting.address for waiting in lock.queue] == ["zoe"]
+
+
+# --- the queue of a lock
+
+
+def test_the_longest_waiting_is_woken(backend: MemoryBackend) -> None:
+    """A release wakes one waiter, in the order in which they came; looking again keeps a place."""
+    waiters = [Waiting(backend, name) for name in ("a", "b", "c")]
+    acquire(backend, "k", "ann")
+    for waiter in waiters:
+        acquire(backend, "k", waiter.id, waiter=waiter.id)
+    acquire(backend, "k", "a", waiter="a")
+    woken = []
+    for owner in ("ann", "a", "b"):
+        release(backend, "k", owner)
+        (next_one,) = [w for w in waiters if w.wakes]
+        next_one.wakes = 0
+        woken.append(next_one.id)
+        assert isinstance(acquire(backend, "k", next_one.id, waiter=next_one.id), Grant)
+    assert woken == ["a", "b", "c"]
+
+
+def test_a_waiter_woken_in_vain_keeps_its_place(backend: MemoryBackend) -> None:
+    """Whoever was woken and found the lock taken by a newcomer is woken first the next time."""
+    a, b = Waiting(backend, "a"), Waiting(backend, "b")
+    acquire(backend, "k", "ann")
+    acquire(backend, "k", "a", waiter="a")
+    acquire(backend, "k", "b", waiter="b")
+    release(backend, "k", "ann")
+    assert isinstance(acquire(backend, "k", "newcomer"), Grant)
+    assert isinstance(acquire(backend, "k", "a", waiter="a"), Held)
+    release(backend, "k", "newcomer")
+    assert (a.wakes, b.wakes) == (2, 0)
+
+
+def test_withdrawing_passes_the_wake_up_on(backend: MemoryBackend) -> None:
+    """A wake-up that reached somebody who gives up goes on to the next."""
+    a, b = Waiting(backend, "a"), Waiting(backend, "b")
+    locks = backend.locks
+    assert locks is not None
+    acquire(backend, "k", "ann")
+    acquire(backend, "k", "a", waiter="a")
+    acquire(backend, "k", "b", waiter="b")
+    release(backend, "k", "ann")
+    assert (a.wakes, b.wakes) == (1, 0)
+    drive(locks.withdraw("k", owner="a", waiter="a"))
+    assert (a.wakes, b.wakes) == (1, 1)
+    drive(locks.withdraw("k", owner="a", waiter="a"))
+    assert (a.wakes, b.wakes) == (1, 1)
+
+
+def test_withdrawing_gives_back_what_was_granted(backend: MemoryBackend) -> None:
+    """A grant that crossed the withdrawal is released, and the next waiter woken."""
+    b = Waiting(backend, "b")
+    locks = backend.locks
+    assert locks is not None
+    acquire(backend, "k", "a")
+    acquire(backend, "k", "b", waiter="b")
+    drive(locks.withdraw("k", owner="a", waiter="a"))
+    assert b.wakes == 1
+    assert drive(locks.holder("k")) is None
+
+
+# --- jobs
+
+
+def jobs_of(backend: MemoryBackend) -> Any:
+    """The checkpoints of a backend."""
+    return backend.checkpoints
+
+
+def test_a_save_costs_the_same_whatever_was_saved(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save writes two records and removes one, with 5 checkpoints kept and 2,000 steps done."""
+    jobs = jobs_of(backend)
+    fence = drive(jobs.start("j", owner="ann", lease=30, ttl=60)).fence
+    for number in range(2_000):
+        drive(jobs.step("j", f"s{number}", Encoded(b"x"), fence=fence, ttl=60, lease=30))
+    for _ in range(10):
+        drive(jobs.save("j", Encoded(b"x"), fence=fence, ttl=60, lease=30))
+    calls: list[str] = []
+    for name in ("get", "put", "delete", "scan"):
+        original = getattr(MemoryStore, name)
+
+        def counted(*args: Any, _name: str = name, _original: Any = original, **kw: Any) -> Any:
+            calls.append(_name)
+            return _original(*args, **kw)
+
+        monkeypatch.setattr(MemoryStore, name, counted)
+    drive(jobs.save("j", Encoded(b"x"), fence=fence, ttl=60, lease=30))
+    assert sorted(calls) == ["delete", "get", "put", "put"]
+
+
+def test_steps_outlive_a_long_run(backend: MemoryBackend, clock: ManualClock) -> None:
+    """What was saved at first is still there as long as the job is kept by later writes."""
+    jobs = jobs_of(backend)
+    fence = drive(jobs.start("j", owner="ann", lease=30, ttl=60)).fence
+    drive(jobs.step("j", "first", Encoded(b"1"), fence=fence, ttl=60, lease=30))
+    drive(jobs.save("j", Encoded(b"one"), fence=fence, ttl=60, lease=30))
+    for _ in range(50):
+        clock.advance(20)
+        assert drive(jobs.renew("j", owner="ann", lease=30))
+    resumed = drive(jobs.start("j", owner="ann", lease=30, ttl=60))
+    assert resumed.steps == {"first": b"1"}
+    assert resumed.checkpoint.data == b"one"
+
+
+def test_a_short_ttl_does_not_shorten_what_a_longer_one_keeps(
+    backend: MemoryBackend, clock: ManualClock
+) -> None:
+    """A checkpoint saved with a TTL of a second lives on under a later write with a longer one."""
+    jobs = jobs_of(backend)
+    fence = drive(jobs.start("j", owner="ann", lease=1, ttl=600)).fence
+    drive(jobs.save("j", Encoded(b"one"), fence=fence, ttl=1))
+    assert drive(jobs.step("j", "s", Encoded(b"1"), fence=fence, ttl=600, lease=1))
+    clock.advance(500)
+    assert drive(jobs.latest("j")).data == b"one"
+
+
+def test_an_expired_job_leaves_nothing_to_the_next(
+    backend: MemoryBackend, clock: ManualClock
+) -> None:
+    """A job that was forgotten starts anew, though its steps are collected later."""
+    jobs = jobs_of(backend)
+    fence = drive(jobs.start("j", owner="ann", lease=30, ttl=60)).fence
+    drive(jobs.step("j", "s", Encoded(b"1"), fence=fence, ttl=60, lease=30))
+    drive(jobs.save("j", Encoded(b"one"), fence=fence, ttl=60, lease=30))
+    clock.advance(61)
+    again = drive(jobs.start("j", owner="bob", lease=30, ttl=60))
+    assert (again.attempt, again.checkpoint, dict(again.steps)) == (1, None, {})
+    drive(jobs.save("j", Encoded(b"two"), fence=again.fence, ttl=60, lease=30))
+    assert [c.data for c in drive(jobs.list("j"))] == [b"two"]
+
+
+def test_jobs_with_alike_names_share_no_steps(backend: MemoryBackend) -> None:
+    """However task and step names are cut, the steps of one job are never another's."""
+    jobs = jobs_of(backend)
+    found = {}
+    for task in ("a", "a:", "a:1", "1:a", ""):
+        fence = drive(jobs.start(task, owner="ann", lease=30, ttl=60)).fence
+        drive(jobs.step(task, "1:s", Encoded(task.encode()), fence=fence, ttl=60, lease=30))
+    for task in ("a", "a:", "a:1", "1:a", ""):
+        found[task] = dict(drive(jobs.start(task, owner="ann", lease=30, ttl=60)).steps)
+    assert found == {task: {"1:s": task.encode()} for task in found}
+
+
+# --- circuits
+
+
+RULES = CircuitRules(
+    window=10,
+    min_calls=4,
+    failure_rate=0.5,
+    consecutive=None,
+    open_for=30,
+    permits=2,
+    lease=10,
+    ttl=3600,
+)
+
+
+def test_fewer_permits_than_before_do_not_strand_a_round(
+    backend: MemoryBackend, clock: ManualClock
+) -> None:
+    """A round that has enough outcomes under new rules is judged by whoever asks next."""
+    circuits = backend.circuits
+    assert circuits is not None
+    drive(circuits.record("c", rules=RULES, outcomes="1111"))
+    clock.advance(30)
+    many = RULES._replace(permits=5)
+    for token in ("a", "b"):
+        admission = drive(circuits.admit("c", rules=many, token=token))
+        assert admission.verdict is Verdict.PROBE
+        generation = admission.view.generation
+        drive(circuits.report("c", rules=many, token=token, generation=generation, outcome="0"))
+    admission = drive(circuits.admit("c", rules=RULES, token="c"))
+    assert admission.verdict is Verdict.ALLOWED
+    assert admission.view.state is CircuitState.CLOSED
+
+
+def test_generations_are_never_used_again(backend: MemoryBackend) -> None:
+    """A circuit that was forgotten begins above every generation it had."""
+    circuits = backend.circuits
+    assert circuits is not None
+    seen = []
+    for _ in range(5):
+        seen.append(drive(circuits.record("c", rules=RULES, outcomes="0")).generation)
+        seen.append(drive(circuits.record("c", rules=RULES, outcomes="111")).generation)
+        drive(circuits.delete("c"))
+    assert seen == sorted(set(seen))
