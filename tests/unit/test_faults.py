@@ -236,8 +236,9 @@ def test_no_server_behind_it() -> None:
     """A client whose server is gone is reset."""
     with (
         FaultProxy(f"127.0.0.1:{free_port()}") as proxy,
-        connection(proxy) as client,
+        # Around the connection as well: the reset may come before `connect` has returned.
         pytest.raises(ConnectionResetError),
+        connection(proxy) as client,
     ):
         client.recv(1)
 
