@@ -1,0 +1,125 @@
+"""Cached values against their model."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from resilient.protocols.values import Encoded
+from resilient.testing.conformance._machines.base import LEASES, Machine, World
+from resilient.testing.conformance.models.cache import CacheModel
+
+__all__ = ["CacheMachine"]
+
+KEYS = st.sampled_from(["a", "b", "a:1"])
+OWNERS = st.sampled_from(["ann", "bob", "cid"])
+TAGS = st.lists(st.sampled_from(["red", "blue"]), max_size=2, unique=True)
+TTLS = LEASES
+VALUES = st.sampled_from([b"", b"one", b"two\x00\xff\n"]).map(Encoded)
+PATTERNS = st.sampled_from(["*", "a*", "a:?", "?", "[a-b]", "c*", "a"])
+
+
+class CacheMachine(Machine):
+    """Few entries, computed and stored by hand, with tags."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.model = CacheModel(world.max_ttl)
+        self._tags: dict[str, tuple[str, ...]] = {}
+        """The tags under which the value of each key is being computed."""
+        self.ask(self.store.clear())
+
+    @rule(key=KEYS)
+    def get(self, key: str) -> None:
+        expected = self.model.get(key)
+        self.agree(key, expected, self.ask(self.store.get(self.name(key))))
+
+    @rule(key=KEYS)
+    def has(self, key: str) -> None:
+        expected = self.model.has(key)
+        self.agree(key, expected, self.ask(self.store.has(self.name(key))))
+
+    @rule(key=KEYS, owner=OWNERS, lease=LEASES, tags=TAGS, times=st.integers(1, 2))
+    def fetch(self, key: str, owner: str, lease: float, tags: list[str], times: int) -> None:
+        for _ in range(times):
+            expected = self.model.fetch(key, owner=owner, lease=lease)
+            actual = self.ask(
+                self.store.fetch(self.name(key), owner=owner, lease=lease, tags=self._named(tags))
+            )
+            self.agree(key, expected, actual)
+            if type(expected).__name__ == "Leased":
+                self._tags.setdefault(key, tuple(tags))
+
+    @rule(key=KEYS, owner=OWNERS, lease=LEASES)
+    def renew(self, key: str, owner: str, lease: float) -> None:
+        expected = self.model.renew(key, owner=owner, lease=lease)
+        actual = self.ask(self.store.renew(self.name(key), owner=owner, lease=lease))
+        self.agree(key, expected, actual)
+
+    @rule(key=KEYS, owner=OWNERS, value=VALUES, ttl=TTLS, times=st.integers(1, 2))
+    def fill(self, key: str, owner: str, value: Encoded, ttl: float, times: int) -> None:
+        tags = self._tags.get(key, ())
+        answers = []
+        for _ in range(times):
+            expected = self.model.fill(key, value, owner=owner, ttl=ttl, tags=tags)
+            actual = self.ask(
+                self.store.fill(self.name(key), value, owner=owner, ttl=ttl, tags=self._named(tags))
+            )
+            self.agree(key, expected, actual)
+            answers.append(actual)
+            if expected is True:
+                self._tags.pop(key, None)
+        assert answers[0] is not True or all(answers), "a fill sent again is not confirmed again"
+        self.get(key)
+
+    @rule(key=KEYS, owner=OWNERS)
+    def abandon(self, key: str, owner: str) -> None:
+        expected = self.model.abandon(key, owner=owner)
+        self.agree(key, expected, self.ask(self.store.abandon(self.name(key), owner=owner)))
+        if expected is True:
+            self._tags.pop(key, None)
+
+    @rule(key=KEYS, value=VALUES, ttl=st.one_of(st.none(), TTLS), tags=TAGS)
+    def set(self, key: str, value: Encoded, ttl: float | None, tags: list[str]) -> None:
+        self.model.set(key, value, ttl=ttl, tags=tags)
+        self._tags.pop(key, None)
+        answer = self.ask(self.store.set(self.name(key), value, ttl=ttl, tags=self._named(tags)))
+        assert answer is None
+
+    @rule(key=KEYS)
+    def delete(self, key: str) -> None:
+        expected = self.model.delete(key)
+        self._tags.pop(key, None)
+        self.agree(key, expected, self.ask(self.store.delete(self.name(key))))
+
+    @rule(tags=TAGS)
+    def invalidate_tags(self, tags: list[str]) -> None:
+        """Whoever computed under such a tag may store its value or not: it is never served."""
+        self.model.invalidate_tags(tags)
+        answer = self.ask(self.store.invalidate_tags(self._named(tags)))
+        assert answer is None
+        for key, owner in self.model.leased():
+            if set(tags) & set(self._tags.get(key, ())):
+                self.fill(key, owner, Encoded(b"late"), 200.0, 1)
+                self.delete(key)
+
+    @rule(pattern=PATTERNS)
+    def keys(self, pattern: str) -> None:
+        must, may = self.model.keys(pattern)
+        found = self.ask(self.store.keys(self.name(pattern)))
+        assert isinstance(found, list)
+        assert len(found) == len(set(found)), "a key is listed twice"
+        listed = {key.removeprefix(self.name("")) for key in found}
+        assert must <= listed <= may
+
+    @rule()
+    def clear(self) -> None:
+        """What becomes of computations in flight is left open: there are none here."""
+        for key, _ in self.model.leased():
+            self.delete(key)
+        fewest, most = self.model.clear()
+        assert fewest <= self.ask(self.store.clear()) <= most
+        assert self.ask(self.store.keys()) == []
+
+    def _named(self, tags: list[str] | tuple[str, ...]) -> list[str]:
+        return [self.name(tag) for tag in tags]
