@@ -351,8 +351,8 @@ def _check_takes(key: Callable[..., Any], parameters: Signature, where: str) -> 
     positional = [p for p in parameters.parameters.values() if p.kind in _POSITIONAL]
     keywords = [n for n, p in parameters.parameters.items() if p.kind is Parameter.KEYWORD_ONLY]
     try:
-        taken = inspect.signature(key)
-    except ValueError:  # a builtin that tells nothing: the first call will
+        taken = signature_of(key, policy="key=")
+    except ConfigurationError:  # a builtin that tells nothing: the first call will
         return
     try:
         taken.bind(*positional, **dict.fromkeys(keywords))

@@ -143,6 +143,26 @@ class Pair(NamedTuple):
 Loose = collections.namedtuple("Loose", "a b")
 
 
+class NamedPair(Pair):
+    """A subclass whose objects may have more than the fields."""
+
+
+class Open(msgspec.Struct, dict=True):
+    n: int
+
+
+class Slotted:
+    __slots__ = ("note",)
+
+
+@dataclasses.dataclass(slots=True)
+class SlottedRow(Slotted):
+    name: str
+
+
+Renamed = Row
+
+
 class Movie(TypedDict):
     title: str
     at: date
@@ -341,15 +361,12 @@ def test_each_decoding_gives_a_fresh_object() -> None:
 def test_the_state_of_a_record_is_kept_without_running_its_code() -> None:
     """No `__post_init__` runs again, and what else an object was given is kept."""
     counted = Counted(1)
-    row = Row("a")
-    row.note = "extra"  # type: ignore[attr-defined]  # the extra attribute is the point
-    checked = Checked(1)
-    checked.note = "extra"  # type: ignore[attr-defined]  # see above
+    checked = noted(Checked(1))
     model = Model(name="a")
     model._hidden = 9
 
     assert decode(encode(counted)).n == counted.n == 2
-    assert decode(encode(row)).note == "extra"
+    assert decode(encode(noted(Row("a")))).note == "extra"
     assert (decode(encode(checked)).n, decode(encode(checked)).note) == (2, "extra")
     assert decode(encode(model))._hidden == 9
     assert decode(encode(model)).model_fields_set == {"name"}
@@ -420,9 +437,9 @@ def local_row() -> Any:
     return Local(1)
 
 
-def stated() -> Any:
-    value = type("Stated", (Pair,), {"__module__": __name__})(1, "x")
-    value.extra = 1
+def noted(value: Any) -> Any:
+    """Return the value with an attribute that is no field."""
+    value.note = "extra"
     return value
 
 
@@ -445,7 +462,7 @@ def stated() -> Any:
         (msgspec.msgpack.Ext(1, b""), "Ext"),
         (types.SimpleNamespace(a=1), "SimpleNamespace"),
         (local_row(), "local_row"),
-        (stated(), "Stated"),
+        (noted(NamedPair(1, "x")), "NamedPair"),
         (Unset(), "Unset"),
         (Finalized(1), "Finalized"),
         (Row(Plain()), "Plain"),  # type: ignore[arg-type]  # the wrong field is the point
@@ -541,6 +558,10 @@ def test_a_class_is_built_only_as_its_own_kind() -> None:
     for code, name in ((69, "Color"), (65, "Row"), (64, "Row"), (69, "Refused"), (66, "Message")):
         with pytest.raises(CodecError):
             decode(forged(code, f"{HERE}:{name}", {}))
+    with pytest.raises(CodecError, match="no such class"):
+        decode(forged(69, f"{HERE}:Renamed", {"name": "a"}))
+    with pytest.raises(CodecError, match="1 fields"):
+        decode(forged(66, f"{HERE}:Pair", [1]))
 
 
 def test_reading_imports_nothing_foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -711,7 +732,14 @@ def test_a_value_beside_its_annotation_is_not_bent_to_it(annotation: Any, value:
         (Sequence[int], (1, 2)),
         (list, [(1,)]),
         (Literal[True], True),
-        (Annotated[int, msgspec.Meta(gt=5)], 1),
+        (Annotated[set[int], msgspec.Meta(max_length=1)], {1, 2}),
+        (Level | int, 1),
+        (Level | int, Level.LOW),
+        (Code | str, "eur"),
+        (Decimal | float, 1.5),
+        (bytearray | bytes, b"x"),
+        (set[int] | list[int], [1]),
+        (NamedPair, NamedPair(1, "x")),
         (Rights, Rights(3)),
         (Odd, Odd.PAIR),
         (Counted, Counted(1)),
@@ -737,6 +765,14 @@ def test_an_annotation_that_leaves_a_choice_does_not_guide(annotation: Any, valu
 
     assert same(value, decode(codec.encode(value)))
     assert_kept(value, codec)
+
+
+@pytest.mark.parametrize("value", [Row("a"), Open(1), SlottedRow("a")])
+def test_what_is_more_than_its_fields_does_not_go_by_its_annotation(value: Any) -> None:
+    """An attribute that the annotation does not know is kept all the same."""
+    codec = codec_of(type(value))
+
+    assert codec.decode(codec.encode(noted(value))).note == "extra"
 
 
 @settings(max_examples=500, deadline=None)
@@ -768,6 +804,10 @@ def from_annotation(annotation: Any) -> st.SearchStrategy[Any]:
 def test_an_alias_stands_for_its_value() -> None:
     """Whether or not it guides, which depends on the version of Python."""
     assert_kept({"a": Row("a")}, codec_of(Alias))
+    local = local_row()
+    classes: Any = list[type(local)]  # type: ignore[misc]  # a class made at run time
+    assert_kept([local], codec_of(TypeAliasType("Locals", classes)))
+    assert_kept([local], codec_of(NewType("Locals", classes)))
 
 
 def test_one_annotation_does_not_read_the_records_of_another() -> None:

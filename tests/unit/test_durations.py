@@ -86,6 +86,12 @@ def test_zero_is_refused_unless_it_means_something(zero: Any) -> None:
         seconds(zero, option="ttl")
 
 
+def test_no_text_is_no_zero() -> None:
+    """An empty text is a slip, even where zero is allowed."""
+    with pytest.raises(ConfigurationError, match="wait=''"):
+        seconds("", option="wait", allow_zero=True)
+
+
 def test_the_error_shows_the_value() -> None:
     """Option and value both stand in the message, so that the line is found."""
     with pytest.raises(ConfigurationError, match="lease='1h30' is not a duration"):

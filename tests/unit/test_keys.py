@@ -340,6 +340,14 @@ def test_a_template_reads_arguments_attributes_and_items() -> None:
     assert template("{self.host}", Client.get)(Client("db"), "/") == "db"
 
 
+def test_a_sign_is_no_separator() -> None:
+    """Numbers are escaped like texts."""
+    key = template("{order_id}-{amount}")
+
+    assert key(1, -5) == "1-%2D5"
+    assert key(10**5_000, 1.5e-7) == f"{10**5_000:#x}-1.5e%2D07"
+
+
 def test_defaults_are_part_of_the_key() -> None:
     """`f(5)`, `f(5, 1)` and `f(amount=1, order_id=5)` are one call."""
     key = template("{order_id}:{amount}:{currency}")

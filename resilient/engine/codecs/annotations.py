@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, get_args, get_type_hints
+from typing import Any, NewType, get_args, get_type_hints
 
 from resilient.engine.names import name_of, unwrapped
 
-__all__ = ["UNKNOWN", "classes_in", "return_annotation"]
+__all__ = ["UNKNOWN", "classes_in", "is_alias", "return_annotation"]
 
 UNKNOWN: Any = object()
 """There is no annotation, or it names something that is not there at run time."""
@@ -41,7 +41,16 @@ def classes_in(annotation: Any) -> dict[str, type]:
     return found
 
 
+def is_alias(annotation: Any) -> bool:
+    """Whether an annotation was defined by `type X = ...`, or by the backport of that."""
+    return type(annotation).__name__ == "TypeAliasType"
+
+
 def _collect(annotation: Any, found: dict[str, type]) -> None:
+    if is_alias(annotation):
+        annotation = annotation.__value__
+    if isinstance(annotation, NewType):
+        annotation = annotation.__supertype__
     for part in get_args(annotation):
         _collect(part, found)
     if not isinstance(annotation, type) or annotation.__module__ == "builtins":

@@ -267,7 +267,9 @@ def _take_named_tuple(value: Any) -> list[Any]:
 
 def _make_named_tuple(cls: Any, items: list[Any]) -> Any:
     if len(items) != len(cls._fields):
-        raise CodecError(f"the stored {name_of(cls)} has {len(items)} fields")
+        raise CodecError(
+            f"the stored {name_of(cls)} has {len(items)} fields, not {len(cls._fields)}"
+        )
     return tuple.__new__(cls, items)
 
 

@@ -29,8 +29,8 @@ from typing import (
 from uuid import UUID
 
 import msgspec
-from typing_extensions import TypeAliasType
 
+from resilient.engine.codecs.annotations import is_alias
 from resilient.engine.codecs.classes import blank_object
 from resilient.engine.names import name_of
 from resilient.errors import CodecError
@@ -76,7 +76,7 @@ def _shape(annotation: Any, known: _Known) -> Shape:
         annotation = NoneType
     if isinstance(annotation, NewType):
         return _shape(annotation.__supertype__, known)
-    if isinstance(annotation, TypeAliasType):
+    if is_alias(annotation):
         return _shape(annotation.__value__, known)
     origin = get_origin(annotation)
     if origin is not None:
