@@ -22,6 +22,11 @@ class Hub(Protocol):
         """Hand a broadcast to the channel's listeners; `None`: messages may have been missed."""
         ...
 
+    @property
+    def channels(self) -> list[str]:
+        """The channels that somebody listens to: a source need not hear any other."""
+        ...
+
 
 class SignalSource(Protocol):
     """One listening connection or poller a process and backend.

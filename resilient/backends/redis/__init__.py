@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from resilient.backends.redis.cache import RedisCache
+from resilient.backends.redis.checkpoints import RedisCheckpoints
+from resilient.backends.redis.circuits import RedisCircuits
+from resilient.backends.redis.idempotency import RedisIdempotency
 from resilient.backends.redis.keys import Keys
 from resilient.backends.redis.locks import RedisLocks
 from resilient.backends.redis.settings import Settings, settings_of_client, settings_of_url
+from resilient.backends.redis.signals import RedisSignals
 from resilient.backends.redis.transport import RedisTransport
 from resilient.engine.backend import Backend
 
@@ -22,7 +27,15 @@ class RedisBackend(Backend):
         super().__init__(
             settings.name,
             locks=RedisLocks(self._transport, keys),
+            circuits=RedisCircuits(self._transport, keys, self._longest),
+            cache=RedisCache(self._transport, keys, self._longest),
+            idempotency=RedisIdempotency(self._transport, keys),
+            checkpoints=RedisCheckpoints(self._transport, keys, self._longest),
+            source=RedisSignals(settings, keys),
         )
+
+    def _longest(self) -> float:
+        return self.max_ttl  # may be configured later
 
     def close(self) -> None:
         """Give back connections and end the background threads. The backend may be used again."""

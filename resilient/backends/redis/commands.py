@@ -96,13 +96,18 @@ class Batch(Command):
 
 
 class Script:
-    """A Lua file of the folder `lua`, behind what all of them share (`prelude.lua`)."""
+    """A Lua file of the folder `lua`, behind what all of them share (`prelude.lua`).
+
+    Args:
+        name: The file, without its suffix.
+        shared: One more file in front of it.
+    """
 
     __slots__ = ("digest", "name", "text")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, shared: str | None = None) -> None:
         self.name = name
-        self.text = _lua("prelude") + _lua(name)
+        self.text = _lua("prelude") + (_lua(shared) if shared else "") + _lua(name)
         # Not a matter of security: the server names scripts by their SHA-1.
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 

@@ -60,3 +60,8 @@ local function wake_all(queue)
   redis.call('DEL', queue)
 end
 
+-- Have a key live for at least so many milliseconds.
+local function extend(key, ms)
+  if redis.call('PTTL', key) < tonumber(ms) then redis.call('PEXPIRE', key, ms) end
+end
+

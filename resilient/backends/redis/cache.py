@@ -1,0 +1,220 @@
+"""Cached values on Redis.
+
+A value is a hash (value, time of birth, tags, who computed it) that expires; beside it lies the
+lease of whoever computes it, and those who wait. Tags are numbers of their own under other slots,
+so a script cannot read them: they are asked in the same pipeline, and compared here.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from resilient.backends.redis.commands import Batch, Command, Plain, Script, milliseconds, text
+from resilient.backends.redis.keys import Keys
+from resilient.engine.plan import Ask, Transport
+from resilient.protocols.cache import Busy, Entry, Leased
+from resilient.protocols.values import Encoded
+
+__all__ = ["RedisCache"]
+
+GET = Script("cache/get")
+FETCH = Script("cache/fetch")
+RENEW = Script("cache/renew")
+FILL = Script("cache/fill")
+ABANDON = Script("cache/abandon")
+SET = Script("cache/set")
+DELETE = Script("cache/delete")
+TAG_ENSURE = Script("cache/tag_ensure")
+TAG_KEEP = Script("cache/tag_keep")
+TAG_BUMP = Script("cache/tag_bump")
+
+TAG_LIVES = 86_400_000
+"""Milliseconds for which a tag lives at least: longer than a value is computed. A tag lives as long
+as the values that have it, and one that is lost makes them misses."""
+SCAN_STEP = 500
+
+
+class RedisCache:
+    """Values, tags and leases (`resilient.protocols.cache.CacheStore`)."""
+
+    def __init__(self, transport: Transport, keys: Keys, max_ttl: Callable[[], float]) -> None:
+        self._transport = transport
+        self._keys = keys
+        self._max_ttl = max_ttl
+        self._channel = keys.broadcast("cache")
+
+    # --- reading
+
+    async def get(self, key: str) -> Entry | None:
+        """The live value."""
+        found = await Ask(self._transport, GET(self._keys.names("cache", key)))
+        if found is None:
+            return None
+        value, ttl, born, tags = found
+        if await self._oldest_valid(int(born), tags, {}) > int(born):
+            return None
+        return Entry(Encoded(value), ttl / 1000)
+
+    async def has(self, key: str) -> bool:
+        """Whether there is a live value."""
+        return await self.get(key) is not None
+
+    async def fetch(
+        self,
+        key: str,
+        *,
+        owner: str,
+        lease: float,
+        tags: Sequence[str] = (),
+        waiter: str | None = None,
+    ) -> Entry | Leased | Busy:
+        """The live value, or the right to compute it, or who is computing it."""
+        names, lives = self._names(key), milliseconds(lease, "lease")
+        oldest_valid = 0
+        numbers: dict[str, int | None] = {}
+        while True:
+            ask = FETCH(names, owner, lives, waiter or "", oldest_valid)
+            ensure = [tag for tag in tags if tag not in numbers]
+            *known, (outcome, *rest) = await Ask(
+                self._transport,
+                Batch([*[TAG_ENSURE([self._keys.tag(t)], TAG_LIVES) for t in ensure], ask]),
+            )
+            numbers.update(zip(ensure, map(int, known), strict=True))
+            if outcome == b"leased":
+                return Leased(int(rest[0]))
+            if outcome == b"busy":
+                return Busy(text(rest[0]), rest[1] / 1000)
+            value, ttl, born, its_tags = rest
+            oldest_valid = await self._oldest_valid(int(born), its_tags, numbers)
+            if oldest_valid <= int(born):
+                return Entry(Encoded(value), ttl / 1000)
+            numbers.clear()
+
+    async def _oldest_valid(
+        self, born: int, stored_tags: bytes, numbers: dict[str, int | None]
+    ) -> int:
+        """The earliest birth of a value with these tags that may be served, as of now."""
+        if not stored_tags:
+            return 0
+        tags: list[str] = json.loads(stored_tags)
+        unknown = [tag for tag in tags if tag not in numbers]
+        if unknown:
+            found = await Ask(self._transport, Plain("MGET", *map(self._keys.tag, unknown)))
+            numbers.update(
+                (tag, None if number is None else int(number))
+                for tag, number in zip(unknown, found, strict=True)
+            )
+        of_tags = [numbers[tag] for tag in tags]
+        # A tag that the server has lost may have been invalidated meanwhile.
+        return max(born + 1 if number is None else number for number in of_tags)
+
+    # --- computing
+
+    async def renew(self, key: str, *, owner: str, lease: float) -> bool:
+        """Start the lease anew; false if the owner does not hold it."""
+        _, held, _ = self._names(key)
+        call = RENEW([held], owner, milliseconds(lease, "lease"))
+        return bool(await Ask(self._transport, call))
+
+    async def fill(
+        self, key: str, value: Encoded, *, owner: str, ttl: float, tags: Sequence[str] = ()
+    ) -> bool:
+        """Store the computed value, end the lease and wake all waiters."""
+        lives = milliseconds(ttl, "ttl")
+        fill = FILL(self._names(key), owner, value, lives, _stored(tags))
+        keep = [TAG_KEEP([self._keys.tag(tag)], lives) for tag in tags]
+        *numbers, born = await Ask(self._transport, Batch([*keep, fill]))
+        if born is None:
+            return False
+        missing = [tag for tag, number in zip(tags, numbers, strict=True) if number is None]
+        if missing:  # the lease was asked for without them: they begin with this value
+            numbers += await self._begin_tags(missing, born, max(lives, TAG_LIVES))
+        return all(int(number) <= int(born) for number in numbers if number is not None)
+
+    async def _begin_tags(self, tags: Sequence[str], born: bytes, lives: int) -> list[Any]:
+        names = [self._keys.tag(tag) for tag in tags]
+        begin: list[Command] = [Plain("SET", name, born, "NX", "PX", lives) for name in names]
+        *_, numbers = await Ask(self._transport, Batch([*begin, Plain("MGET", *names)]))
+        return list(numbers)
+
+    async def abandon(self, key: str, *, owner: str) -> bool:
+        """End the lease without a value and wake all waiters."""
+        _, held, waiters = self._names(key)
+        return bool(await Ask(self._transport, ABANDON([held, waiters], owner)))
+
+    # --- by hand
+
+    async def set(
+        self, key: str, value: Encoded, *, ttl: float | None = None, tags: Sequence[str] = ()
+    ) -> None:
+        """Store a value whoever computes."""
+        lives = milliseconds(self._max_ttl() if ttl is None else ttl, "ttl")
+        ensure = [TAG_ENSURE([self._keys.tag(tag)], max(2 * lives, TAG_LIVES)) for tag in tags]
+        store = SET(self._names(key), value, lives, _stored(tags), key, self._channel)
+        await Ask(self._transport, Batch([*ensure, store]))
+
+    async def delete(self, key: str) -> bool:
+        """Remove the value and take the lease of a computation in flight."""
+        removed = await Ask(self._transport, self._deletion(key))
+        if removed is None:
+            return False
+        born, tags = removed
+        return await self._oldest_valid(int(born), tags, {}) <= int(born)
+
+    async def invalidate_tags(self, tags: Sequence[str]) -> None:
+        """Make every entry that has one of these tags a miss."""
+        bumps = [TAG_BUMP([self._keys.tag(t)], TAG_LIVES, t, self._channel) for t in tags]
+        if bumps:
+            await Ask(self._transport, Batch(bumps))
+
+    async def keys(self, pattern: str = "*") -> list[str]:
+        """The keys that match a glob; those that a tag has made a miss may be among them."""
+        # The server's glob sees escaped names: it narrows by what the pattern begins with only.
+        beginning = re.split(r"[*?\[%{}]", pattern, maxsplit=1)[0]
+        matches = re.compile(fnmatch.translate(pattern)).match
+        found: dict[str, None] = {}  # a scan may show a key twice
+        cursor = 0
+        while True:
+            cursor, names = await self._scan(cursor, self._keys.pattern("cache", beginning))
+            for name in names:
+                key = self._keys.key_of("cache", name)
+                if key is not None and matches(key):
+                    found[key] = None
+            if cursor == 0:
+                return list(found)
+
+    async def clear(self) -> int:
+        """Remove every entry under the backend's prefix, in small steps."""
+        removed = cursor = 0
+        while True:
+            cursor, names = await self._scan(cursor, self._keys.pattern("cache"))
+            keys = [self._keys.key_of("cache", name) for name in names]
+            deletions = [self._deletion(key) for key in keys if key is not None]
+            if deletions:
+                answers = await Ask(self._transport, Batch(deletions))
+                removed += sum(answer is not None for answer in answers)
+            if cursor == 0:
+                return removed
+
+    # --- inside
+
+    async def _scan(self, cursor: int, pattern: str) -> tuple[int, list[str]]:
+        step = Plain("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_STEP)
+        cursor, names = await Ask(self._transport, step)
+        return int(cursor), [name.decode(errors="surrogateescape") for name in names]
+
+    def _deletion(self, key: str) -> Command:
+        return DELETE(self._names(key), key, self._channel)
+
+    def _names(self, key: str) -> list[str]:
+        return self._keys.names("cache", key, "lease", "waiters")
+
+
+def _stored(tags: Iterable[str]) -> str:
+    """Tags as they lie beside their value; nothing for none."""
+    listed = list(tags)
+    return json.dumps(listed) if listed else ""
