@@ -21,6 +21,15 @@ from resilient.errors import (
     StaleRunner,
 )
 from resilient.events import subscribe
+from resilient.policies.circuit_breaker import (
+    CircuitBreaker,
+    CircuitState,
+    Consecutive,
+    CountWindow,
+    FailureRate,
+    HalfOpen,
+    circuit_breaker,
+)
 from resilient.policies.distributed_lock import current_lease, distributed_lock, lock
 
 __all__ = [
@@ -29,10 +38,16 @@ __all__ = [
     "BlockingCallInLoop",
     "CallInProgress",
     "CapabilityMissing",
+    "CircuitBreaker",
     "CircuitOpen",
+    "CircuitState",
     "CodecError",
     "ConfigurationError",
+    "Consecutive",
+    "CountWindow",
+    "FailureRate",
     "FingerprintMismatch",
+    "HalfOpen",
     "JobRunning",
     "KeyMissing",
     "LeaseLost",
@@ -42,6 +57,7 @@ __all__ = [
     "ResultUnavailable",
     "StaleRunner",
     "aclose",
+    "circuit_breaker",
     "close",
     "configure",
     "current_lease",

@@ -14,7 +14,7 @@ from resilient.engine.plan import Ask, Body, Listen, Plan, Sleep, Together, Wait
 from resilient.engine.signals import new_waiter_id
 from resilient.errors import CapabilityMissing, ConfigurationError
 
-__all__ = ["ThreadWaiter", "advance", "drive"]
+__all__ = ["ThreadWaiter", "advance", "drive", "throw_stop", "unawaited"]
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ def drive(plan: Plan[T], function: Callable[[Any], Any] | None = None) -> T:
         try:
             answer = function(step.value) if function is not None else None
             if type(answer) is CoroutineType:
-                raise _unawaited(answer)
+                raise unawaited(answer)
         except (StopIteration, StopAsyncIteration) as stop:
             step = throw_stop(plan, stop)
         except BaseException as error:
@@ -185,7 +185,8 @@ def _needs_loop(operation: Any) -> CapabilityMissing:
     )
 
 
-def _unawaited(coroutine: CoroutineType[Any, Any, Any]) -> ConfigurationError:
+def unawaited(coroutine: CoroutineType[Any, Any, Any]) -> ConfigurationError:
+    """The error for a sync function that answered a coroutine, which is closed."""
     name = coroutine.__qualname__
     coroutine.close()
     return ConfigurationError(

@@ -1,0 +1,357 @@
+"""All circuits that this process knows on one backend, and the one flusher that speaks for them.
+
+The flusher is a chore of the backend's worker. What the circuits have counted goes to the server
+in one trip, failures within 5 ms and successes within 100 ms, and the answers are the new views.
+Transitions that others cause are heard on the channel `"circuits"`.
+
+After an error the server is left alone for a while that grows, so that no call has to wait for it;
+only the flusher asks whether it is back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from resilient import events
+from resilient.engine import clock
+from resilient.engine.circuits.known import Batch, KnownCircuit
+from resilient.engine.drivers.steps import Done, resume
+from resilient.engine.forks import forget_in_child
+from resilient.engine.plan import NOW, RANDOM, Listen, Plan, Together
+from resilient.errors import BackendError
+from resilient.protocols.circuits import (
+    CircuitRules,
+    CircuitState,
+    CircuitStore,
+    CircuitView,
+    parse_announcement,
+)
+
+if TYPE_CHECKING:
+    from resilient.engine.backend import Backend
+
+__all__ = ["KnownCircuits", "Table", "known_circuits"]
+
+ATTRIBUTE = "_known_circuits"
+CHANNEL = "circuits"
+MOST_KNOWN = 10_000
+"""Circuits above which idle closed ones are dropped, the longest unused first."""
+MOST_AT_ONCE = 500
+"""Circuits that are sent, or asked for, in one trip."""
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 30.0
+PATIENCE = 0.25
+"""Seconds after which a flush that is still under way shows that the server is slow."""
+
+SOON = 0.02
+"""Seconds by which outcomes are sent early when others are sent anyway."""
+
+Table = dict[str, KnownCircuit]
+
+_making = threading.Lock()
+
+
+def known_circuits(backend: Backend, make_judge: Callable[[], CircuitStore]) -> KnownCircuits:
+    """The circuits of a backend, which live as long as it does.
+
+    Args:
+        backend: Where they are shared.
+        make_judge: Makes a store of circuits in this process's memory.
+    """
+    found: KnownCircuits | None = vars(backend).get(ATTRIBUTE)
+    if found is None:
+        with _making:
+            found = vars(backend).get(ATTRIBUTE)
+            if found is None:
+                found = vars(backend)[ATTRIBUTE] = KnownCircuits(backend, make_judge())
+    return found
+
+
+class KnownCircuits:
+    """The circuits of one backend.
+
+    Args:
+        backend: Where they are shared.
+        judge: A store of circuits in this process's memory: its own judgement.
+    """
+
+    def __init__(self, backend: Backend, judge: CircuitStore) -> None:
+        self.store: CircuitStore = backend.require("circuits")
+        self.judge = judge
+        self._backend = backend
+        self._tables: dict[CircuitRules, Table] = {}
+        self._begin()
+        self._listens = False
+        backend.worker.add(self)
+        forget_in_child(self._forget)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._dirty: dict[KnownCircuit, None] = {}
+        self._must_reread = False
+        self._asking_since = math.inf
+        self.is_away = False
+        """Whether the server is left alone after an error."""
+        self._pause = FIRST_PAUSE
+        self._try_at = math.inf
+        self._is_wanted = False
+
+    def _forget(self) -> None:
+        # What was counted is the parent's to send, and what it heard since is not heard here.
+        for circuit in self._all():
+            circuit.renew_lock()
+        for table in self._tables.values():
+            table.clear()
+        self._begin()
+
+    # --- which circuits there are
+
+    def table(self, rules: CircuitRules) -> Table:
+        """The circuits under the same rules, by key. It stays the same object."""
+        return self._tables.setdefault(rules, {})
+
+    def circuit(self, key: str, rules: CircuitRules) -> KnownCircuit:
+        """The circuit of a key; unknown at first."""
+        table = self.table(rules)
+        found = table.get(key)
+        if found is None:
+            found = table.setdefault(key, KnownCircuit(key, rules, self))
+            if sum(map(len, list(self._tables.values()))) > MOST_KNOWN:
+                self._make_room()
+        return found
+
+    def _all(self) -> list[KnownCircuit]:
+        return [each for table in list(self._tables.values()) for each in list(table.values())]
+
+    def _make_room(self) -> None:
+        """Drop the longest unused tenth; what is not closed is never dropped."""
+        with self._lock:
+            idle = [each for each in self._all() if each.is_idle and _is_ordinary(each)]
+            idle.sort(key=lambda circuit: circuit.used_at)
+            for circuit in idle[: MOST_KNOWN // 10]:
+                self._tables[circuit.rules].pop(circuit.key, None)
+
+    # --- what the circuits and the calls ask for
+
+    def touch(self, circuit: KnownCircuit) -> None:
+        """A circuit has something to send, or to judge, when it is due."""
+        self._dirty[circuit] = None
+        self._is_wanted = True
+        if circuit.due < self._backend.worker.wakes_at:
+            self._nudge()
+
+    def want(self) -> None:
+        """The server was needed while it is away: see whether it is back, in time."""
+        self._is_wanted = True
+        if self._try_at < self._backend.worker.wakes_at:
+            self._nudge()
+
+    def send_at_once(self, circuit: KnownCircuit) -> None:
+        """Tell a store in this very process what tripped; any other is told in the background."""
+        if self.is_away or "sync" not in self._backend.modes:
+            return
+        batch = circuit.collect()
+        if batch is None:
+            return
+        plan = self._record(circuit, batch)
+        try:
+            step = resume(plan, None, None)
+        except Exception:  # the flusher will meet it again, and say so
+            circuit.keep(batch, sent=False)
+            return
+        if type(step) is Done:
+            circuit.adopt(step.value, batch.version)
+        else:  # it has asked its transport something, which was not sent
+            plan.close()
+            circuit.keep(batch, sent=False)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the server has owed an answer for too long: whoever asks now would wait too."""
+        return clock.now() - self._asking_since > PATIENCE
+
+    async def send(self, circuit: KnownCircuit) -> None:
+        """Send what this circuit has counted now, and take the answer."""
+        batch = circuit.collect()
+        if batch is not None:
+            await self._send([(circuit, batch)])
+
+    async def listen(self) -> None:
+        """Hear every transition from now on."""
+        hub = self._backend.hub
+        if self._listens and hub.is_listening:
+            return
+        await Listen(hub)
+        with self._lock:
+            first, self._listens = not self._listens, True
+        if first:
+            hub.listen(CHANNEL, self._hear)
+        else:
+            self._must_reread = True
+
+    def trouble(self, key: str, error: BackendError) -> None:
+        """The server did not answer: leave it alone for a while."""
+        with self._lock:
+            first, self.is_away = not self.is_away, True
+            if first:
+                self._pause = FIRST_PAUSE
+                self._try_at = clock.now() + self._pause
+        if first:
+            events.emit(events.BackendTrouble("circuit_breaker", key, error))
+            self.want()
+
+    # --- the chore
+
+    def due(self) -> float | None:
+        """When to send or ask next."""
+        if self._must_reread and not self.is_away:
+            return clock.now()
+        moment = min((circuit.due for circuit in list(self._dirty)), default=math.inf)
+        if self.is_away and self._is_wanted:
+            moment = min(moment, self._try_at)
+        return None if moment == math.inf else moment
+
+    async def run(self) -> None:
+        """Send what is due, in one trip."""
+        now = await NOW
+        if self.is_away and now >= self._try_at:
+            await self._try_again(now)
+        if self.is_away:
+            self._digest(now)
+            return
+        try:
+            await self.listen()
+        except BackendError as error:
+            self.trouble(CHANNEL, error)
+            return
+        if self._must_reread:
+            await self._reread()
+        await self._send(self._collected(now))
+
+    async def finish(self) -> None:
+        """Send everything: the backend is being closed."""
+        for _ in range(0, len(self._dirty), MOST_AT_ONCE):
+            if not self.is_away:
+                await self._send(self._collected(math.inf))
+
+    def _collected(self, now: float) -> list[tuple[KnownCircuit, Batch]]:
+        """What is due, and what would be due soon: it goes with it."""
+        batches: list[tuple[KnownCircuit, Batch]] = []
+        for circuit in list(self._dirty):
+            if circuit.due <= now + SOON and len(batches) < MOST_AT_ONCE:
+                batch = self._take(circuit)
+                if batch is not None:
+                    batches.append((circuit, batch))
+        return batches
+
+    def _take(self, circuit: KnownCircuit) -> Batch | None:
+        self._dirty.pop(circuit, None)  # first, so that whoever touches it now puts it back
+        batch = circuit.collect()
+        if batch is not None:  # there may be more by the time that it is due again
+            self._dirty[circuit] = None
+        return batch
+
+    def _digest(self, now: float) -> None:
+        for circuit in list(self._dirty):
+            if circuit.due <= now:
+                self._dirty.pop(circuit, None)
+                circuit.digest()
+                if not circuit.is_idle:
+                    self._dirty[circuit] = None
+
+    async def _send(self, batches: list[tuple[KnownCircuit, Batch]]) -> None:
+        answers = await self._ask([self._record(circuit, batch) for circuit, batch in batches])
+        for (circuit, batch), answer in zip(batches, answers, strict=True):
+            if isinstance(answer, BaseException):
+                circuit.keep(batch, sent=True)
+            else:
+                circuit.adopt(answer, batch.version)
+        self._look_at(answers)
+
+    async def _reread(self) -> None:
+        """Ask for every circuit in use; the others are asked for when they are used again."""
+        self._must_reread = False
+        used = []
+        for circuit in self._all():
+            if circuit.is_idle and _is_ordinary(circuit):
+                circuit.forget()
+            elif circuit.is_known:
+                used.append(circuit)
+        for start in range(0, len(used), MOST_AT_ONCE):
+            some = used[start : start + MOST_AT_ONCE]
+            versions = [circuit.version for circuit in some]
+            answers = await self._ask([self.store.view(circuit.key) for circuit in some])
+            for circuit, version, answer in zip(some, versions, answers, strict=True):
+                # What has opened it here is to be judged first: the answer to that will do.
+                if not isinstance(answer, BaseException) and not circuit.has_unsent:
+                    circuit.adopt(answer, version)
+            self._look_at(answers)
+
+    async def _ask(self, plans: list[Plan[CircuitView]]) -> list[Any]:
+        if not plans:
+            return []
+        self._asking_since = await NOW
+        try:
+            return await Together(plans)
+        finally:
+            self._asking_since = math.inf
+
+    def _look_at(self, answers: list[Any]) -> None:
+        for answer in answers:
+            if isinstance(answer, BackendError):
+                self.trouble(CHANNEL, answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+
+    async def _try_again(self, now: float) -> None:
+        """See whether the server is back; if so, everything has to be asked for again."""
+        self._is_wanted = False
+        key = next((circuit.key for circuit in self._all()), CHANNEL)
+        try:
+            await self.store.view(key)
+            await self.listen()
+        except BackendError:
+            self._pause = min(self._pause * 2, LONGEST_PAUSE)
+            self._try_at = await NOW + self._pause * (0.75 + await RANDOM / 2)
+            return
+        self.is_away, self._must_reread = False, True
+        for circuit in self._all():
+            if circuit.has_unsent:
+                circuit.wake()
+
+    async def _record(self, circuit: KnownCircuit, batch: Batch) -> CircuitView:
+        return await self.store.record(
+            circuit.key,
+            rules=circuit.rules,
+            outcomes=batch.outcomes,
+            generation=batch.generation,
+        )
+
+    # --- what the source of signals calls
+
+    def _hear(self, message: str | None) -> None:
+        if message is None:
+            self._must_reread = True
+            self._nudge()
+            return
+        key, state, generation, reopens_in, reason = parse_announcement(message)
+        view = CircuitView(state, generation, reopens_in, 0, 0, 0, None, None, reason)
+        for table in list(self._tables.values()):
+            circuit = table.get(key)
+            if circuit is not None:
+                circuit.adopt(view)
+
+    def _nudge(self) -> None:
+        # A backend that needs an event loop gets its nudge from the next call in the loop, where
+        # this thread runs none.
+        with contextlib.suppress(RuntimeError):
+            self._backend.worker.nudge()
+
+
+def _is_ordinary(circuit: KnownCircuit) -> bool:
+    """Whether nothing is lost when this process forgets about it."""
+    return circuit.state is CircuitState.CLOSED and not circuit.has_unsent
