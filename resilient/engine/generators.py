@@ -95,12 +95,12 @@ async def _step(context: Context, watch: Any, awaitable: Awaitable[Any]) -> Any:
 @types.coroutine
 def _awaited(context: Context, awaitable: Awaitable[Any]) -> Generator[Any, Any, Any]:
     """Await something in a context of its own."""
-    steps = awaitable.__await__()
+    steps = _coroutine(awaitable)
     error: BaseException | None = None
     while True:
         try:
             waited_for = (
-                context.run(next, steps) if error is None else context.run(steps.throw, error)
+                context.run(steps.send, None) if error is None else context.run(steps.throw, error)
             )
         except StopIteration as stop:
             return stop.value
@@ -109,3 +109,7 @@ def _awaited(context: Context, awaitable: Awaitable[Any]) -> Generator[Any, Any,
             yield waited_for
         except BaseException as raised:
             error = raised
+
+
+async def _coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
