@@ -21,6 +21,15 @@ from resilient.errors import (
     StaleRunner,
 )
 from resilient.events import subscribe
+from resilient.policies.cached import (
+    MISSING,
+    CacheStats,
+    LocalCache,
+    ainvalidate_tags,
+    cached,
+    invalidate_tags,
+)
+from resilient.policies.checkpointed import AsyncJob, Job, checkpointed, current_job
 from resilient.policies.circuit_breaker import (
     CircuitBreaker,
     CircuitState,
@@ -31,11 +40,16 @@ from resilient.policies.circuit_breaker import (
     circuit_breaker,
 )
 from resilient.policies.distributed_lock import current_lease, distributed_lock, lock
+from resilient.policies.idempotent import idempotent
+from resilient.policies.retry import retry
 
 __all__ = [
+    "MISSING",
+    "AsyncJob",
     "Backend",
     "BackendError",
     "BlockingCallInLoop",
+    "CacheStats",
     "CallInProgress",
     "CapabilityMissing",
     "CircuitBreaker",
@@ -48,21 +62,30 @@ __all__ = [
     "FailureRate",
     "FingerprintMismatch",
     "HalfOpen",
+    "Job",
     "JobRunning",
     "KeyMissing",
     "LeaseLost",
+    "LocalCache",
     "LockNotAcquired",
     "Rejected",
     "ResilientError",
     "ResultUnavailable",
     "StaleRunner",
     "aclose",
+    "ainvalidate_tags",
+    "cached",
+    "checkpointed",
     "circuit_breaker",
     "close",
     "configure",
+    "current_job",
     "current_lease",
     "distributed_lock",
+    "invalidate_tags",
+    "idempotent",
     "lock",
+    "retry",
     "subscribe",
     "using",
 ]

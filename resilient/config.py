@@ -21,7 +21,16 @@ from resilient.engine.backend import CAPABILITIES, Backend, Capability, Mode, ad
 from resilient.engine.durations import Duration, seconds
 from resilient.errors import ConfigurationError
 
-__all__ = ["BackendLike", "Source", "aclose", "close", "configure", "disabled", "using"]
+__all__ = [
+    "BackendLike",
+    "Source",
+    "aclose",
+    "close",
+    "configure",
+    "disabled",
+    "is_disabled",
+    "using",
+]
 
 BackendLike: TypeAlias = Any
 """A URL, a `Backend` (or an object with its attributes), or a ready client object."""
@@ -189,6 +198,12 @@ def disabled(scope: Literal["process", "context"] = "process") -> Iterator[None]
     """Have every policy pass its calls through, until exit."""
     with _active(Configuration(None, {}, disabled=True), scope):
         yield
+
+
+def is_disabled() -> bool:
+    """Whether policies pass calls through here and now; for those that need no backend."""
+    active = _overriding()
+    return active is not None and active.disabled
 
 
 def close() -> None:

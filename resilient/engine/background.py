@@ -41,6 +41,10 @@ class Chore(Protocol):
         """The plan to run when it is due."""
         ...
 
+    def finish(self) -> Plan[None]:
+        """The plan to run when the backend is being closed: what would be lost otherwise."""
+        ...
+
 
 class Worker:
     """The thread, or the task, that does the chores of one backend."""
@@ -97,19 +101,26 @@ class Worker:
     def _work(self) -> None:
         while True:
             self._event.clear()
-            moment = self._next()
-            if moment is None and not self._lingers():
-                return
+            # After that, so that a `stop` which set the event before is not overlooked.
             if threading.current_thread() is not self._thread:
+                self._do([chore.finish() for chore in self._chores])
                 return
-            if moment is not None and moment > clock.now():
+            moment = self._next()
+            if moment is None:
+                if self._lingers():
+                    continue
+                return
+            if moment > clock.now():
                 self.wakes_at = moment
                 self._sleep_until(moment)
-            for chore in self._due():
-                try:
-                    drive(chore.run())
-                except Exception:
-                    log.exception("background work on %s failed", self._backend.name)
+            self._do([chore.run() for chore in self._due()])
+
+    def _do(self, plans: list[Plan[None]]) -> None:
+        for plan in plans:
+            try:
+                drive(plan)
+            except Exception:
+                log.exception("background work on %s failed", self._backend.name)
 
     def _lingers(self) -> bool:
         """Wait for something to do; false, and this thread is nobody's any more, if none came."""

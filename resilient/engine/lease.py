@@ -205,6 +205,9 @@ class Heartbeat:
             if lease.lost:
                 self.drop(lease)
 
+    async def finish(self) -> None:
+        """Nothing: what is held is released by its holder, or runs out."""
+
     def _forget(self) -> None:
         for lease in self._leases.values():
             lease.inherit()
