@@ -9,7 +9,6 @@ from typing import Any, Literal, overload
 from typing_extensions import TypeVar
 
 from resilient.config import BackendLike, Source
-from resilient.engine.codecs import codec_for
 from resilient.engine.durations import Duration, optional_seconds, seconds
 from resilient.engine.keys import compile_fingerprint, key_function, refuse_missing_parentheses
 from resilient.engine.typing import Decorator, SkippingDecorator
@@ -126,6 +125,8 @@ class Idempotent:
         patience = optional_seconds(wait, option="wait", allow_zero=True)
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            from resilient.engine.codecs import codec_for  # and with it msgspec: not on import
+
             shape = shape_of(function, policy=POLICY)
             layer = Layer(POLICY, function, shape)
             names = key_function(function, template, key, policy=POLICY)

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resilient import events
 from resilient.config import Source
-from resilient.engine import codecs
-from resilient.engine.codecs import Codec
 from resilient.engine.identity import describe
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
@@ -39,6 +37,7 @@ from resilient.protocols.values import Encoded
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
+    from resilient.engine.codecs import Codec
 
 __all__ = ["Settings", "once"]
 
@@ -203,6 +202,8 @@ async def complete(
 
 def stored(codec: Codec, answer: Any) -> tuple[str, Encoded]:
     """The outcome of a call that returned."""
+    from resilient.engine import codecs
+
     try:
         return "value", codec.encode(answer)
     except CodecError as error:
@@ -211,6 +212,8 @@ def stored(codec: Codec, answer: Any) -> tuple[str, Encoded]:
 
 def stored_error(error: Exception) -> tuple[str, Encoded]:
     """The outcome of a call that raised one of the errors to be replayed."""
+    from resilient.engine import codecs
+
     try:
         return "error", codecs.encode(error)
     except CodecError as unstorable:
@@ -221,6 +224,8 @@ def replayed(settings: Settings, key: str, outcome: Completed) -> Any:
     """What the call answered, or raised, when it ran."""
     if outcome.outcome == "value":
         return settings.codec.decode(outcome.result)
+    from resilient.engine import codecs
+
     reason = codecs.decode(outcome.result)
     if outcome.outcome == "error":
         raise reason
