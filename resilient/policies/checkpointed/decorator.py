@@ -1,0 +1,218 @@
+"""`@checkpointed`: a function whose calls are jobs, under a key made of their arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, overload
+
+from typing_extensions import TypeVar
+
+from resilient.config import BackendLike, Source
+from resilient.engine.durations import Duration, optional_seconds
+from resilient.engine.durations import seconds as in_seconds
+from resilient.engine.keys import compile_fingerprint, key_function, refuse_missing_parentheses
+from resilient.engine.wrap import around, layer_of, shape_of, unpacked
+from resilient.errors import ConfigurationError
+from resilient.policies.checkpointed.controls import CheckpointedControls, CheckpointedLayer
+from resilient.policies.checkpointed.declaration import declaration_of
+from resilient.policies.checkpointed.plan import POLICY, Settings, resumable
+from resilient.policies.checkpointed.typing import JobDecorator, SkippingJobDecorator
+
+__all__ = ["checkpointed"]
+
+S = TypeVar("S", default=Any)
+K = TypeVar("K", default=None)
+
+
+class Checkpointed:
+    """A killed batch job goes on where it stopped: `@checkpointed(...)`."""
+
+    @overload
+    def __call__(
+        self,
+        template: str | None = None,
+        *,
+        key: Callable[..., Any] | None = None,
+        state: Callable[[], S] | None = None,
+        version: str = "",
+        every: int = 100,
+        seconds: Duration | None = 5,
+        lease: Duration = 30,
+        wait: Duration | None = 0,
+        on_busy: Literal["raise"] = "raise",
+        keep: int = 5,
+        ttl: Duration | None = "7d",
+        fingerprint: Sequence[str] | None = None,
+        on_backend_error: Literal["raise", "run"] = "raise",
+        backend: BackendLike | None = None,
+    ) -> JobDecorator[S]: ...
+
+    @overload
+    def __call__(
+        self,
+        template: str | None = None,
+        *,
+        key: Callable[..., Any] | None = None,
+        state: Callable[[], S] | None = None,
+        version: str = "",
+        every: int = 100,
+        seconds: Duration | None = 5,
+        lease: Duration = 30,
+        wait: Duration | None = 0,
+        on_busy: Literal["skip"],
+        skipped: K = ...,
+        keep: int = 5,
+        ttl: Duration | None = "7d",
+        fingerprint: Sequence[str] | None = None,
+        on_backend_error: Literal["raise", "run"] = "raise",
+        backend: BackendLike | None = None,
+    ) -> SkippingJobDecorator[S, K]: ...
+
+    def __call__(
+        self,
+        template: str | None = None,
+        *,
+        key: Callable[..., Any] | None = None,
+        state: Callable[[], Any] | None = None,
+        version: str = "",
+        every: int = 100,
+        seconds: Duration | None = 5,
+        lease: Duration = 30,
+        wait: Duration | None = 0,
+        on_busy: Literal["raise", "skip"] = "raise",
+        skipped: Any = None,
+        keep: int = 5,
+        ttl: Duration | None = "7d",
+        fingerprint: Sequence[str] | None = None,
+        on_backend_error: Literal["raise", "run"] = "raise",
+        backend: BackendLike | None = None,
+    ) -> Any:
+        """Make each call of the function a job, which goes on where it stopped.
+
+        The function gets the job as its first parameter (the second after `self` or `cls`), and
+        callers leave it out. A job has one runner at a time. What its loops and steps have done
+        is saved; a job that was killed, or raised, is resumed by the next call with its key,
+        which finds the loops at the item and the state as they were saved. What stands outside of
+        loops and steps is run again. A job that has returned answers later calls with its result,
+        for as long as `ttl`.
+
+        Args:
+            template: The job's key, with fields over the function's arguments, as in
+                `"import:{path}"`. It is global under the backend's prefix.
+            key: A function of the same arguments that answers the key, instead of a template.
+            state: The class of `job.state`, made without arguments: a dataclass, a msgspec
+                struct, a `dict`. By default what the job is annotated with, as in `Job[State]`,
+                else a `dict`.
+            version: Of the function's code. A job that was begun under another version is not
+                resumed: change it when the new code cannot go on from what the old one saved.
+            every: Items after which a checkpoint is saved.
+            seconds: Time after which one is saved when an item is done: seconds, or as `"5s"`;
+                `None`: by `every` alone.
+            lease: After how long a dead runner's job may be taken over: seconds, or as `"30s"`.
+                A live one renews it at a third of that. A dead process of the same host is taken
+                over at once.
+            wait: How long to wait for another runner: seconds, or as `"1m"`; 0: not at all;
+                `None`: no limit.
+            on_busy: `"raise"` `JobRunning` when that is over, or `"skip"` the call.
+            skipped: What a skipped call answers.
+            keep: How many checkpoints are kept.
+            ttl: How long a job is kept after its last write: seconds, or as `"7d"`; `None`: the
+                `max_ttl` of `configure`.
+            fingerprint: The arguments that must be the same each time. By default all that are no
+                part of the key; `()` for none.
+            on_backend_error: `"raise"` when the backend is away at the start, since there may be
+                two runners otherwise; `"run"` all the same, and keep nothing.
+            backend: A URL, client or backend of its own instead of the configured one.
+
+        Raises:
+            ConfigurationError: When decorated: an option, the template, the job or the kind of
+                function is wrong, or nothing is configured (then at the first call). When called:
+                the job was begun under another version.
+            JobRunning: The job had another runner for as long as `wait`; the message names it.
+            FingerprintMismatch: The job was started with other arguments.
+            StaleRunner: Another runner has taken the job over. An async body is cancelled as
+                soon as that is known.
+            ResultUnavailable: The job has run to its end, but its result has no stored form.
+            CodecError: What was saved cannot be read, or the state cannot be stored.
+            BackendError: The backend is away: at the start, or for as long as the lease lasts.
+
+        Example:
+            >>> import resilient
+            >>> @resilient.checkpointed("sum:{name}", every=2)
+            ... def total(job: resilient.Job, name: str, numbers: list[int]) -> int:
+            ...     for number in job.iterate(numbers):
+            ...         job.state["sum"] = job.state.get("sum", 0) + number
+            ...     return job.state["sum"]
+            >>> with resilient.using("memory://"):
+            ...     total("a", [1, 2, 3]), checkpointed.of(total).at("a", []).status().phase
+            (6, 'finished')
+        """
+        refuse_missing_parentheses(template, policy=POLICY)
+        _check(version, every, keep, on_busy, on_backend_error)
+        lifetime = in_seconds(lease, option="lease")
+        between = optional_seconds(seconds, option="seconds")
+        patience = optional_seconds(wait, option="wait", allow_zero=True)
+        kept = optional_seconds(ttl, option="ttl")
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            from resilient.engine.codecs import codec_for
+
+            shape = shape_of(function, policy=POLICY)
+            declared = declaration_of(function, shape, state, policy=POLICY)
+            signature = declared.signature
+            names = key_function(function, template, key, policy=POLICY, signature=signature)
+            digest = compile_fingerprint(
+                function, fingerprint, template=template, policy=POLICY, signature=signature
+            )
+            settings = Settings(
+                Source("checkpoints", POLICY, shape.mode, backend),
+                name=getattr(function, "__qualname__", None) or type(function).__name__,
+                job=declared.job,
+                state=declared.state,
+                result=codec_for(function),
+                version=version,
+                every=every,
+                seconds=math.inf if between is None else between,
+                lease=lifetime,
+                wait=patience,
+                keep=keep,
+                ttl=kept,
+                skip=on_busy == "skip",
+                skipped=skipped,
+                unguarded=on_backend_error == "run",
+            )
+            return around(
+                CheckpointedLayer(function, shape, names, settings),
+                partial(resumable, settings),
+                [names, digest],
+                signature=signature,
+                arguments=declared.arguments,
+            )
+
+        return unpacked(decorate)
+
+    def of(self, function: Callable[..., Any]) -> CheckpointedControls:
+        """The controls of a checkpointed function, wherever the decorator is in its stack."""
+        bound = layer_of(function, CheckpointedLayer, POLICY)
+        return CheckpointedControls(bound.layer, bound.arguments)
+
+
+def _check(
+    version: object, every: object, keep: object, on_busy: object, on_backend_error: object
+) -> None:
+    if not isinstance(version, str):
+        raise ConfigurationError(f"@{POLICY}: version={version!r} is not a text")
+    for option, value in (("every", every), ("keep", keep)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigurationError(f"@{POLICY}: {option}={value!r} is not a number from 1 on")
+    if on_busy not in ("raise", "skip"):
+        raise ConfigurationError(f'@{POLICY}: on_busy={on_busy!r} is not "raise" or "skip"')
+    if on_backend_error not in ("raise", "run"):
+        raise ConfigurationError(
+            f'@{POLICY}: on_backend_error={on_backend_error!r} is not "raise" or "run"'
+        )
+
+
+checkpointed = Checkpointed()

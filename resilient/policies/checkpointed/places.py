@@ -1,0 +1,133 @@
+"""Where a job is: a tree of loops, each with the number of its items that are done.
+
+A loop that begins while the body has an item of another one in hand lies inside that item, and is
+forgotten with it. A loop without a name is told from its siblings by its number among them: the
+body is expected to begin its loops in the same order when it runs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from resilient.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from resilient.policies.checkpointed.run import Run
+
+__all__ = ["Place", "here", "place_in"]
+
+
+class Place:
+    """A loop, or the job as a whole, which is the place around its outermost loops.
+
+    Attributes:
+        run: The run to which it belongs.
+        around: The place around it. Around a whole job it is one in the job that called it.
+        name: The loop's name among its siblings.
+        done: How many of its items are done.
+        total: How many there are, if that is known.
+        is_complete: Whether the loop has come to its end.
+        is_entered: Whether it has begun in this run.
+        is_open: Whether the body is in it now.
+        loops: The loops inside the item in hand, by name.
+    """
+
+    __slots__ = (
+        "_begun",
+        "around",
+        "done",
+        "is_complete",
+        "is_entered",
+        "is_open",
+        "loops",
+        "name",
+        "run",
+        "total",
+    )
+
+    def __init__(self, run: Run, around: Place | None = None, name: str = "") -> None:
+        self.run = run
+        self.around = around
+        self.name = name
+        self.done = 0
+        self.total: int | None = None
+        self.is_complete = False
+        self.is_entered = False
+        self.is_open = False
+        self.loops: dict[str, Place] = {}
+        self._begun = 0
+
+    def enter(self, name: str | None, items: object, total: int | None) -> Place:
+        """The loop of that name that begins here now, at the item where it stopped.
+
+        Raises:
+            ConfigurationError: The name is not one, or this run has been through a loop of it.
+        """
+        loop = self._loop(self._named(name))
+        if loop.is_open or (loop.is_complete and loop.is_entered):
+            raise ConfigurationError(
+                f"the job {self.run.task!r} has two loops {loop.name!r} in one place: "
+                "iterate(..., name=...) needs a name of its own for each"
+            )
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        loop.total = total if total is not None else loop.total
+        loop.is_entered = True
+        loop.is_open = not loop.is_complete
+        return loop
+
+    def next_item(self) -> None:
+        """The item in hand is done, and what was inside it is over."""
+        self.done += 1
+        self._begun = 0
+        if self.loops:
+            self.loops = {}
+
+    def complete(self) -> None:
+        """The loop has come to its end."""
+        self.is_complete = True
+        self.is_open = False
+
+    def stored(self) -> dict[str, Any]:
+        """The loops inside, as they are saved."""
+        return {
+            name: [loop.done, loop.total, loop.is_complete, loop.stored()]
+            for name, loop in self.loops.items()
+        }
+
+    def restore(self, stored: dict[str, Any]) -> None:
+        """Take the loops inside from what was saved."""
+        for name, (done, total, is_complete, loops) in stored.items():
+            loop = self._loop(name)
+            loop.done, loop.total, loop.is_complete = done, total, is_complete
+            loop.restore(loops)
+
+    def _loop(self, name: str) -> Place:
+        loop = self.loops.get(name)
+        if loop is None:
+            loop = self.loops[name] = Place(self.run, self, name)
+        return loop
+
+    def _named(self, name: object) -> str:
+        if name is None:
+            self._begun += 1
+            return f"#{self._begun}"
+        if not isinstance(name, str) or not name or name.startswith("#"):
+            raise ConfigurationError(
+                f"iterate(name={name!r}): a loop's name is a text that does not start with '#'"
+            )
+        return name
+
+
+here: ContextVar[Place | None] = ContextVar("resilient.job", default=None)
+"""Where the calling thread or task is: in an item of a loop, or somewhere else in a job."""
+
+
+def place_in(run: Run) -> Place:
+    """Where the caller is in this run: the innermost loop whose item it has in hand."""
+    place = here.get()
+    while place is not None and (place.run is not run or not place.is_open):
+        place = place.around
+    return run.whole if place is None else place

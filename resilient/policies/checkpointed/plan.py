@@ -1,0 +1,248 @@
+"""The job, as a plan: become its runner, go on from the last save, run the body, store its result.
+
+There is one runner at a time. Whatever it writes carries its fence and is refused once another
+runner has started the job, so that a stale one changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from resilient import events
+from resilient.config import Source
+from resilient.engine.identity import describe
+from resilient.engine.plan import NEW_OWNER, Body, Keep, Plan
+from resilient.engine.waiting import obtained
+from resilient.errors import BackendError, FingerprintMismatch, JobRunning, ResultUnavailable
+from resilient.policies.checkpointed.places import here
+from resilient.policies.checkpointed.record import Unstored
+from resilient.policies.checkpointed.run import Run, RunnerLease
+from resilient.protocols.checkpoints import (
+    ArgumentsDiffer,
+    CheckpointStore,
+    Finished,
+    Running,
+    Started,
+)
+
+if TYPE_CHECKING:
+    from resilient.engine.backend import Backend
+    from resilient.engine.codecs import Codec
+    from resilient.policies.checkpointed.declaration import StateKind
+    from resilient.policies.checkpointed.job import AnyJob
+
+__all__ = ["POLICY", "Settings", "resumable"]
+
+POLICY = "checkpointed"
+Answer: TypeAlias = Started | Running | Finished | ArgumentsDiffer
+
+
+class Settings:
+    """The options of one checkpointed function.
+
+    Attributes:
+        source: Where its backend comes from.
+        name: The function, for messages.
+        job: The kind of job that the body gets.
+        state: How a job's state is made and stored.
+        result: Turns its results into their stored form and back.
+        version: Of the code.
+        every: Items after which a checkpoint is saved.
+        seconds: Seconds after which one is saved, when an item is done; infinity: never.
+        lease: Seconds for which a runner lives without renewing or saving.
+        wait: Seconds to wait for another runner; 0: not at all; `None`: no limit.
+        keep: Checkpoints that are kept.
+        ttl: Seconds for which a job is kept after its last write; `None`: the backend's `max_ttl`.
+        skip: Whether a running job skips the call, which then answers `skipped`.
+        unguarded: Whether the body runs when the backend is away, and nothing of it is kept.
+    """
+
+    __slots__ = (
+        "every",
+        "job",
+        "keep",
+        "lease",
+        "name",
+        "result",
+        "seconds",
+        "skip",
+        "skipped",
+        "source",
+        "state",
+        "ttl",
+        "unguarded",
+        "version",
+        "wait",
+    )
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        name: str,
+        job: type[AnyJob],
+        state: StateKind,
+        result: Codec,
+        version: str,
+        every: int,
+        seconds: float,
+        lease: float,
+        wait: float | None,
+        keep: int,
+        ttl: float | None,
+        skip: bool,
+        skipped: Any,
+        unguarded: bool,
+    ) -> None:
+        self.source = source
+        self.name = name
+        self.job = job
+        self.state = state
+        self.result = result
+        self.version = version
+        self.every = every
+        self.seconds = seconds
+        self.lease = lease
+        self.wait = wait
+        self.keep = keep
+        self.ttl = ttl
+        self.skip = skip
+        self.skipped = skipped
+        self.unguarded = unguarded
+
+
+async def resumable(settings: Settings, task: str, fingerprint: str) -> Any:
+    """Run the body from where the last run was saved, or answer what the finished job answered."""
+    backend = settings.source.backend()
+    if backend is None:
+        return await carried_out(Run(settings, task))
+    contest = JobContest(settings, backend, task, await NEW_OWNER, fingerprint)
+    try:
+        began, answer = await obtained(contest, backend.hub, settings.wait)
+    except JobRunning:
+        if settings.skip:
+            return settings.skipped
+        raise
+    except BackendError as error:
+        if not settings.unguarded:
+            raise
+        events.emit(events.BackendTrouble(POLICY, task, error))
+        return await carried_out(Run(settings, task))
+    if isinstance(answer, Started):
+        return await carried_out(contest.run(answer, began), answer)
+    if isinstance(answer, Finished):
+        return replayed(settings, task, answer)
+    raise FingerprintMismatch(
+        f"the job {task!r} was started with other arguments of {settings.name} than these: "
+        "what tells two jobs apart belongs into the key",
+        key=task,
+    )
+
+
+async def carried_out(run: Run, started: Started | None = None) -> Any:
+    """Run the body as the job's runner; whatever happens, what is done is saved."""
+    outer = here.get()
+    try:
+        if run.lease is not None:
+            await Keep(run.lease)
+        if started is not None and (started.attempt > 1 or started.checkpoint is not None):
+            await run.resume(started)
+            sequence = 0 if started.checkpoint is None else started.checkpoint.sequence
+            events.emit(events.JobResumed(run.task, started.attempt, sequence))
+        here.set(run.whole)
+        answer = await Body(run.job, run.lease, cancel=True)
+        here.set(outer)
+        await run.finish(answer)
+    except BaseException as error:
+        here.set(outer)
+        await run.abandon(error)
+        raise
+    return answer
+
+
+def replayed(settings: Settings, task: str, finished: Finished) -> Any:
+    """What the job answered when it ran to its end."""
+    answer = settings.result.decode(finished.result)
+    if isinstance(answer, Unstored):
+        raise ResultUnavailable(
+            f"the job {task!r} has run to its end, but its result had no stored form: "
+            f"{answer.reason}",
+            key=task,
+        )
+    return answer
+
+
+class JobContest:
+    """One caller's attempt to become the runner of one job."""
+
+    __slots__ = ("_backend", "_settings", "_store", "_ttl", "fingerprint", "owner", "task")
+
+    def __init__(
+        self, settings: Settings, backend: Backend, task: str, owner: str, fingerprint: str
+    ) -> None:
+        self._settings = settings
+        self._backend = backend
+        self._store: CheckpointStore = backend.require("checkpoints")
+        self._ttl = backend.max_ttl if settings.ttl is None else settings.ttl
+        self.task = task
+        self.owner = owner
+        self.fingerprint = fingerprint
+
+    def run(self, started: Started, began: float) -> Run:
+        """The run that this caller has won."""
+        lease = RunnerLease(
+            "job",
+            self.task,
+            owner=self.owner,
+            fence=started.fence,
+            ttl=self._settings.lease,
+            began=began,
+            renew=self._renew,
+            heartbeat=self._backend.heartbeat,
+        )
+        return Run(
+            self._settings,
+            self.task,
+            store=self._store,
+            lease=lease,
+            ttl=self._ttl,
+            attempt=started.attempt,
+        )
+
+    def _renew(self, ttl: float) -> Plan[bool]:
+        return self._store.renew(self.task, owner=self.owner, lease=ttl)
+
+    def ask(self, waiter: str | None) -> Plan[Answer]:
+        """Try once."""
+        return self._store.start(
+            self.task,
+            owner=self.owner,
+            lease=self._settings.lease,
+            ttl=self._ttl,
+            version=self._settings.version,
+            fingerprint=self.fingerprint,
+            waiter=waiter,
+        )
+
+    def is_busy(self, answer: Answer) -> bool:
+        """Whether somebody else runs the job."""
+        return type(answer) is Running
+
+    def evict(self, owner: str) -> Plan[object]:
+        """End the run of a runner that died."""
+        return self._store.stop(self.task, owner=owner)
+
+    def withdraw(self, waiter: str | None) -> Plan[object]:
+        """End the run that may have been won; what is registered as waiting expires."""
+        return self._store.stop(self.task, owner=self.owner)
+
+    def refusal(self, answer: Answer, waited: float) -> JobRunning:
+        """The error that says who runs the job."""
+        assert isinstance(answer, Running)
+        return JobRunning(
+            f"the job {self.task!r} is run by {describe(answer.owner)} (attempt "
+            f"{answer.attempt}, {answer.ttl:.1f} s left unless renewed); waited {waited:.1f} s",
+            policy=POLICY,
+            key=self.task,
+            retry_after=answer.ttl,
+        )

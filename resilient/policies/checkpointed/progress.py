@@ -1,0 +1,85 @@
+"""How far a job is, how fast it goes, and how long it will take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from resilient.engine import clock
+
+__all__ = ["Meter", "Progress"]
+
+MARK_EVERY = 1.0
+"""Seconds between two measurements of the rate."""
+MEMORY = 30.0
+"""Seconds after which a measurement of the rate counts about a third."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is, over all its outermost loops that have begun.
+
+    Attributes:
+        done: Items that are done, in earlier runs too.
+        total: Items that there are; `None` unless each loop knows its own.
+        rate: Items a second of late, in this run; `None` before the first is done.
+    """
+
+    done: int
+    total: int | None
+    rate: float | None
+
+    @property
+    def percent(self) -> float | None:
+        """0 to 100; `None` without a total."""
+        if self.total is None:
+            return None
+        return 100.0 if self.total <= self.done else 100.0 * self.done / self.total
+
+    @property
+    def eta(self) -> float | None:
+        """Estimated seconds to go; `None` without a total or a rate."""
+        if self.total is None:
+            return None
+        left = max(0, self.total - self.done)
+        if left == 0:
+            return 0.0
+        return left / self.rate if self.rate else None
+
+
+class Meter:
+    """The rate of late: an average in which the last half minute counts most."""
+
+    __slots__ = ("_count", "_counted", "_marked", "_rate", "due")
+
+    def __init__(self) -> None:
+        self._marked = clock.now()
+        self._count = 0
+        self._counted = 0
+        self._rate: float | None = None
+        self.due = self._marked + MARK_EVERY
+        """When `mark` wants to be called next, on the local clock."""
+
+    def add(self) -> None:
+        """An item is done."""
+        self._count += 1
+
+    def mark(self, now: float) -> None:
+        """Measure the rate since the last mark."""
+        passed = now - self._marked
+        latest = (self._count - self._counted) / passed
+        if self._rate is None:
+            self._rate = latest
+        else:
+            self._rate += (latest - self._rate) * -math.expm1(-passed / MEMORY)
+        self._marked, self._counted, self.due = now, self._count, now + MARK_EVERY
+
+    def rate(self) -> float | None:
+        """Items a second; `None` before the first."""
+        now = clock.now()
+        if now >= self.due:
+            self.mark(now)
+        if self._rate is not None:
+            return self._rate
+        passed = now - self._marked
+        return self._count / passed if self._count and passed > 0 else None

@@ -1,0 +1,375 @@
+"""One run of a job: what its runner knows, and what it saves of that.
+
+An item is done when the body asks for the next one. Only then is the state what the items that are
+done have made of it, so that only then it is taken, together with the loops' positions: what is
+saved never holds half an item.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from resilient.engine import clock
+from resilient.engine.lease import Lease
+from resilient.engine.persistence import BUDGET, asked_again
+from resilient.engine.plan import NOW, Body, Drop
+from resilient.errors import BackendError, CodecError, ConfigurationError, StaleRunner
+from resilient.policies.checkpointed.places import Place, here, place_in
+from resilient.policies.checkpointed.progress import Meter, Progress
+from resilient.policies.checkpointed.record import Record, Unstored
+from resilient.policies.checkpointed.turn import Turn
+from resilient.protocols.checkpoints import CheckpointStore, Started
+from resilient.protocols.values import Encoded
+
+if TYPE_CHECKING:
+    from resilient.engine.codecs import Codec
+    from resilient.policies.checkpointed.plan import Settings
+
+__all__ = ["Run", "RunnerLease"]
+
+T = TypeVar("T")
+
+SMALL = 4096
+"""Bytes of a stored state up to which it is taken after each item, and not with each save only."""
+
+
+class RunnerLease(Lease):
+    """A runner's hold on its job."""
+
+    __slots__ = ()
+
+    def error(self) -> StaleRunner:
+        """The exception that tells the runner that it is stale."""
+        return StaleRunner(str(super().error()), key=self.key, fence=self.fence)
+
+
+class Run:
+    """One run of a job; without a store and a lease, one of which nothing is kept.
+
+    Attributes:
+        settings: The options of the job's function.
+        task: The job's key.
+        lease: Under which the job is run.
+        attempt: 1 in the first run of the job.
+        state: The body's own, as it is now.
+        whole: The place around its loops.
+        unsaved: Items done since the last save.
+        job: What the body sees of this.
+    """
+
+    __slots__ = (
+        "_boundary",
+        "_has_news",
+        "_is_small",
+        "_label",
+        "_meter",
+        "_save_due",
+        "_sequence",
+        "_steps",
+        "_store",
+        "_ttl",
+        "_turn",
+        "attempt",
+        "job",
+        "lease",
+        "settings",
+        "state",
+        "task",
+        "unsaved",
+        "whole",
+    )
+
+    def __init__(
+        self,
+        settings: Settings,
+        task: str,
+        *,
+        store: CheckpointStore | None = None,
+        lease: RunnerLease | None = None,
+        ttl: float = 0.0,
+        attempt: int = 1,
+    ) -> None:
+        self.settings = settings
+        self.task = task
+        self.lease = lease
+        self.attempt = attempt
+        self.state: Any = settings.state.make()
+        self.whole = Place(self, here.get())
+        self.whole.is_open = True
+        self.unsaved = 0
+        self.job = settings.job(self)
+        self._store = store
+        self._ttl = ttl
+        self._steps: dict[str, Encoded] = {}
+        self._turn = Turn()
+        self._meter: Meter | None = None
+        self._save_due = math.inf
+        self._sequence: int | None = None  # of the next checkpoint; `None`: the server knows
+        self._label: str | None = None  # of the save that is made when the item in hand is done
+        self._boundary: Encoded | None = None  # the state when the last item was done
+        self._is_small = True
+        self._has_news = False  # whether a loop has come to its end since the last save
+
+    # --- resuming
+
+    async def resume(self, started: Started) -> None:
+        """Go on from where the last run was saved.
+
+        Raises:
+            ConfigurationError: That was a run of another version.
+            CodecError: What was saved cannot be read.
+        """
+        self._steps.update(started.steps)
+        checkpoint = started.checkpoint
+        if checkpoint is not None:
+            record = Record.decode(checkpoint.data)
+            self._refuse_version(record.version)
+            self.state = self._decoded_state(record.state)
+            self.whole.restore(record.loops)
+            self._sequence = checkpoint.sequence + 1
+        elif self._steps and started.version != self.settings.version:
+            # The store has our version now: leave word that the steps are of the other one.
+            with suppress(BackendError):
+                await self._saved(self._encoded_state(), version=started.version)
+            self._refuse_version(started.version)
+
+    def _refuse_version(self, version: str) -> None:
+        if version != self.settings.version:
+            raise ConfigurationError(
+                f"the job {self.task!r} was begun under version={version!r} of "
+                f"{self.settings.name}, and this is version={self.settings.version!r}: finish it "
+                "under the old one, or begin it anew with checkpointed.of(...).at(...).forget()"
+            )
+
+    def _decoded_state(self, data: Encoded) -> Any:
+        try:
+            return self.settings.state.codec.decode(data)
+        except CodecError as error:
+            error.add_note(
+                f"this is the saved state of the job {self.task!r}: a change of its class that "
+                "old states do not fit needs another version= of the job"
+            )
+            raise
+
+    # --- in the body
+
+    def begin_loop(self, name: str | None, items: object, total: int | None) -> Place:
+        """The loop that begins where the caller is."""
+        if self._meter is None:
+            self._meter = Meter()
+            self._save_due = clock.now() + self.settings.seconds
+        return place_in(self).enter(name, items, total)
+
+    def item_done(self, loop: Place) -> bool:
+        """The item in hand is done; whether it is time to save.
+
+        Raises:
+            StaleRunner: The job may have another runner now.
+            CodecError: The state has no stored form.
+        """
+        now = clock.now()
+        meter = self._meter
+        assert meter is not None
+        loop.next_item()
+        if loop.around is self.whole:
+            meter.add()
+            if now >= meter.due:
+                meter.mark(now)
+        lease = self.lease
+        if lease is None:
+            return False
+        if now >= lease.deadline or lease.is_known_lost:
+            raise lease.error()
+        self.unsaved += 1
+        self._reach_boundary()
+        return (
+            self.unsaved >= self.settings.every or now >= self._save_due or self._label is not None
+        )
+
+    def loop_done(self, loop: Place) -> None:
+        """The loop has come to its end."""
+        loop.complete()
+        self._has_news = True
+        if self.lease is not None:
+            self._reach_boundary()
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        loops = self.whole.loops.values()
+        totals = [loop.total for loop in loops]
+        return Progress(
+            done=sum(loop.done for loop in loops),
+            total=None if None in totals or not totals else sum(filter(None, totals)),
+            rate=None if self._meter is None else self._meter.rate(),
+        )
+
+    async def step(self, name: str, codec: Codec) -> Any:
+        """The result of a step: stored earlier, or of the function that is the plan's body."""
+        if not name:
+            raise ConfigurationError("step(''): a step needs a name")
+        if (stored := self._steps.get(name)) is not None:
+            return codec.decode(stored)
+        if self._store is None or self.lease is None:
+            return await Body()
+        self.lease.check()
+        answer = await Body()
+        value = codec.encode(answer)
+        began = await NOW
+        ask = partial(
+            self._store.step,
+            self.task,
+            name,
+            value,
+            fence=self.lease.fence,
+            ttl=self._ttl,
+            lease=self.settings.lease,
+        )
+        if not await self._insisted(ask):
+            raise self._stale()
+        self.lease.renewed(began)
+        self._steps[name] = value
+        return answer
+
+    async def save(self, label: str) -> None:
+        """Save now; in a loop, as soon as the item in hand is done."""
+        if self.lease is None:
+            return
+        self.lease.check()
+        self._label = label
+        if place_in(self) is self.whole:
+            await self.save_due()
+
+    # --- saving
+
+    async def save_due(self) -> None:
+        """Save, unless somebody else in the body has just done so."""
+        if self._store is None:
+            return
+        await self._turn.take()
+        try:
+            if self._is_dirty or self._label is not None:
+                await self._saved(self._encoded_state(), label=self._label or "")
+        finally:
+            self._turn.give()
+
+    async def finish(self, answer: Any) -> None:
+        """Save what is not saved yet, then store the job's result."""
+        if self._store is None or self.lease is None:
+            return
+        if self.lease.inherited:
+            raise self.lease.error()
+        if self._is_dirty or self._label is not None:
+            await self.save_due()
+        result = self._encoded_result(answer)
+        await Drop(self.lease)  # first, so that no renewal outlives the run
+        ask = partial(self._store.finish, self.task, result, fence=self.lease.fence, ttl=self._ttl)
+        try:
+            accepted = await self._insisted(ask)
+        except BackendError as error:
+            error.add_note(
+                f"the job {self.task!r} has run to its end, but its result could not be stored: "
+                "the next call goes on from the last checkpoint"
+            )
+            raise
+        if not accepted:
+            raise self._stale()
+
+    async def abandon(self, error: BaseException) -> None:
+        """Save what is done, and let the next runner start at once."""
+        if self._store is None or self.lease is None:
+            return
+        try:
+            if not self.lease.lost and self._is_dirty and self._boundary is not None:
+                until = min(self.lease.deadline, await NOW + BUDGET)
+                await self._saved(self._boundary, until=until)
+        except (BackendError, StaleRunner) as failure:
+            error.add_note(f"the last {self.unsaved} items done could not be saved: {failure}")
+        finally:
+            await Drop(self.lease)
+            if not self.lease.inherited:
+                with suppress(BackendError):
+                    await self._store.stop(self.task, owner=self.lease.owner)
+
+    async def _saved(
+        self,
+        state: Encoded,
+        *,
+        label: str = "",
+        version: str | None = None,
+        until: float | None = None,
+    ) -> None:
+        """Save this state, and with it where the loops are now."""
+        assert self._store is not None
+        assert self.lease is not None
+        settings, count = self.settings, self.unsaved
+        version = settings.version if version is None else version
+        progress = self.progress()
+        ask = partial(
+            self._store.save,
+            self.task,
+            Record(version, self.whole.stored(), state).encode(),
+            fence=self.lease.fence,
+            sequence=self._sequence,
+            progress=progress.percent,
+            eta=progress.eta,
+            label=label,
+            keep=settings.keep,
+            ttl=self._ttl,
+            lease=settings.lease,
+        )
+        self._boundary, self._label, self._has_news = state, None, False
+        # Until the answer is there, nobody here knows whether the number has been used.
+        self._sequence = None
+        began = await NOW
+        try:
+            saved = await self._insisted(ask, until)
+        except BaseException:
+            self._has_news = True
+            raise
+        if saved is None:
+            raise self._stale()
+        self._sequence = saved.sequence + 1
+        self.unsaved -= count
+        self._save_due = began + settings.seconds
+        self.lease.renewed(began)
+
+    @property
+    def _is_dirty(self) -> bool:
+        return self.unsaved > 0 or self._has_news
+
+    def _reach_boundary(self) -> None:
+        """Take the state, unless that would cost too much after each item."""
+        if not self._is_small:
+            self._boundary = None
+            return
+        self._boundary = self._encoded_state()
+
+    def _encoded_state(self) -> Encoded:
+        state = self.settings.state.codec.encode(self.state)
+        self._is_small = len(state) <= SMALL
+        return state
+
+    def _encoded_result(self, answer: Any) -> Encoded:
+        try:
+            return self.settings.result.encode(answer)
+        except CodecError as error:
+            return self.settings.result.encode(Unstored(str(error)))
+
+    async def _insisted(self, ask: Callable[[], Awaitable[T]], until: float | None = None) -> T:
+        """Ask, again after lost replies for as long as the lease lasts."""
+        assert self.lease is not None
+        try:
+            return await ask()
+        except BackendError as error:
+            return await asked_again(
+                error, ask, until=self.lease.deadline if until is None else until
+            )
+
+    def _stale(self) -> StaleRunner:
+        assert self.lease is not None
+        self.lease.lose("the server says that it has another runner, or was forgotten")
+        return self.lease.error()
