@@ -39,13 +39,22 @@ from resilient.policies.circuit_breaker import (
     HalfOpen,
     circuit_breaker,
 )
-from resilient.policies.distributed_lock import current_lease, distributed_lock, lock
+from resilient.policies.distributed_lock import (
+    AsyncLease,
+    Lock,
+    LockInfo,
+    LockLease,
+    current_lease,
+    distributed_lock,
+    lock,
+)
 from resilient.policies.idempotent import idempotent
 from resilient.policies.retry import retry
 
 __all__ = [
     "MISSING",
     "AsyncJob",
+    "AsyncLease",
     "Backend",
     "BackendError",
     "BlockingCallInLoop",
@@ -67,6 +76,9 @@ __all__ = [
     "KeyMissing",
     "LeaseLost",
     "LocalCache",
+    "Lock",
+    "LockInfo",
+    "LockLease",
     "LockNotAcquired",
     "Rejected",
     "ResilientError",
@@ -82,8 +94,8 @@ __all__ = [
     "current_job",
     "current_lease",
     "distributed_lock",
-    "invalidate_tags",
     "idempotent",
+    "invalidate_tags",
     "lock",
     "retry",
     "subscribe",

@@ -1,0 +1,136 @@
+"""What the processes of the lock tests do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import resilient
+from tests.support.processes import receive, tell
+
+
+def increment(url: str, prefix: str, mode: str, path: str, times: int) -> list[int]:
+    """Read, add one and write, under the lock, many times; the fences in order."""
+    resilient.configure(url, prefix=prefix)
+    counter = Path(path)
+
+    def section(fence: int) -> int:
+        value = int(counter.read_text())
+        counter.write_text(str(value + 1))
+        with open(f"{path}.fences", "a") as fences:
+            fences.write(f"{fence}\n")
+        return fence
+
+    if mode == "sync":
+        return [_locked(section) for _ in range(times)]
+
+    async def many() -> list[int]:
+        return [await _alocked(section) for _ in range(times)]
+
+    return asyncio.run(many())
+
+
+def _locked(section: Any) -> int:
+    with resilient.lock("counter", wait=120) as lease:
+        return int(section(lease.fence))
+
+
+async def _alocked(section: Any) -> int:
+    async with resilient.lock("counter", wait=120) as lease:
+        return int(section(lease.fence))
+
+
+def hold(url: str, prefix: str, ttl: float, mode: str) -> str:
+    """Hold the lock until told to go on; what becomes of it."""
+    resilient.configure(url, prefix=prefix)
+    try:
+        if mode == "sync":
+            with resilient.lock("k", ttl=ttl, wait=30) as lease:
+                tell("holding", lease.fence)
+                receive(60)
+                tell("lost", lease.lost)
+        else:
+            asyncio.run(_ahold(ttl))
+    except resilient.LeaseLost as error:
+        return f"lost {error.fence}"
+    return "released"
+
+
+async def _ahold(ttl: float) -> None:
+    async with resilient.lock("k", ttl=ttl, wait=30) as lease:
+        tell("holding", lease.fence)
+        try:
+            await asyncio.to_thread(receive, 60)
+        finally:
+            tell("lost", lease.lost)
+
+
+def take(url: str, prefix: str, ttl: float, wait: float, mode: str) -> list[float]:
+    """Take the lock once: when it was granted on the machine's clock, and its fence."""
+    resilient.configure(url, prefix=prefix)
+    tell("ready")
+    receive(60)
+
+    async def locked() -> list[float]:
+        async with resilient.lock("k", ttl=ttl, wait=wait) as lease:
+            return [time.monotonic(), lease.fence]
+
+    if mode == "async":
+        return asyncio.run(locked())
+    with resilient.lock("k", ttl=ttl, wait=wait) as lease:
+        return [time.monotonic(), lease.fence]
+
+
+def hand_over(url: str, prefix: str, rounds: int, kind: str) -> list[list[float]]:
+    """Take the lock again and again, holding it for 5 ms: when it was taken and given back."""
+    resilient.configure(url, prefix=prefix)
+    import redis
+
+    client = redis.Redis.from_url(url) if kind == "redis-py" else None
+    times: list[list[float]] = []
+    for _ in range(rounds):
+        lock: Any = (
+            resilient.lock("baton", ttl=10, wait=60)
+            if client is None
+            else client.lock(prefix + "baton", timeout=10, blocking_timeout=60)
+        )
+        with lock:
+            taken = time.monotonic()
+            time.sleep(0.005)
+            times.append([taken, time.monotonic()])
+        time.sleep(0.25)  # long enough for a waiter that polls to see the lock free
+    return times
+
+
+def fork_inside(url: str, prefix: str) -> dict[str, Any]:
+    """Fork while holding a lock and a connection: the child's way out frees nothing."""
+    backend = resilient.configure(url, prefix=prefix)
+    report: dict[str, Any] = {}
+    with resilient.lock("k", ttl=5) as lease:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(_child(lease))
+        report["child"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        report["still held"] = backend.sync.locks.is_held("k", owner=lease.owner)
+        report["lost"] = lease.lost
+    report["free after"] = resilient.lock("k").info() is None
+    return report
+
+
+def _child(lease: resilient.LockLease) -> int:
+    """In the child: the lease is not ours, and the backend works on sockets of our own."""
+    try:
+        lease.release()
+        return 1
+    except resilient.LeaseLost:
+        pass
+    try:
+        with resilient.lock("k", wait=0):
+            return 2
+    except resilient.LockNotAcquired:
+        pass
+    with resilient.lock("other", wait=0) as own:
+        return 0 if own.remaining() > 0 else 3

@@ -1,0 +1,152 @@
+"""Locks between processes, some of which die, stop and fork."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+
+import resilient
+from resilient.testing.faults import FaultProxy
+from tests.process import lock_workers
+from tests.support.fixtures import Target
+from tests.support.modes import Mode
+from tests.support.processes import group, run_all
+from tests.support.servers import RedisAt
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
+
+
+def test_locked_sections_never_overlap(shared_target: Target, mode: Mode, tmp_path: Path) -> None:
+    """6 processes × 2,000 read-modify-writes: the exact total, and fences strictly increasing."""
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    arguments = (shared_target.url, shared_target.prefix, mode.name, str(counter), 2000)
+    run_all(lock_workers.increment, [arguments] * 6, timeout=170)
+    fences = [int(line) for line in Path(f"{counter}.fences").read_text().split()]
+    assert counter.read_text() == "12000"
+    assert len(fences) == 12000
+    assert all(earlier < later for earlier, later in itertools.pairwise(fences))
+
+
+def test_an_uncontended_lock_costs_one_round_trip_each_way(
+    redis_server: RedisAt, prefix: str, mode: Mode
+) -> None:
+    """Two reads by the server for an acquire and a release, and no more."""
+    with resilient.using(redis_server.url, prefix=prefix):
+        locked = mode.decorate(resilient.distributed_lock("k", ttl=30), _nothing)
+        mode.call(locked)
+        with redis_server.round_trips() as trips:
+            for _ in range(50):
+                mode.call(locked)
+        if mode.is_async:
+            mode.call(resilient.aclose)
+    assert trips.count == 100
+
+
+async def _nothing() -> None: ...
+
+
+@pytest.mark.slow
+def test_a_hand_off_is_a_wake_up(redis_server: RedisAt, prefix: str) -> None:
+    """A waiter has the lock milliseconds after its release: far sooner than by polling."""
+    median = {}
+    for kind in ("resilient", "redis-py"):
+        arguments = (redis_server.url, f"{prefix}{kind}:", 15, kind)
+        turns = run_all(lock_workers.hand_over, [arguments] * 2, timeout=120)
+        median[kind] = statistics.median(_hand_offs(turns))
+    print({kind: f"{1000 * gap:.2f} ms" for kind, gap in median.items()})
+    assert median["resilient"] * 5 < median["redis-py"]
+
+
+def _hand_offs(turns: list[list[list[float]]]) -> list[float]:
+    """Seconds from one process's release to the other's grant; not where one took it again."""
+    ordered = sorted((turn, who) for who, own in enumerate(turns) for turn in own)
+    return [
+        later[0] - earlier[1]
+        for (earlier, before), (later, after) in itertools.pairwise(ordered)
+        if before != after
+    ]
+
+
+def test_a_killed_holder_is_replaced_within_its_ttl(shared_target: Target, mode: Mode) -> None:
+    """At once on the same host, where its death can be seen; after its TTL at the latest."""
+    url, prefix = shared_target.url, shared_target.prefix
+    with (
+        group(lock_workers.hold, [(url, prefix, 2.0, mode.name)]) as (holder,),
+        group(lock_workers.take, [(url, prefix, 2.0, 20.0, mode.name)]) as (next_one,),
+    ):
+        fence = holder.wait_for("holding")
+        next_one.wait_for("ready")
+        next_one.send()
+        time.sleep(0.3)
+        killed = time.monotonic()
+        holder.kill()
+        granted, next_fence = next_one.result()
+    assert 0 < granted - killed < 2.5
+    assert next_fence > fence
+
+
+def test_a_holder_that_slept_past_its_ttl_learns_of_it(shared_target: Target, mode: Mode) -> None:
+    """Stopped and resumed, it is told, and its release frees nobody else's lock."""
+    url, prefix = shared_target.url, shared_target.prefix
+    with (
+        group(lock_workers.hold, [(url, prefix, 1.0, mode.name)]) as (sleeper,),
+        group(lock_workers.hold, [(url, prefix, 30.0, mode.name)]) as (holder,),
+    ):
+        fence = sleeper.wait_for("holding")
+        sleeper.stop()
+        next_fence = holder.wait_for("holding")
+        sleeper.cont()
+        sleeper.send()
+        assert sleeper.result() == f"lost {fence}"
+        assert next_fence > fence
+        with resilient.using(url, prefix=prefix):
+            info = resilient.lock("k").info()
+            assert info is not None
+            assert (info.fence, str(holder.pid) in info.holder) == (next_fence, True)
+        holder.send()
+        assert holder.result() == "released"
+
+
+@pytest.mark.parametrize("operation", ["acquire", "release"])
+def test_a_lost_reply_leaves_no_orphan_and_no_false_loss(
+    redis_server: RedisAt, prefix: str, mode: Mode, operation: str
+) -> None:
+    """The reply is swallowed and the connection reset: asked again, the answer is the same."""
+    with FaultProxy(redis_server.url) as proxy, resilient.using(proxy.url, prefix=prefix):
+        locked = mode.decorate(resilient.distributed_lock("k", ttl=30, wait=0), _nothing)
+        mode.call(locked)
+        for _ in range(20):
+            with redis_server.client() as by_hand:
+                if operation == "acquire":
+                    proxy.drop_replies(1)
+                    mode.call(locked)
+                else:
+                    body = mode.decorate(
+                        resilient.distributed_lock("k", ttl=30, wait=0), _dropping(proxy)
+                    )
+                    mode.call(body)
+                assert proxy.counts.dropped > 0
+                with resilient.using(redis_server.url, prefix=prefix):
+                    assert resilient.lock("k").info() is None
+                by_hand.ping()
+        assert proxy.counts.dropped == 20
+        if mode.is_async:
+            mode.call(resilient.aclose)
+
+
+def _dropping(proxy: FaultProxy):  # type: ignore[no-untyped-def]  # made for one test
+    async def body() -> None:
+        proxy.drop_replies(1)
+
+    return body
+
+
+def test_a_fork_inside_a_lock_shares_nothing(shared_target: Target) -> None:
+    """The child frees nothing and uses no connection of its parent's."""
+    report = run_all(lock_workers.fork_inside, [(shared_target.url, shared_target.prefix)])[0]
+    assert report == {"child": 0, "still held": True, "lost": False, "free after": True}
