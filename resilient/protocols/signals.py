@@ -27,6 +27,11 @@ class Hub(Protocol):
         """The channels that somebody listens to: a source need not hear any other."""
         ...
 
+    @property
+    def has_waiters(self) -> bool:
+        """Whether anybody waits: a source that looks may look less often while nobody does."""
+        ...
+
 
 class SignalSource(Protocol):
     """One listening connection or poller a process and backend.

@@ -164,7 +164,7 @@ def start(
             return running(tx, job)
         if job.state == FINISHED:
             drop_contents(tx, task, job)
-            job = None
+            fingerprint, job = fingerprint or job.fingerprint, None
     if job is None:
         life = tx.tick()
         job = Job(IDLE, life, "", 0, 0, 0.0, ttl, 0.0, 0.0, fingerprint=fingerprint)

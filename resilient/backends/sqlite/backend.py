@@ -1,0 +1,110 @@
+"""The backend itself, and how its URL reads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from resilient.backends.sqlite.database import Database
+from resilient.backends.sqlite.signals import SqliteSignals
+from resilient.backends.sqlite.transport import Command, SqliteTransport
+from resilient.engine.durations import seconds
+from resilient.engine.plan import Ask
+from resilient.engine.transactional import Transaction, TransactionalBackend
+from resilient.errors import ConfigurationError
+
+__all__ = ["SqliteBackend", "from_url"]
+
+T = TypeVar("T")
+
+TIMEOUT = 10.0
+OPTIONS = ("timeout",)
+
+
+class SqliteBackend(TransactionalBackend):
+    """Keeps everything in one file, for the threads and processes of one machine.
+
+    Nothing is opened before the first operation. Write-ahead logging with `synchronous=NORMAL`:
+    whatever was answered survives the death of any process at any moment; a loss of power may take
+    the last moments back.
+
+    Args:
+        path: The file, relative to the working directory of now. It and its directory are made.
+        prefix: Isolates tenants that share the file.
+        timeout: Seconds to wait for other processes that write, before a `BackendError`.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, prefix: str = "", timeout: float = TIMEOUT
+    ) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        self.prefix = prefix
+        database = Database(self.path, timeout)
+        signals = SqliteSignals(database, prefix)
+        self._transport = SqliteTransport(database, prefix, signals)
+        super().__init__(f"sqlite:///{self.path}", SqliteStore(self._transport), source=signals)
+
+    def close(self) -> None:
+        """Close all connections and end the threads. The backend may be used again."""
+        super().close()
+        self._transport.close()
+
+    async def aclose(self) -> None:
+        """The same, without blocking the loop."""
+        await asyncio.to_thread(self.close)
+
+
+class SqliteStore:
+    """Transactions as commands to the transport."""
+
+    def __init__(self, transport: SqliteTransport) -> None:
+        self._transport = transport
+
+    async def change(self, work: Callable[[Transaction], T]) -> T:
+        """Run a function in a transaction that may write."""
+        answer: T = await Ask(self._transport, Command(work, writes=True))
+        return answer
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run a function in a transaction that only reads."""
+        answer: T = await Ask(self._transport, Command(work, writes=False))
+        return answer
+
+
+def from_url(url: str, *, prefix: str = "") -> SqliteBackend:
+    """The backend of `sqlite:///relative/file.db` or `sqlite:////absolute/file.db`.
+
+    `?timeout=10s` is how long to wait for other processes that write.
+
+    Raises:
+        ConfigurationError: It names no file, or an option that there is not.
+    """
+    parts = urlsplit(url)
+    path = unquote(parts.path.removeprefix("/"))
+    if parts.netloc:
+        raise ConfigurationError(
+            f"{url!r}: {parts.netloc!r} stands where a host would; write three slashes before a "
+            "relative path and four before an absolute one"
+        )
+    if path in ("", ":memory:"):
+        raise ConfigurationError(
+            f"{url!r} names no file that processes can share; for one process use 'memory://'"
+        )
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := [name for name in options if name not in OPTIONS]:
+        raise ConfigurationError(
+            f"{url!r}: unknown option {', '.join(unknown)}; there is: {', '.join(OPTIONS)}"
+        )
+    timeout = seconds(_number(options.get("timeout", TIMEOUT)), option="timeout")
+    return SqliteBackend(path, prefix=prefix, timeout=timeout)
+
+
+def _number(value: str | float) -> str | float:
+    """A text that is a plain number means seconds."""
+    try:
+        return float(value)
+    except ValueError:
+        return value

@@ -1,0 +1,78 @@
+"""A few daemon threads that do an event loop's blocking work."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+__all__ = ["Crew"]
+
+LINGER = 10.0
+"""Seconds without work after which a thread ends."""
+
+Job = Callable[[], None]
+Jobs = queue.SimpleQueue[Job | None]
+
+
+class Crew:
+    """Runs jobs in the order in which they come. Threads start with work and end without.
+
+    They are daemons: none keeps the interpreter from ending.
+
+    Args:
+        name: What the threads are called.
+        size: How many there are at most.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        self._name = name
+        self._size = size
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: the threads and what they had to do are gone (a fork)."""
+        self._lock = threading.Lock()
+        self._jobs: Jobs = queue.SimpleQueue()
+        self._threads: set[threading.Thread] = set()
+        self._unfinished = 0
+
+    def submit(self, job: Job) -> None:
+        """Have a job done. It must not raise."""
+        with self._lock:
+            self._jobs.put(job)
+            self._unfinished += 1
+            if len(self._threads) < min(self._size, self._unfinished):
+                thread = threading.Thread(
+                    target=self._work, args=(self._jobs,), name=self._name, daemon=True
+                )
+                self._threads.add(thread)
+                thread.start()
+
+    def _work(self, jobs: Jobs) -> None:
+        while True:
+            try:
+                job = jobs.get(timeout=LINGER)
+            except queue.Empty:
+                with self._lock:
+                    if not jobs.empty():
+                        continue
+                    self._threads.discard(threading.current_thread())
+                return
+            if job is None:
+                return
+            job()
+            del job  # not to be kept alive while this thread waits for the next
+            with self._lock:
+                self._unfinished -= 1
+
+    def stop(self) -> None:
+        """End the threads when what was submitted is done; a later job starts others."""
+        with self._lock:
+            threads, self._threads = self._threads, set()
+            jobs, self._jobs = self._jobs, queue.SimpleQueue()
+            for _ in threads:
+                jobs.put(None)
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join()

@@ -1,0 +1,249 @@
+"""The file: how it is opened, and the connections to it.
+
+A connection is used by one thread at a time and then by another: there are as many as there are
+operations at one moment. None crosses a fork: SQLite's locks are the process's, and a child that so
+much as closes a connection of its parent's does harm (section 2.6 of
+https://www.sqlite.org/howtocorrupt.html). They are closed before a fork, and opened again by
+whoever needs one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from resilient.backends.sqlite import schema
+from resilient.backends.sqlite.clock import StoreClock
+from resilient.backends.sqlite.forks import Forkable, outlive_forks
+from resilient.backends.sqlite.trouble import is_busy, translated
+from resilient.errors import BackendError, ConfigurationError
+
+__all__ = ["Connection", "Database"]
+
+T = TypeVar("T")
+
+IDLE = 4
+"""Connections that are kept open for later."""
+FIRST_PAUSE = 0.0001
+LONGEST_PAUSE = 0.002
+"""Seconds between two looks whether the file is free. SQLite's own handler soon sleeps for 100 ms
+at a time, and starves among others that ask more often."""
+PRAGMAS = (
+    "PRAGMA synchronous = NORMAL",  # safe against every death but that of the machine's power
+    "PRAGMA wal_autocheckpoint = 4000",
+    "PRAGMA journal_size_limit = 33554432",
+)
+
+
+class Connection(sqlite3.Connection):
+    """A connection that knows which file it has open."""
+
+    file: tuple[int, int] = (0, 0)
+
+
+class Database(Forkable):
+    """One file.
+
+    Args:
+        path: Its absolute path; missing directories are made.
+        timeout: Seconds to wait for others who write.
+    """
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self.path = path
+        self.timeout = timeout
+        self.clock = StoreClock()
+        self._was_open = False
+        self._forget()
+        outlive_forks(self)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._idle: list[Connection] = []
+        self._used: set[Connection] = set()
+        self._stale: set[Connection] = set()
+
+    # --- connections
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection to the file that is there now, for one operation."""
+        with self._lock:
+            self._users += 1
+        connection = None
+        try:
+            connection = self._take()
+            yield connection
+        except sqlite3.Error:
+            if connection is not None:
+                self._stale.add(connection)  # whatever is wrong with it: the next one is new
+            raise
+        finally:
+            self._give(connection)
+
+    def _take(self) -> Connection:
+        while True:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                connection = self.open()
+            elif connection.file != self.file():
+                # Removed or replaced: what was in it is gone, for us as for everybody.
+                connection.close()
+                continue
+            with self._lock:
+                self._used.add(connection)
+            return connection
+
+    def _give(self, connection: Connection | None) -> None:
+        with self._lock:
+            self._users -= 1
+            keep = False
+            if connection is not None:
+                self._used.discard(connection)
+                keep = connection not in self._stale and len(self._idle) < IDLE
+                self._stale.discard(connection)
+                if keep:
+                    self._idle.append(connection)
+        if connection is not None and not keep:
+            connection.close()
+
+    def close(self) -> None:
+        """Close all connections; those in use when they are given back."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+            self._stale |= self._used
+        for connection in idle:
+            connection.close()
+
+    # --- opening
+
+    def file(self) -> tuple[int, int]:
+        """Which file is at the path; zeros if none is."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return 0, 0
+        return status.st_dev, status.st_ino
+
+    def open(self) -> Connection:
+        """A new connection, with the tables there and the clock read.
+
+        Raises:
+            ConfigurationError: The file cannot be used, ever.
+            BackendError: It cannot be used now.
+        """
+        try:
+            self._prepare()
+            connection = sqlite3.connect(
+                self.path,
+                timeout=0,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=Connection,
+            )
+        except (sqlite3.Error, OSError) as error:
+            raise translated(error, self.path, opening=not self._was_open) from error
+        try:
+            for step in (schema.check, self._use_wal, self._create):
+                self.patiently(partial(step, connection))
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, self.path, opening=not self._was_open) from error
+            if isinstance(error, ConfigurationError):
+                raise ConfigurationError(f"{self.path} {error}") from error.__cause__
+            raise
+        connection.file = self.file()
+        self._was_open = True
+        return connection
+
+    def _prepare(self) -> None:
+        path = Path(self.path)
+        if path.is_dir():
+            raise ConfigurationError(f"{self.path} is a directory: name a file in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def _use_wal(self, connection: Connection) -> None:
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise ConfigurationError(
+                "is on a file system on which processes cannot share memory, as SQLite must "
+                f"(its journal mode stays {mode!r}): use a local disk"
+            )
+        for pragma in PRAGMAS:
+            connection.execute(pragma)
+
+    def _create(self, connection: Connection) -> None:
+        if schema.is_current(connection) and self.clock.load(connection):
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            schema.create(connection)
+            self.clock.begin(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            roll_back(connection)
+            raise
+
+    def patiently(self, attempt: Callable[[], T]) -> T:
+        """Try until nobody else is in the way.
+
+        Raises:
+            BackendError: Somebody was, for as long as we wait.
+        """
+        pause, deadline = FIRST_PAUSE, None
+        while True:
+            try:
+                return attempt()
+            except sqlite3.OperationalError as error:
+                if not is_busy(error):
+                    raise
+                now = time.monotonic()
+                deadline = deadline or now + self.timeout
+                if now > deadline:
+                    raise BackendError(
+                        f"{self.path} was locked by another process for {self.timeout:g} seconds"
+                    ) from error
+            time.sleep(random.uniform(pause / 4, pause))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    # --- forks
+
+    def before_fork(self) -> None:
+        """Let what is under way end, and close every connection."""
+        deadline = time.monotonic() + 1.0
+        self._lock.acquire()
+        while self._users and time.monotonic() < deadline:
+            self._lock.release()
+            time.sleep(0.0005)
+            self._lock.acquire()
+        while self._idle:
+            self._idle.pop().close()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew, and never touch what the parent's other threads were using."""
+        ABANDONED.extend(self._used)
+        self._forget()
+
+
+ABANDONED: list[Connection] = []
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """End a transaction that failed, unless SQLite has done so itself."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")

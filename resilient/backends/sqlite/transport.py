@@ -1,0 +1,145 @@
+"""How transactions run: in the calling thread, or for an event loop in a thread beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple
+
+from resilient.backends.sqlite.crew import Crew
+from resilient.backends.sqlite.database import Database, roll_back
+from resilient.backends.sqlite.signals import SqliteSignals
+from resilient.backends.sqlite.transaction import Signal, SqliteTransaction
+from resilient.backends.sqlite.trouble import translated
+from resilient.engine.drivers.aio import Reply
+from resilient.engine.forks import forget_in_child
+from resilient.engine.transactional import Transaction
+from resilient.errors import BackendError
+
+__all__ = ["Command", "SqliteTransport"]
+
+
+Work = Callable[[Transaction], Any]
+
+
+class Command(NamedTuple):
+    """A function to run in a transaction, and whether it writes."""
+
+    work: Work
+    writes: bool
+
+
+class SqliteTransport:
+    """Runs transactions on one file, for one tenant.
+
+    Args:
+        database: The file.
+        prefix: The tenant.
+        signals: Hears at once what is signalled here.
+    """
+
+    def __init__(self, database: Database, prefix: str, signals: SqliteSignals) -> None:
+        self._database = database
+        self._prefix = prefix
+        self._signals = signals
+        # A reader never waits behind a writer, who may wait for other processes.
+        self._writer = Crew("resilient-sqlite-writer", 1)
+        self._readers = Crew("resilient-sqlite-reader", 2)
+        self._forget()
+        forget_in_child(self._forget)
+
+    def _forget(self) -> None:
+        self._writing = threading.RLock()
+        self._open: sqlite3.Connection | None = None
+        self._writer.forget()
+        self._readers.forget()
+
+    def close(self) -> None:
+        """End the threads and close the connections; both come again with the next command."""
+        self._writer.stop()
+        self._readers.stop()
+        self._database.close()
+
+    # --- the two ways
+
+    def send(self, command: Command) -> Any:
+        """Run a transaction in this thread."""
+        work, writes = command
+        try:
+            return self._change(work) if writes else self._read(work)
+        except (sqlite3.Error, OSError, UnicodeEncodeError) as error:
+            raise translated(error, self._database.path) from error
+
+    def asend(self, command: Command) -> asyncio.Future[Any]:
+        """Run a transaction in a thread of ours, and answer the running loop."""
+        loop = asyncio.get_running_loop()
+        reply = Reply(loop=loop)
+
+        def job() -> None:
+            try:
+                settle = partial(reply.set_result, self.send(command))
+            except Exception as error:
+                settle = partial(reply.set_exception, error)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settle)
+
+        (self._writer if command.writes else self._readers).submit(job)
+        return reply
+
+    # --- transactions
+
+    def _read(self, work: Work) -> Any:
+        with self._database.connection() as connection:
+            return self._database.patiently(partial(self._look, connection, work))
+
+    def _look(self, connection: sqlite3.Connection, work: Work) -> Any:
+        connection.execute("BEGIN")
+        try:
+            return work(SqliteTransaction(connection, self._database.clock, self._prefix))
+        finally:
+            roll_back(connection)
+
+    def _change(self, work: Work) -> Any:
+        database = self._database
+        if not self._writing.acquire(timeout=database.timeout):
+            raise BackendError(
+                f"{database.path}: other threads wrote for {database.timeout:g} seconds"
+            )
+        try:
+            if self._open is not None:
+                # The garbage collector closed a suspended generator inside a transaction, and the
+                # generator released something: that becomes part of the transaction.
+                answer, signals = self._run(self._open, work)
+            else:
+                with database.connection() as connection:
+                    database.patiently(partial(connection.execute, "BEGIN IMMEDIATE"))
+                    answer, signals = self._commit(connection, work)
+        finally:
+            self._writing.release()
+        if signals:
+            self._signals.send(signals)
+        return answer
+
+    def _commit(self, connection: sqlite3.Connection, work: Work) -> tuple[Any, list[Signal]]:
+        self._open = connection
+        try:
+            answer = self._run(connection, work)
+            connection.execute("COMMIT")
+        except BaseException:
+            self._database.clock.rolled_back()
+            roll_back(connection)
+            raise
+        finally:
+            self._open = None
+        return answer
+
+    def _run(self, connection: sqlite3.Connection, work: Work) -> tuple[Any, list[Signal]]:
+        transaction = SqliteTransaction(connection, self._database.clock, self._prefix)
+        answer = work(transaction)
+        if transaction.signals:
+            transaction.store_signals(self._signals.origin)
+        return answer, transaction.signals
