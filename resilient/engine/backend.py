@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from resilient.engine.nearby import Nearby
 from resilient.engine.signals import Hub
 from resilient.errors import CapabilityMissing, ConfigurationError
 from resilient.protocols.cache import CacheStore
@@ -67,6 +68,7 @@ class Backend:
         self.checkpoints = checkpoints
         self.modes = modes
         self.hub = Hub(source)
+        self.nearby = Nearby(self.hub)
 
     def require(self, capability: Capability, mode: Mode | None = None) -> Any:
         """The store of a capability; `CapabilityMissing` if the backend lacks it or the mode."""

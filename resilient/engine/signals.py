@@ -46,6 +46,11 @@ class Hub:
         self._lock = threading.Lock()
 
     @property
+    def has_source(self) -> bool:
+        """Whether anything tells this process what others do."""
+        return self._source is not None
+
+    @property
     def recheck(self) -> float:
         """Seconds after which a waiter looks by itself."""
         return POLL if self._source is None else RECHECK

@@ -52,19 +52,22 @@ class Contest(Protocol[A]):
         ...
 
 
-async def obtained(contest: Contest[A], hub: Hub, wait: float | None) -> tuple[float, A]:
+async def obtained(
+    contest: Contest[A], hub: Hub, wait: float | None, *, budget: float = BUDGET
+) -> tuple[float, A]:
     """Ask until it is not busy: when the successful request was sent, and its answer.
 
     Args:
         contest: What to obtain.
         hub: Where the wake-up comes from.
         wait: Seconds to wait for other holders; 0: try once; `None`: no limit.
+        budget: Seconds for which one attempt is asked again after transient errors.
 
     Raises:
         Rejected: It was busy for as long as `wait`; the contest's own refusal.
     """
     try:
-        began, answer = await _asked(contest, None)
+        began, answer = await _asked(contest, None, budget)
     except BaseException:
         await _withdrawn(contest, None)
         raise
@@ -72,16 +75,16 @@ async def obtained(contest: Contest[A], hub: Hub, wait: float | None) -> tuple[f
         return began, answer
     if wait == 0:
         raise contest.refusal(answer, 0.0)
-    return await _queued(contest, hub, math.inf if wait is None else wait)
+    return await _queued(contest, hub, math.inf if wait is None else wait, budget)
 
 
-async def _queued(contest: Contest[A], hub: Hub, wait: float) -> tuple[float, A]:
+async def _queued(contest: Contest[A], hub: Hub, wait: float, budget: float) -> tuple[float, A]:
     start = await NOW
     waiter = await Listen(hub)
     address = hub.address(waiter)
     try:
         while True:
-            began, answer = await _asked(contest, address)
+            began, answer = await _asked(contest, address, budget)
             if not contest.is_busy(answer):
                 return began, answer
             waited = await NOW - start
@@ -94,14 +97,14 @@ async def _queued(contest: Contest[A], hub: Hub, wait: float) -> tuple[float, A]
         raise
 
 
-async def _asked(contest: Contest[A], waiter: str | None) -> tuple[float, A]:
+async def _asked(contest: Contest[A], waiter: str | None, budget: float) -> tuple[float, A]:
     """Try once, and again after a lost reply or a dead holder; the deadline counts from `began`."""
     began = await NOW
     try:
         answer = await contest.ask(waiter)
     except BackendError as error:
         ask = partial(_attempt, contest, waiter)
-        began, answer = await asked_again(error, ask, until=began + BUDGET)
+        began, answer = await asked_again(error, ask, until=began + budget)
     while contest.is_busy(answer) and await IsDead(_owner(answer)):
         await contest.evict(_owner(answer))
         began, answer = await _attempt(contest, waiter)

@@ -27,6 +27,8 @@ def resume(plan: Plan[Any], answer: Any, error: BaseException | None) -> Any:
         return plan.send(answer) if error is None else plan.throw(error)
     except StopIteration as stop:
         return Done(stop.value)
+    finally:
+        error = None  # its traceback holds this frame: a cycle, if the frame holds it
 
 
 def is_masked(masked: RuntimeError, error: BaseException | None) -> bool:

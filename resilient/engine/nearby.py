@@ -1,0 +1,134 @@
+"""What this process keeps beside a backend: values at hand, computations under way, and patience.
+
+All of it lasts only while it can be trusted. A broadcast on the channel `"cache"` names what is
+stale: it is dropped, and what is being computed or read at that moment is not kept. A broadcast
+that may have been missed empties everything.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from resilient.engine.flights import Flights
+from resilient.engine.forks import forget_in_child
+from resilient.engine.local_store import LocalStore
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from resilient.engine.signals import Hub
+
+__all__ = ["Nearby", "Rest"]
+
+CHANNEL = "cache"
+TAG = "#"
+"""What a broadcast about a tag, not a key, starts with."""
+
+
+class Nearby:
+    """What this process keeps beside one backend. Thread-safe.
+
+    It is a transport (`await Ask(nearby, None)`): that makes it listen to the backend's broadcasts,
+    which may take a connection and so a moment.
+
+    Attributes:
+        flights: The values that are being computed or read.
+        rest: Whether the backend is being left alone.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self.flights = Flights()
+        self.rest = Rest()
+        self._hub = hub
+        self._stores: WeakKeyDictionary[Any, LocalStore] = WeakKeyDictionary()
+        self._registered = False
+        self._forget()
+        forget_in_child(self._forget)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+
+    def store(self, owner: object, make: Callable[[], LocalStore]) -> LocalStore:
+        """The values at hand of one owner; they end with it."""
+        with self._lock:
+            found = self._stores.get(owner)
+            if found is None:
+                found = self._stores[owner] = make()
+            return found
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether it hears of everything that others make stale from now on."""
+        return self._registered and self._hub.is_listening
+
+    def hear(self, message: str | None) -> None:
+        """Keep nothing of a key, or of a `#` and a tag; of anything, if messages were missed."""
+        # The flights first: `LocalStore.put` asks whether its flight is stale, so that what is
+        # stored before this is dropped here, and what comes later is not stored.
+        if message is None:
+            self.flights.call_off_all()
+        elif message.startswith(TAG):
+            self.flights.call_off_tag(message[len(TAG) :])
+        else:
+            self.flights.call_off(message)
+        with self._lock:
+            stores = list(self._stores.values())
+        for store in stores:
+            if message is None:
+                store.clear()
+            elif message.startswith(TAG):
+                store.drop_tag(message[len(TAG) :])
+            else:
+                store.drop(message)
+
+    # --- as a transport
+
+    def send(self, command: None) -> None:
+        """Listen to the backend's broadcasts from now on."""
+        with self._lock:
+            new, self._registered = not self._registered, True
+        if new:
+            self._hub.listen(CHANNEL, self.hear)
+        else:
+            self._hub.start()
+
+    def asend(self, command: None) -> asyncio.Future[Any]:
+        """The same, not in the loop: connecting may block."""
+        import asyncio
+
+        from resilient.engine.drivers.aio import Reply
+
+        return Reply.of(asyncio.to_thread(self.send, command))
+
+
+class Rest:
+    """A backend that failed is left alone for a while, longer each time, then tried by one caller.
+
+    So one that is gone costs a time-out now and then, and not one a call.
+    """
+
+    FIRST = 0.1
+    LONGEST = 5.0
+
+    def __init__(self) -> None:
+        self._pause = 0.0
+        self._until = 0.0
+
+    def allows(self, now: float) -> bool:
+        """Whether to try it now, on the local clock."""
+        if now < self._until:
+            return False
+        self._until = now + self._pause  # one tries; for the others the rest goes on
+        return True
+
+    def failed(self, now: float) -> None:
+        """It failed: leave it alone."""
+        self._pause = min(max(self._pause * 2, self.FIRST), self.LONGEST)
+        self._until = now + self._pause
+
+    def recovered(self) -> None:
+        """It answered."""
+        self._pause = self._until = 0.0

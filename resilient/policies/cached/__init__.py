@@ -1,0 +1,22 @@
+"""`@cached`: computed once across the fleet, never served staler than promised.
+
+`plan` is the policy: what the one caller does that others wait for. `hits` compiles what every call
+runs, `near` is what this process keeps for one function, `tags` what entries can be invalidated
+by, `controls` what else can be done, and `decorator` its form.
+"""
+
+from resilient.policies.cached.controls import MISSING, CacheControls, CacheStats, Missing
+from resilient.policies.cached.decorator import cached
+from resilient.policies.cached.near import LocalCache
+from resilient.policies.cached.tags import ainvalidate_tags, invalidate_tags
+
+__all__ = [
+    "MISSING",
+    "CacheControls",
+    "CacheStats",
+    "LocalCache",
+    "Missing",
+    "ainvalidate_tags",
+    "cached",
+    "invalidate_tags",
+]

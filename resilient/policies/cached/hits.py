@@ -1,0 +1,176 @@
+"""What every call runs first, compiled with the function's own signature.
+
+A hit in this process is a look into a dict, a look at the clock and a count: no lock, no coroutine,
+no binding of arguments, no text of a key. The key of that dict is made of the arguments and their
+types, so that `1`, `1.0` and `True` are three. Where arguments have no such key (a list, an object
+of the user's) or no entry, the text of the key is made, and looked for in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Any
+
+from resilient import config
+from resilient.engine import clock
+from resilient.engine.flights import ashare, share
+from resilient.engine.local_store import LocalStore
+from resilient.engine.signatures import compile_with_signature, forwarding
+from resilient.engine.templates import Field, parse_template
+from resilient.engine.wrap import Shape, finish
+from resilient.policies.cached.near import Call, Near
+from resilient.policies.cached.plan import Settings, computed, loaded
+
+if TYPE_CHECKING:
+    from resilient.policies.cached.decorator import CachedLayer
+
+__all__ = ["View", "aliased_by", "wrapped"]
+
+
+class View:
+    """The values at hand that a hit may use without asking: those of this configuration.
+
+    Attributes:
+        epoch: The configuration under which they were found; `None` before the first call.
+        singles: Values by their aliases; so is `tuples`.
+        entries: Values by their keys.
+    """
+
+    __slots__ = ("entries", "epoch", "singles", "tuples")
+
+    def __init__(self) -> None:
+        self.epoch: int | None = None
+        self.show(LocalStore(1))
+
+    def show(self, values: LocalStore) -> None:
+        """Use these from now on."""
+        self.singles = values.singles
+        self.tuples = values.tuples
+        self.entries = values.entries
+
+
+def aliased_by(
+    signature: Signature, template: str | None, key: Callable[..., Any] | None
+) -> list[tuple[str, str]] | None:
+    """What identifies a call in this process: expressions over its arguments, and their types.
+
+    `None` where only the text of the key does: `key=` says what identifies a call.
+    """
+    if key is not None:
+        return None
+    if template is not None:
+        parts = parse_template(template, where="")
+        expressions = [part.expression for part in parts if isinstance(part, Field)]
+        return [(each, f"_resilient_type({each})") for each in dict.fromkeys(expressions)]
+    return [
+        # No others: `None`. Any others: a tuple or dict, which is no alias, and found by its key.
+        (f"({name} or None)", "_resilient_NoneType")
+        if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        else (name, f"_resilient_type({name})")
+        for name, parameter in signature.parameters.items()
+    ]
+
+
+def wrapped(
+    layer: CachedLayer, signature: Signature, alias: list[tuple[str, str]] | None
+) -> Callable[..., Any]:
+    """The wrapper of a cached function."""
+    is_async = layer.shape is Shape.COROUTINE
+    given = forwarding(signature)
+    terms = None if alias is None else _tuple([term for pair in alias for term in pair])
+    wait = "await " if is_async else ""
+    body = [
+        "if _resilient_config.epoch == _resilient_view.epoch:",
+        " try:",
+        f"  _resilient_entry = _resilient_view.{_place(alias, given)}",
+        " except _resilient_Exception:",  # nothing there, or nothing that can be looked for
+        "  pass",
+        " else:",
+        "  if _resilient_entry.expires > _resilient_clock.now():",
+        "   _resilient_entry.hits += 1",
+        f"   return {_copied(layer, '_resilient_entry.value')}",
+        "_resilient_near = _resilient_attend()",
+        "if _resilient_near is None:",
+        f" return {wait}_resilient_function({given})",
+        f"_resilient_key = _resilient_keyed({given})",
+        f"_resilient_alias = {terms}",
+        "_resilient_entry = _resilient_near.find(_resilient_key, _resilient_alias)",
+        "if _resilient_entry is not None:",
+        f" return {_copied(layer, '_resilient_entry.value')}",
+        f"_resilient_call = _resilient_Call(_resilient_key, _resilient_alias, "
+        f"_resilient_tags({given}))",
+        f"return {wait}_resilient_fly(_resilient_near, _resilient_call, "
+        f"lambda _resilient_value: _resilient_function({given}))",
+    ]
+    names: dict[str, object] = {
+        "_resilient_config": config,
+        "_resilient_clock": clock,
+        "_resilient_view": layer.view,
+        "_resilient_type": type,
+        "_resilient_NoneType": type(None),
+        "_resilient_Exception": Exception,
+        "_resilient_attend": layer.attend,
+        "_resilient_function": layer.function,
+        "_resilient_keyed": layer.key,
+        "_resilient_tags": layer.tags,
+        "_resilient_decode": layer.settings.codec.decode,
+        "_resilient_Call": Call,
+        "_resilient_fly": partial(_afly if is_async else _fly, layer.settings),
+    }
+    compiled = compile_with_signature(
+        layer.function, body, names, is_async=is_async, signature=signature
+    )
+    return finish(layer, compiled, signature=signature)
+
+
+def _place(alias: list[tuple[str, str]] | None, given: str) -> str:
+    if alias is None:
+        return f"entries[_resilient_keyed({given})]"
+    if len(alias) == 1:
+        # By type and then by value: faster than a tuple of both.
+        [(value, kind)] = alias
+        return f"singles[{kind}][{value}]"
+    return f"tuples[{_tuple([term for pair in alias for term in pair])}]"
+
+
+def _tuple(terms: list[str]) -> str:
+    return f"({''.join(f'{term}, ' for term in terms)})"
+
+
+def _copied(layer: CachedLayer, value: str) -> str:
+    return f"_resilient_decode({value})" if layer.copies else value
+
+
+def _fly(settings: Settings, near: Near, call: Call, function: Callable[[Any], Any]) -> Any:
+    """A miss in this process: compute or fetch the value, or wait for who does."""
+    value, ours = share(
+        near.nearby.flights,
+        call.key,
+        call.tags,
+        partial(loaded, settings, near, call),
+        partial(computed, near),
+        function,
+    )
+    return value if ours else _shared(near, value)
+
+
+async def _afly(settings: Settings, near: Near, call: Call, function: Callable[[Any], Any]) -> Any:
+    value, ours = await ashare(
+        near.nearby.flights,
+        call.key,
+        call.tags,
+        partial(loaded, settings, near, call),
+        partial(computed, near),
+        function,
+    )
+    return value if ours else _shared(near, value)
+
+
+def _shared(near: Near, value: Any) -> Any:
+    """What those get who waited for another caller's value."""
+    near.counters.hits += 1
+    if near.local is not None and near.local.copy:
+        return near.codec.decode(near.codec.encode(value))
+    return value

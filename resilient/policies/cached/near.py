@@ -1,0 +1,141 @@
+"""What this process keeps of one function's values on one backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resilient.engine.durations import Duration, seconds
+from resilient.engine.local_store import Alias, Entry, LocalStore
+from resilient.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from resilient.engine.backend import Backend
+    from resilient.engine.codecs import Codec
+    from resilient.engine.flights import Flight
+
+__all__ = ["Call", "Counters", "LocalCache", "Near"]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCache:
+    """A layer in this process in front of the backend: hits in it cost no round trip.
+
+    Args:
+        maxsize: How many values it holds, for one function; the least useful go first (SIEVE).
+        ttl: For how long one may be served without asking the backend, seconds or as `"30s"`: the
+            bound of staleness where invalidations by other processes are not heard of.
+        copy: Whether each hit gives a copy of its own. Without it all callers get the very same
+            object, which they must not change.
+
+    Raises:
+        ConfigurationError: `maxsize` is no positive integer, or `ttl` no duration.
+    """
+
+    maxsize: int = 10_000
+    ttl: Duration = 30
+    copy: bool = False
+
+    def __post_init__(self) -> None:
+        if type(self.maxsize) is not int or self.maxsize < 1:
+            raise ConfigurationError(f"LocalCache(maxsize={self.maxsize!r}): expected 1 or more")
+        object.__setattr__(self, "ttl", seconds(self.ttl, option="LocalCache(ttl)"))
+
+    @property
+    def seconds(self) -> float:
+        """The TTL in seconds."""
+        assert isinstance(self.ttl, float | int)
+        return float(self.ttl)
+
+
+class Call:
+    """One call: its key, its alias in this process if it has one, and its tags."""
+
+    __slots__ = ("alias", "key", "tags")
+
+    def __init__(self, key: str, alias: Alias | None, tags: tuple[str, ...]) -> None:
+        self.key = key
+        self.alias = alias
+        self.tags = tags
+
+
+class Counters:
+    """What happened in this process; approximate where threads count at the same moment."""
+
+    __slots__ = ("backend_errors", "computed", "errors", "hits", "misses")
+
+    def __init__(self) -> None:
+        self.hits = 0
+        self.misses = 0
+        self.computed = 0
+        self.errors = 0
+        self.backend_errors = 0
+
+
+class Near:
+    """What this process keeps of one function's values on one backend.
+
+    Attributes:
+        backend: The backend.
+        local: The layer in front of it, or `None`.
+        values: What is in it; nothing, ever, without a layer.
+        counters: What happened.
+    """
+
+    __slots__ = ("backend", "codec", "counters", "local", "nearby", "values")
+
+    def __init__(
+        self, backend: Backend, owner: object, local: LocalCache | None, codec: Codec
+    ) -> None:
+        self.backend = backend
+        self.nearby = backend.nearby
+        self.local = local
+        self.codec = codec
+        self.counters = Counters()
+        maxsize = 1 if local is None else local.maxsize
+        self.values = self.nearby.store(owner, lambda: LocalStore(maxsize))
+
+    def find(self, key: str, alias: Alias | None) -> Entry | None:
+        """A value at hand, by its key; from now on by this alias too."""
+        entry = self.values.find(key)
+        if entry is not None:
+            entry.hits += 1
+            if alias is not None:
+                self.values.name(entry, alias)
+        return entry
+
+    @property
+    def wants_to_watch(self) -> bool:
+        """Whether it must listen to broadcasts, and does not yet, before it may keep anything."""
+        return (
+            self.local is not None and self.backend.hub.has_source and not self.nearby.is_watching
+        )
+
+    def keep(self, call: Call, value: Any, ttl: float, *, began: float, flight: Flight) -> None:
+        """Have a value at hand from now on, unless it has become stale since the flight began.
+
+        Args:
+            call: What it is the value of.
+            value: The value.
+            ttl: Seconds for which the backend serves it.
+            began: When the request was sent to which the backend answered that, on the local clock.
+            flight: Within which it was got.
+        """
+        if self.local is None or self.wants_to_watch:
+            return
+        if self.local.copy:
+            value = self.codec.encode(value)
+        expires = began + min(ttl, self.local.seconds)
+        self.values.put(
+            call.key, value, expires, tags=call.tags, alias=call.alias, unless=flight.is_stale
+        )
+
+    def given(self, value: Any) -> Any:
+        """What a caller gets of a value at hand."""
+        copies = self.local is not None and self.local.copy
+        return self.codec.decode(value) if copies else value
+
+    @property
+    def max_staleness(self) -> float:
+        """Seconds for which a value may be served here after another process invalidated it."""
+        return 0.0 if self.local is None else self.local.seconds

@@ -1,0 +1,527 @@
+"""Single flight: threads and tasks share one computation, and none harms another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import os
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import pytest
+
+from resilient.engine import flights as module
+from resilient.engine.flights import Flight, Flights, ashare, share
+from resilient.engine.plan import Body
+from tests.support.modes import Mode
+
+
+@pytest.fixture
+def flights() -> Iterator[Flights]:
+    """An empty table, which must be empty again at the end."""
+    table = Flights()
+    yield table
+    assert len(table) == 0
+    assert not table._tasks
+
+
+async def body(flight: Flight | None = None) -> Any:
+    """The simplest plan."""
+    return await Body()
+
+
+def shared(mode: Mode, flights: Flights, key: str, function: Callable[[], Any]) -> Any:
+    """A call of `function` in single flight: its result, and whether it was this caller's own."""
+    run = ashare if mode.is_async else share
+    return run(flights, key, (), body, body, lambda _: function())
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def riders(flights: Flights) -> int:
+    """How many wait for some flight, in this moment."""
+    return sum(len(flight._riders) for flight in list(flights._flying.values()))
+
+
+def test_one_computation(mode: Mode, flights: Flights) -> None:
+    """Fifty callers of one key cause one execution, whose result they all get."""
+    ran = []
+
+    async def compute() -> str:
+        ran.append(1)
+        await mode.sleep(0.1)
+        return "value"
+
+    function = mode.function(compute)
+    results = mode.together(*[partial(shared, mode, flights, "k", function)] * 50)
+    assert [value for value, _ in results] == ["value"] * 50
+    assert sum(own for _, own in results) == len(ran) == 1
+
+
+def test_other_keys_do_not_wait(mode: Mode, flights: Flights) -> None:
+    """Ten keys are ten executions at once."""
+
+    async def compute(number: int) -> int:
+        await mode.sleep(0.1)
+        return number
+
+    function = mode.function(compute)
+    began = time.monotonic()
+    results = mode.together(
+        *[partial(shared, mode, flights, str(n), partial(function, n)) for n in range(10)]
+    )
+    assert results == [(number, True) for number in range(10)]
+    assert time.monotonic() - began < 0.8
+
+
+def test_later_callers_compute_again(mode: Mode, flights: Flights) -> None:
+    """A flight that has landed is over: it is no cache."""
+    ran = []
+
+    async def compute() -> int:
+        ran.append(1)
+        return len(ran)
+
+    function = mode.function(compute)
+    assert mode.call(shared, mode, flights, "k", function) == (1, True)
+    assert mode.call(shared, mode, flights, "k", function) == (2, True)
+
+
+class Failure(Exception):
+    """What a computation raises."""
+
+
+def test_all_get_the_exception(mode: Mode, flights: Flights) -> None:
+    """Whoever waited gets the exception, and its traceback does not grow with their number."""
+    ran = []
+
+    async def compute() -> None:
+        ran.append(1)
+        await mode.sleep(0.1)
+        raise Failure("no")
+
+    function = mode.function(compute)
+    calls = [partial(shared, mode, flights, "k", function)] * 30
+    errors = mode.together(*calls, return_exceptions=True)
+    assert len(ran) == 1
+    assert {type(error) for error in errors} == {Failure}
+    assert max(len(traceback.extract_tb(error.__traceback__)) for error in errors) < 20
+    assert mode.together(*calls[:2], return_exceptions=True) != []
+    assert len(ran) == 2
+
+
+def test_exceptions_leave_no_cycles(mode: Mode, flights: Flights) -> None:
+    """What a failed computation refers to is gone with the exception, without the collector."""
+
+    class Big:
+        pass
+
+    alive: list[weakref.ref[Big]] = []
+
+    def fails() -> None:
+        big = Big()
+        alive.append(weakref.ref(big))
+        raise Failure("no")
+
+    def in_thread() -> None:
+        with suppress(Failure):
+            share(flights, "k", (), body, body, lambda _: (time.sleep(0.05), fails()))
+
+    async def in_task() -> None:
+        async def compute() -> None:
+            await asyncio.sleep(0.02)
+            fails()
+
+        with suppress(Failure):
+            await ashare(flights, "k", (), body, body, lambda _: compute())
+
+    async def tasks() -> None:
+        await asyncio.gather(*[in_task() for _ in range(3)])
+
+    gc.collect()
+    gc.disable()
+    try:
+        if mode.is_async:
+            mode.call(tasks)
+            mode.call(asyncio.sleep, 0)
+        else:
+            threads = [threading.Thread(target=in_thread) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert [reference() for reference in alive] == [None]
+    finally:
+        gc.enable()
+
+
+def test_recursion_on_its_own_key(mode: Mode, flights: Flights) -> None:
+    """A computation that wants its own key computes it itself, however deep."""
+
+    async def compute(depth: int) -> int:
+        if depth == 0:
+            return 0
+        value, _ = await mode.within(shared, mode, flights, "k", partial(function, depth - 1))
+        return int(value) + 1
+
+    function = mode.function(compute)
+    assert mode.call(shared, mode, flights, "k", partial(function, 5)) == (5, True)
+
+
+def test_a_task_started_inside_may_outlive_the_flight(flights: Flights) -> None:
+    """What a computation leaves running waits like everybody else once the flight has landed."""
+
+    async def main() -> None:
+        ran = []
+        tasks: list[asyncio.Task[Any]] = []
+
+        async def compute() -> int:
+            ran.append(1)
+            await asyncio.sleep(0.02)
+            return len(ran)
+
+        async def later() -> Any:
+            await asyncio.sleep(0.05)
+            return await asyncio.gather(*[call() for _ in range(5)])
+
+        def call() -> Any:
+            return ashare(flights, "k", (), body, body, lambda _: compute())
+
+        async def first() -> int:
+            tasks.append(asyncio.create_task(later()))
+            return 0
+
+        await ashare(flights, "k", (), body, body, lambda _: first())
+        assert [value for value, _ in await tasks[0]] == [1] * 5
+
+    asyncio.run(main())
+
+
+def test_two_that_want_each_other(
+    mode: Mode, flights: Flights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two computations that each want the other's value end, after a while, by computing it."""
+    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    monkeypatch.setattr(module, "LOOK", 0.1)
+
+    async def compute(wanted: str, depth: int) -> int:
+        await mode.sleep(0.05)
+        if depth == 0:
+            return 0
+        other = "b" if wanted == "a" else "a"
+        call = partial(shared, mode, flights, other, partial(function, other, depth - 1))
+        value, _ = await mode.within(call)
+        return int(value) + 1
+
+    function = mode.function(compute)
+    calls = [partial(shared, mode, flights, key, partial(function, key, 1)) for key in "ab"]
+    assert mode.together(*calls, timeout=5) == [(1, True), (1, True)]
+
+
+def test_called_off(mode: Mode, flights: Flights) -> None:
+    """What is called off, by key, tag or all, still answers who waits, but nobody joins it."""
+    stale = []
+
+    async def plan(flight: Flight) -> Any:
+        value = await Body()
+        stale.append(flight.stale)
+        return value
+
+    async def compute(after: Callable[[], None]) -> str:
+        after()
+        return "value"
+
+    function = mode.function(compute)
+    run = ashare if mode.is_async else share
+    ends: list[tuple[Callable[[], None], bool]] = [
+        (lambda: flights.call_off("k"), True),
+        (lambda: flights.call_off_tag("tag"), True),
+        (flights.call_off_all, True),
+        (lambda: flights.call_off("other"), False),
+        (lambda: flights.call_off_tag("other"), False),
+    ]
+    for end, expected in ends:
+        joinable: list[bool] = []
+
+        def after(end: Callable[[], None] = end, joinable: list[bool] = joinable) -> None:
+            end()
+            joinable.append("k" in flights._flying)
+
+        def called(_: Any, after: Callable[[], None] = after) -> Any:
+            return function(after)
+
+        result = mode.call(run, flights, "k", ("tag",), plan, body, called)
+        assert result == ("value", True)
+        assert stale.pop() is expected
+        assert joinable == [not expected]
+
+
+# --- threads
+
+
+def test_interrupted_thread(flights: Flights) -> None:
+    """A leader that is interrupted takes nobody with it: another one of them computes."""
+    ran = []
+
+    def compute() -> int:
+        ran.append(threading.get_ident())
+        if len(ran) == 1:
+            within(5, lambda: riders(flights) == 9)
+            raise KeyboardInterrupt
+        time.sleep(0.3)
+        return 7
+
+    def call() -> Any:
+        try:
+            return share(flights, "k", (), body, body, lambda _: compute())[0]
+        except KeyboardInterrupt:
+            return "interrupted"
+
+    with ThreadPoolExecutor(10) as pool:
+        results = [future.result(10) for future in [pool.submit(call) for _ in range(10)]]
+    assert sorted(map(str, results)) == ["7"] * 9 + ["interrupted"]
+    assert len(ran) == 2
+
+
+# --- tasks
+
+
+async def counted(started: list[int], ended: list[str], seconds: float) -> str:
+    """A computation that tells how it ended."""
+    started.append(1)
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        ended.append("cancelled")
+        raise
+    ended.append("returned")
+    return "value"
+
+
+@pytest.mark.parametrize("who", ["leader", "follower", "half", "all but the last"])
+def test_cancelled_callers(flights: Flights, who: str) -> None:
+    """Whoever is cancelled, leader or not, all others are served by the one execution."""
+
+    async def main() -> None:
+        started: list[int] = []
+        ended: list[str] = []
+
+        async def call() -> Any:
+            plan = partial(counted, started, ended, 0.1)
+            return await ashare(flights, "k", (), body, body, lambda _: plan())
+
+        tasks = [asyncio.create_task(call()) for _ in range(20)]
+        await asyncio.sleep(0.02)
+        chosen = {
+            "leader": tasks[:1],
+            "follower": tasks[5:6],
+            "half": tasks[::2],
+            "all but the last": tasks[:-1],
+        }[who]
+        for task in chosen:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for task, result in zip(tasks, results, strict=True):
+            if task in chosen:
+                assert isinstance(result, asyncio.CancelledError)
+            else:
+                assert not isinstance(result, BaseException)
+                assert result[0] == "value"
+        assert (len(started), ended) == (1, ["returned"])
+
+    asyncio.run(main())
+
+
+def test_cancelled_with_its_last_caller(flights: Flights) -> None:
+    """When nobody wants the value any more, the computation is cancelled and has cleaned up."""
+
+    async def main() -> None:
+        started: list[int] = []
+        ended: list[str] = []
+
+        async def call() -> Any:
+            plan = partial(counted, started, ended, 30)
+            return await ashare(flights, "k", (), body, body, lambda _: plan())
+
+        tasks = [asyncio.create_task(call()) for _ in range(5)]
+        await asyncio.sleep(0.02)
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(result) for result in results} == {asyncio.CancelledError}
+        assert ended == ["cancelled"]
+        assert len(asyncio.all_tasks()) == 1
+
+        # And who comes next starts anew.
+        plan = partial(counted, started, ended, 0)
+        value, _ = await ashare(flights, "k", (), body, body, lambda _: plan())
+        assert value == "value"
+
+    asyncio.run(main())
+
+
+def test_timeout_of_the_only_caller(flights: Flights) -> None:
+    """`asyncio.timeout` around a call ends it as it would end the bare function."""
+
+    async def main() -> None:
+        ended: list[str] = []
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                plan = partial(counted, [], ended, 30)
+                await ashare(flights, "k", (), body, body, lambda _: plan())
+        assert ended == ["cancelled"]
+
+    asyncio.run(main())
+
+
+def test_cancellation_inside_the_function(flights: Flights) -> None:
+    """A function that raises `CancelledError` itself does so for each caller, and does not hang."""
+
+    async def main() -> None:
+        ran = []
+
+        async def compute() -> None:
+            ran.append(1)
+            await asyncio.sleep(0.01)
+            raise asyncio.CancelledError
+
+        async def call() -> Any:
+            return await ashare(flights, "k", (), body, body, lambda _: compute())
+
+        results = await asyncio.gather(*[call() for _ in range(3)], return_exceptions=True)
+        assert {type(result) for result in results} == {asyncio.CancelledError}
+        assert len(ran) == 3
+
+    asyncio.run(main())
+
+
+def test_context_of_the_caller(flights: Flights) -> None:
+    """The function sees the context variables of the caller that leads."""
+    variable = contextvars.ContextVar("variable", default="unset")
+
+    async def main() -> None:
+        variable.set("mine")
+
+        async def compute() -> str:
+            return variable.get()
+
+        assert await ashare(flights, "k", (), body, body, lambda _: compute()) == ("mine", True)
+
+    asyncio.run(main())
+
+
+# --- both, and several loops
+
+
+def test_threads_and_loops_share_one_flight(flights: Flights) -> None:
+    """Tasks of three loops and ten threads wait for one task of one loop."""
+    ran = []
+
+    async def compute() -> str:
+        ran.append(1)
+        within(5, lambda: True)
+        await asyncio.sleep(0.2)
+        return "value"
+
+    def never() -> str:
+        ran.append(2)
+        return "other"
+
+    async def many() -> list[Any]:
+        calls = [ashare(flights, "k", (), body, body, lambda _: compute()) for _ in range(5)]
+        return [value for value, _ in await asyncio.gather(*calls)]
+
+    def one() -> list[Any]:
+        within(5, lambda: bool(ran))
+        return [share(flights, "k", (), body, body, lambda _: never())[0]]
+
+    with ThreadPoolExecutor(13) as pool:
+        loops = [pool.submit(asyncio.run, many()) for _ in range(3)]
+        threads = [pool.submit(one) for _ in range(10)]
+        values = [value for future in [*loops, *threads] for value in future.result(10)]
+    assert values == ["value"] * 25
+    assert ran == [1]
+
+
+def test_a_closed_loop_strands_nobody(flights: Flights, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the loop of a flight is closed under it, whoever waits elsewhere computes."""
+    monkeypatch.setattr(module, "LOOK", 0.05)
+    loop = asyncio.new_event_loop()
+
+    async def endless() -> None:
+        await asyncio.Event().wait()
+
+    async def lead() -> None:
+        await ashare(flights, "k", (), body, body, lambda _: endless())
+
+    leading = loop.create_task(lead())
+    loop.run_until_complete(asyncio.sleep(0.01))
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(share, flights, "k", (), body, body, lambda _: "own")
+        within(5, lambda: riders(flights) == 2)
+        [flying] = flights._tasks
+        loop.close()
+        assert waiting.result(5) == ("own", True)
+    for task in (leading, flying):  # as they were left; nothing can run them any more
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        task.get_coro().close()  # type: ignore[union-attr]
+    flights._tasks.clear()
+
+
+def test_blocking_call_in_the_loop_of_a_flight(flights: Flights) -> None:
+    """A blocking call in the very loop that computes does not wait for it: it never would end."""
+
+    async def main() -> None:
+        async def compute() -> str:
+            await asyncio.sleep(0.05)
+            return "task"
+
+        leading = asyncio.create_task(ashare(flights, "k", (), body, body, lambda _: compute()))
+        await asyncio.sleep(0.01)
+        assert share(flights, "k", (), body, body, lambda _: "own") == ("own", True)
+        assert await leading == ("task", True)
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fork(flights: Flights) -> None:
+    """A child does not wait for a flight of its parent's."""
+    leave = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        leading = pool.submit(share, flights, "k", (), body, body, lambda _: leave.wait(10))
+        within(5, lambda: len(flights) == 1)
+        child = os.fork()
+        if child == 0:
+            value, _ = share(flights, "k", (), body, body, lambda _: "child")
+            os._exit(0 if value == "child" else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        leave.set()
+        assert leading.result(5) == (True, True)
+
+
+def test_many_threads_and_keys(flights: Flights) -> None:
+    """Under load every caller gets the value of its key, and nothing is left."""
+
+    def call(number: int) -> bool:
+        key = str(number % 7)
+        value, _ = share(flights, key, (), body, body, lambda _: (time.sleep(0.0005), key)[1])
+        return value == key
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(call, range(3000)))
