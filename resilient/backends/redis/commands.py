@@ -46,7 +46,7 @@ class Plain(Command):
     __slots__ = ()
 
     def __init__(self, *words: Argument) -> None:
-        self.packed = pack(words)
+        self.packed = _packed(words)
         self.replies = 1
         self.repeatable = True
 
@@ -66,7 +66,7 @@ class Call(Command):
         self._script = script
         self._keys = keys
         self._args = args
-        self.packed = pack(("EVALSHA", script.digest, len(keys), *keys, *args))
+        self.packed = _packed(("EVALSHA", script.digest, len(keys), *keys, *args))
         self.replies = 1
         self.repeatable = repeatable
 
@@ -116,6 +116,13 @@ class Script:
     ) -> Call:
         """A call of this script; one that must not happen twice is not repeatable."""
         return Call(self, keys, args, repeatable)
+
+
+def _packed(words: Sequence[Argument]) -> bytes:
+    try:
+        return pack(words)
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{error.object!r} is no text that UTF-8 can encode") from error
 
 
 def _lua(name: str) -> str:

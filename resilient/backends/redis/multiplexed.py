@@ -7,6 +7,7 @@ and need no task. An asynchronous generator owns the connection: the loop's own 
 from __future__ import annotations
 
 import asyncio
+import selectors
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any, cast
@@ -21,6 +22,9 @@ from resilient.backends.redis.settings import Settings
 from resilient.engine.drivers.aio import Reply
 
 __all__ = ["Multiplexed"]
+
+LOOK_AFTER = 1.0
+"""Seconds without use after which a connection is looked at before it is used."""
 
 
 class _Flight:
@@ -47,6 +51,7 @@ class _Wire(asyncio.Protocol):
         self._owner = owner
         self._reader = new_reader(BaseParser.parse_error)
         self._paused = False
+        self._used = owner.now()
         self.under_way: deque[_Flight] = deque()
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # From here on the connection is ours: redis-py neither reads, closes nor reports it. The
@@ -60,7 +65,19 @@ class _Wire(asyncio.Protocol):
     def writable(self) -> bool:
         return not self._paused
 
+    def is_alive(self) -> bool:
+        """Whether, after a while without use, nothing has arrived: the connection's end, mostly.
+
+        The loop would notice by itself, but may have been blocked.
+        """
+        if self.under_way or self._owner.now() - self._used < LOOK_AFTER:
+            return True
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._transport.get_extra_info("socket"), selectors.EVENT_READ)
+            return not selector.select(0)
+
     def send(self, flights: list[_Flight]) -> None:
+        self._used = self._owner.now()
         self.under_way.extend(flights)
         self._transport.write(b"".join([flight.packed() for flight in flights]))
 
@@ -110,6 +127,7 @@ class Multiplexed:
     def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
         self._settings = settings
         self._loop = loop
+        self.now = loop.time
         self._waiting: deque[_Flight] = deque()
         self._wire: _Wire | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -121,7 +139,7 @@ class Multiplexed:
     def ask(self, command: Command) -> Reply:
         """Send a command at the end of this turn; the reply is always answered."""
         reply = Reply(loop=self._loop)
-        deadline = self._loop.time() + self._settings.timeout
+        deadline = self.now() + self._settings.timeout
         self._waiting.append(_Flight(command, reply, deadline))
         if not self._flushing:
             self._flushing = True
@@ -135,11 +153,15 @@ class Multiplexed:
             return
         if self._timer is None:
             self._watch()
-        if self._wire is None:
+        if self._wire is not None and not self._wire.is_alive():
+            self._wire.abort()
+            self.lost(self._wire, None)
+        elif self._wire is None:
             if self._connecting is None:
                 self._connecting = self._loop.create_task(
                     self._connect(), name="resilient-redis-connect"
                 )
+                self._connecting.add_done_callback(self._connected)
         elif self._wire.writable:
             flights = list(self._waiting)
             self._waiting.clear()
@@ -208,25 +230,28 @@ class Multiplexed:
             self._fail(self._waiting.popleft(), error)
 
     async def _connect(self) -> None:
+        connection = self._settings.async_connection()
         try:
-            connection = self._settings.async_connection()
-            try:
-                async with asyncio.timeout(self._settings.connect_timeout):
-                    await connection.connect()
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
-            self._wire = _Wire(self, connection)
-            if self._owner is None and not self._ending:
-                self._owner = self._own()
-                await anext(self._owner)
-        except asyncio.CancelledError:
-            self._fail_waiting(ConnectionAbortedError("the event loop is shutting down"))
+            async with asyncio.timeout(self._settings.connect_timeout):
+                await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
             raise
-        except Exception as error:
+        self._wire = _Wire(self, connection)
+        if self._owner is None and not self._ending:
+            self._owner = self._own()
+            await anext(self._owner)
+
+    def _connected(self, attempt: asyncio.Task[None]) -> None:
+        """An attempt has ended, perhaps before it began."""
+        self._connecting = None
+        error = None if attempt.cancelled() else attempt.exception()
+        if error is not None:
             self._fail_waiting(error)
-        finally:
-            self._connecting = None
+        elif attempt.cancelled() and self._ending:
+            self._fail_waiting(ConnectionAbortedError("the connection is being closed"))
+        # Cancelled otherwise: with all tasks of a loop that shuts down. Whoever waits is cleaning
+        # up, and gets another attempt.
         self.flush()
 
     async def _own(self) -> AsyncGenerator[None]:
@@ -235,10 +260,10 @@ class Multiplexed:
         finally:
             # The loop is shutting down, or the transport is being closed. Whoever still asks
             # something gets a connection that is closed with the last answer.
-            self._ending = True
             await self._close()
 
     async def _close(self) -> None:
+        self._ending = True
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
@@ -251,7 +276,7 @@ class Multiplexed:
     def _watch(self) -> None:
         """Fail what is too late, and look again when the next one may be."""
         self._timer = None
-        now = self._loop.time()
+        now = self.now()
         late = redis_errors.TimeoutError(f"no answer within {self._settings.timeout:g} s")
         wire = self._wire
         if wire is not None and wire.under_way and wire.under_way[0].deadline <= now:

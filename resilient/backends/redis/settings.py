@@ -31,6 +31,11 @@ _OF_BOTH_MODES: list[tuple[type[Any], type[Any]]] = [
     (blocking.SSLConnection, asynchronous.SSLConnection),
     (blocking.UnixDomainSocketConnection, asynchronous.UnixDomainSocketConnection),
 ]
+_SCHEMES = {
+    blocking.Connection: "redis",
+    blocking.SSLConnection: "rediss",
+    blocking.UnixDomainSocketConnection: "unix",
+}
 
 _CHOSEN = {"decode_responses": False, "protocol": 2, "health_check_interval": 0}
 """Version 2 of the protocol has no unasked replies. Health is looked after by the transport."""
@@ -105,7 +110,7 @@ def settings_of_url(url: str) -> Settings:
         parse: Any = blocking.parse_url
         options: dict[str, Any] = dict(parse(f"{_AS_REDIS[scheme]}://{rest}"))
         chosen = options.get("connection_class", blocking.Connection)
-        settings = _settings(scheme, chosen, options, _async_class(chosen), options)
+        settings = _settings(scheme, options, options, chosen)
         _try(settings)
     except (ValueError, TypeError, redis.RedisError) as error:
         raise ConfigurationError(f"the URL {shown!r} is wrong: {error}") from error
@@ -123,24 +128,18 @@ def settings_of_client(client: Any) -> Settings:
             f"{client!r} is no redis.Redis, no redis.asyncio.Redis and no pair of both"
         )
     one, other = found[0].connection_pool, found[-1].connection_pool
-    blocking_class, async_class = _classes(one.connection_class)
-    if _classes(other.connection_class) != (blocking_class, async_class):
+    blocking_class, _ = _classes(one.connection_class)
+    if _classes(other.connection_class)[0] is not blocking_class:
         raise ConfigurationError(f"the clients of the pair {client!r} connect in different ways")
-    settings = _settings(
-        {blocking.SSLConnection: "rediss", blocking.UnixDomainSocketConnection: "unix"}.get(
-            blocking_class, "redis"
-        ),
-        blocking_class,
-        one.connection_kwargs,
-        async_class,
-        other.connection_kwargs,
-    )
     if len(found) == 1 and one.connection_kwargs.get("redis_connect_func") is not None:
         raise ConfigurationError(
             f"{client!r} has a redis_connect_func, which serves one kind of callers only: "
             "give a pair of a redis.Redis and a redis.asyncio.Redis"
         )
     try:
+        settings = _settings(
+            _SCHEMES[blocking_class], one.connection_kwargs, other.connection_kwargs, blocking_class
+        )
         _try(settings)
     except (ValueError, TypeError, redis.RedisError) as error:
         raise ConfigurationError(
@@ -151,11 +150,11 @@ def settings_of_client(client: Any) -> Settings:
 
 def _settings(
     scheme: str,
-    blocking_class: type[Any],
     of_blocking: dict[str, Any],
-    async_class: type[Any],
     of_async: dict[str, Any],
+    connection_class: type[Any],
 ) -> Settings:
+    blocking_class, async_class = _classes(connection_class)
     timeout = _seconds(of_blocking, "socket_timeout", TIMEOUT)
     connect_timeout = _seconds(of_blocking, "socket_connect_timeout", CONNECT_TIMEOUT)
     ours = {**_CHOSEN, "socket_timeout": timeout, "socket_connect_timeout": connect_timeout}
@@ -185,7 +184,7 @@ def _seconds(options: dict[str, Any], name: str, default: float) -> float:
     if value is None:
         return default
     if not value > 0:
-        raise ConfigurationError(f"{name}={value!r}: seconds must be positive")
+        raise ValueError(f"{name}={value!r}: seconds must be positive")
     return float(value)
 
 
@@ -202,10 +201,6 @@ def _classes(connection_class: type[Any]) -> tuple[type[Any], type[Any]]:
     raise ConfigurationError(
         f"clients whose connections are {connection_class.__qualname__} objects are not supported"
     )
-
-
-def _async_class(blocking_class: type[Any]) -> type[Any]:
-    return _classes(blocking_class)[1]
 
 
 def _without_password(url: str) -> str:

@@ -1,0 +1,583 @@
+"""How commands reach Redis: round trips, broken connections, late replies, threads and loops."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import pytest
+import redis
+
+from resilient.backends.redis import RedisBackend, from_url
+from resilient.engine.drivers.aio import adrive
+from resilient.engine.drivers.sync import drive
+from resilient.engine.plan import Together
+from resilient.errors import BackendError
+from resilient.protocols.circuits import CircuitRules
+from resilient.protocols.locks import Grant
+from resilient.testing.conformance import Run
+from resilient.testing.faults import FaultProxy
+from tests.support.servers import RedisAt, RedisServer, free_port
+
+RULES = CircuitRules(100, 100, 0.5, None, 30.0, 5, 10.0, 600.0)
+
+
+@pytest.fixture(params=["sync", "async"])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """Runs plans for both kinds of callers."""
+    run = Run(request.param)
+    yield run
+    run.close()
+
+
+@pytest.fixture
+def backend(run: Run, redis_server: RedisAt, prefix: str) -> Iterator[RedisBackend]:
+    """A backend on a shared server."""
+    backend = from_url(redis_server.url, prefix=prefix)
+    with run.closing(backend):
+        yield backend
+
+
+@pytest.fixture
+def proxy(redis_server: RedisAt) -> Iterator[FaultProxy]:
+    """A network in front of the shared server."""
+    with FaultProxy(redis_server.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def behind(run: Run, proxy: FaultProxy, prefix: str) -> Iterator[RedisBackend]:
+    """A backend behind that network, that waits for half a second."""
+    url = f"{proxy.url}?socket_timeout=0.5&socket_connect_timeout=0.5"
+    backend = from_url(url, prefix=prefix)
+    with run.closing(backend):
+        yield backend
+
+
+def locks(backend: RedisBackend) -> Any:
+    """Its locks."""
+    return backend.require("locks")
+
+
+# --- round trips
+
+
+def test_one_round_trip_each(run: Run, backend: RedisBackend, redis_server: RedisAt) -> None:
+    """Acquire and release are one round trip each, a cache hit with its tags is one."""
+    cache = backend.require("cache")
+    run(locks(backend).acquire("warm", ttl=30, owner="ann"))
+    run(locks(backend).release("warm", owner="ann"))
+    run(cache.fetch("k", owner="ann", lease=30, tags=["red", "blue"]))
+    run(cache.fill("k", b"value", owner="ann", ttl=30, tags=["red", "blue"]))
+
+    with redis_server.round_trips() as lock:
+        run(locks(backend).acquire("k", ttl=30, owner="ann"))
+        run(locks(backend).release("k", owner="ann"))
+    with redis_server.round_trips() as hit:
+        assert run(cache.fetch("k", owner="bob", lease=30, tags=["blue", "red"])).value == b"value"
+
+    assert (lock.count, hit.count) == (2, 1)
+
+
+def test_one_turn_of_the_loop_is_one_trip(redis_server: RedisAt, prefix: str) -> None:
+    """What is asked in one turn of the loop leaves as one pipeline."""
+    backend = from_url(redis_server.url, prefix=prefix)
+
+    async def main() -> None:
+        await adrive(locks(backend).acquire("warm", ttl=30))
+        plans = [locks(backend).acquire(f"k{i}", ttl=30) for i in range(20)]
+        with redis_server.round_trips() as trips:
+            grants = await asyncio.gather(*map(adrive, plans))
+        assert len({grant.fence for grant in grants}) == 20
+        assert trips.count == 1
+
+    asyncio.run(main())
+    backend.close()
+
+
+def test_a_heartbeat_is_one_trip(run: Run, backend: RedisBackend, redis_server: RedisAt) -> None:
+    """All leases are renewed together; one that is lost says so without harm to the others."""
+    for number in range(10):
+        run(locks(backend).acquire(f"k{number}", ttl=30, owner="ann"))
+    run(locks(backend).force_release("k3"))
+
+    async def together() -> list[Any]:
+        return await Together(
+            [locks(backend).renew(f"k{i}", owner="ann", ttl=30) for i in range(10)]
+        )
+
+    run(together())
+    with redis_server.round_trips() as trips:
+        answers = run(together())
+
+    assert answers == [number != 3 for number in range(10)]
+    assert trips.count == 1
+
+
+# --- scripts
+
+
+def forget_scripts(server: RedisAt) -> None:
+    """As after a restart."""
+    with server.client() as client:
+        client.script_flush()
+
+
+def test_a_server_that_lost_the_scripts(
+    run: Run, backend: RedisBackend, redis_server: RedisAt
+) -> None:
+    """Single calls, pipelines whose order matters, and renewals all go on after a restart."""
+    store, cache = locks(backend), backend.require("cache")
+    forget_scripts(redis_server)
+    assert isinstance(run(store.acquire("k", ttl=30, owner="ann")), Grant)
+
+    forget_scripts(redis_server)
+    run(cache.set("k", b"value", ttl=30, tags=["red"]))
+    forget_scripts(redis_server)
+    assert run(cache.fetch("k", owner="ann", lease=30, tags=["red"])).value == b"value"
+
+    async def together() -> list[Any]:
+        return await Together([store.renew(key, owner="ann", ttl=30) for key in ("k", "l", "k")])
+
+    forget_scripts(redis_server)
+    assert run(together()) == [True, False, True]
+
+
+# --- replies that never come
+
+
+def is_call(request: bytes) -> bool:
+    """Whether a request calls a script."""
+    return b"EVALSHA" in request
+
+
+def test_a_lost_reply_is_asked_again(run: Run, proxy: FaultProxy, behind: RedisBackend) -> None:
+    """The server did it and the answer was lost: nobody notices, because asking twice is safe."""
+    store = locks(behind)
+    first = run(store.acquire("k", ttl=30, owner="ann"))
+    run(store.release("k", owner="ann"))
+
+    proxy.drop_reply_when(is_call)
+    grant = run(store.acquire("k", ttl=30, owner="ann"))
+    proxy.drop_reply_when(is_call)
+    assert run(store.release("k", owner="ann")) is True
+
+    assert grant.fence > first.fence
+    assert run(store.holder("k")) is None
+    assert proxy.counts.dropped == 2
+
+
+def test_a_count_is_not_sent_twice(run: Run, proxy: FaultProxy, behind: RedisBackend) -> None:
+    """An outcome whose report may have arrived is not counted again: the caller is told."""
+    circuits = behind.require("circuits")
+    run(circuits.record("k", rules=RULES, outcomes="1"))
+
+    proxy.drop_reply_when(is_call)
+    with pytest.raises(BackendError) as caught:
+        run(circuits.record("k", rules=RULES, outcomes="0"))
+
+    assert caught.value.transient
+    assert run(circuits.view("k")).calls == 2
+
+
+def test_a_silent_network(run: Run, proxy: FaultProxy, behind: RedisBackend) -> None:
+    """No answer is an error after the time for one operation, and all is well afterwards."""
+    store = locks(behind)
+    run(store.acquire("k", ttl=30, owner="ann"))
+
+    proxy.blackhole()
+    started = time.monotonic()
+    with pytest.raises(BackendError, match="did not answer in time") as caught:
+        run(store.renew("k", owner="ann", ttl=30))
+    assert 0.4 < time.monotonic() - started < 1.5
+    assert caught.value.transient
+
+    proxy.restore()
+    assert run(store.renew("k", owner="ann", ttl=30)) is True
+
+
+def test_a_server_that_does_not_shake_hands(
+    run: Run, proxy: FaultProxy, behind: RedisBackend
+) -> None:
+    """Connecting is bounded too, where the port accepts and nobody speaks."""
+    proxy.blackhole()
+
+    started = time.monotonic()
+    with pytest.raises(BackendError) as caught:
+        run(locks(behind).acquire("k", ttl=30))
+
+    assert time.monotonic() - started < 1.5
+    assert caught.value.transient
+
+
+def test_a_restarted_server(run: Run, private_redis: RedisServer) -> None:
+    """Connections that died while nobody used them are replaced without an error."""
+    backend = from_url(private_redis.url, prefix="")
+    with run.closing(backend):
+        before = run(locks(backend).acquire("k", ttl=30, owner="ann"))
+        private_redis.restart()
+        assert run(locks(backend).acquire("k", ttl=30, owner="ann")).fence == before.fence
+        private_redis.kill()
+        with pytest.raises(BackendError, match="could not be reached"):
+            run(locks(backend).acquire("k", ttl=30, owner="ann"))
+        private_redis.start()
+        assert run(locks(backend).renew("k", owner="ann", ttl=30)) is True
+
+
+def test_connections_that_die_idle(run: Run, proxy: FaultProxy, behind: RedisBackend) -> None:
+    """Even what must not be sent twice survives a connection that died while it lay idle."""
+    circuits = behind.require("circuits")
+    run(circuits.record("k", rules=RULES, outcomes="1"))
+    proxy.reset_all()
+    time.sleep(1.1)
+
+    assert run(circuits.record("k", rules=RULES, outcomes="0")).calls == 2
+
+
+# --- what the server refuses
+
+
+def test_a_replica(run: Run, private_redis: RedisServer) -> None:
+    """A server that was demoted: the fail-over ends by itself, so trying again may help."""
+    backend = from_url(private_redis.url, prefix="")
+    with run.closing(backend):
+        run(locks(backend).acquire("k", ttl=30))
+        with private_redis.client() as client:
+            client.replicaof("127.0.0.1", "1")
+        with pytest.raises(BackendError, match="ReadOnlyError") as caught:
+            run(locks(backend).acquire("l", ttl=30))
+    assert caught.value.transient
+
+
+def test_a_full_server(run: Run, private_redis: RedisServer) -> None:
+    """Out of memory: that does not pass by trying again."""
+    backend = from_url(private_redis.url, prefix="")
+    with run.closing(backend):
+        run(locks(backend).acquire("k", ttl=30))
+        with private_redis.client() as client:
+            client.config_set("maxmemory", 1)
+        with pytest.raises(BackendError, match=r"OutOfMemory|OOM") as caught:
+            run(locks(backend).acquire("l", ttl=30))
+    assert not caught.value.transient
+
+
+def test_a_user_without_rights(run: Run, private_redis: RedisServer) -> None:
+    """A user whose rights do not reach is refused for good; one with enough rights is served."""
+    with private_redis.client() as client:
+        client.execute_command("ACL", "SETUSER", "poor", "on", ">pw", "~p:*", "+ping")
+        client.execute_command(
+            *("ACL", "SETUSER", "rich", "on", ">pw", "~p:*", "~{p:*", "&p:*", "-@all"),
+            *("+@read", "+@write", "+@scripting", "+@pubsub", "+@connection", "+time"),
+        )
+    place = private_redis.url.partition("://")[2]
+    poor = from_url(f"redis://poor:pw@{place}", prefix="p:")
+    rich = from_url(f"redis://rich:pw@{place}", prefix="p:")
+    with run.closing(poor), run.closing(rich):
+        with pytest.raises(BackendError, match="refused access") as caught:
+            run(locks(poor).acquire("k", ttl=30))
+        assert not caught.value.transient
+        assert isinstance(run(locks(rich).acquire("k", ttl=30, owner="ann")), Grant)
+        waiter, address = run.listen(rich)
+        run(locks(rich).acquire("k", ttl=30, owner="bob", waiter=address))
+        run(locks(rich).release("k", owner="ann"))
+        assert run.wait(waiter, 5)
+
+
+# --- threads
+
+
+def test_nobody_is_refused(redis_server: RedisAt, prefix: str) -> None:
+    """A hundred threads at once are all served; only a few connections stay afterwards."""
+    backend = from_url(f"{redis_server.url}?max_connections=2", prefix=prefix)
+    start = threading.Barrier(100)
+
+    def one(number: int) -> Any:
+        start.wait()
+        return drive(locks(backend).acquire(f"k{number}", ttl=30, owner=str(number)))
+
+    with ThreadPoolExecutor(100) as pool:
+        grants = list(pool.map(one, range(100)))
+    backend.close()
+
+    assert [grant.owner for grant in grants] == list(map(str, range(100)))
+
+
+def test_an_interrupted_thread(proxy: FaultProxy, redis_server: RedisAt, prefix: str) -> None:
+    """After Ctrl-C between question and answer, nobody gets that answer."""
+    backend = from_url(proxy.url, prefix=prefix)
+    store = locks(backend)
+    drive(store.acquire("k", ttl=30, owner="ann"))
+    proxy.latency(0.3)
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            drive(store.acquire("k", ttl=30, owner="ann"))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    proxy.latency(0)
+
+    assert drive(store.is_held("k", owner="bob")) is False
+    assert drive(store.release("k", owner="ann")) is True
+    backend.close()
+
+
+# --- loops
+
+
+PREAMBLE = """
+    import asyncio, gc, sys
+    if sys.argv[3:]:
+        sys.modules[sys.argv[3]] = None
+    from resilient.backends.redis import from_url
+    from resilient.engine.drivers.aio import adrive
+    from resilient.engine.drivers.sync import drive
+    backend = from_url(sys.argv[1], prefix=sys.argv[2])
+    locks = backend.locks
+    """
+
+
+def in_a_process(server: RedisAt, body: str, *without: str) -> str:
+    """What a program prints, with every warning an error and asyncio watchful."""
+    program = textwrap.dedent(PREAMBLE) + textwrap.dedent(body)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-X", "dev", "-W", "error"),
+            *("-c", program, server.url, uuid.uuid4().hex, *without),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+ENDINGS = {
+    "a loop after the other": """
+        async def main():
+            print((await adrive(locks.acquire("k", ttl=30, owner="ann"))).owner)
+            await asyncio.gather(*[adrive(locks.acquire(str(i), ttl=30)) for i in range(9)])
+        for _ in range(3):
+            asyncio.run(main())
+            gc.collect()
+        """,
+    "closed by hand, and used again": """
+        async def main():
+            for _ in range(3):
+                print((await adrive(locks.acquire("k", ttl=30, owner="ann"))).owner)
+                await backend.aclose()
+        asyncio.run(main())
+        """,
+    "a failing main": """
+        async def main():
+            print((await adrive(locks.acquire("k", ttl=30, owner="ann"))).owner)
+            raise RuntimeError
+        for _ in range(3):
+            try:
+                asyncio.run(main())
+            except RuntimeError:
+                pass
+        """,
+    "tasks that are cancelled at the end": """
+        async def forever():
+            while True:
+                await adrive(locks.acquire("k", ttl=30, owner="ann"))
+        async def main():
+            tasks = [asyncio.create_task(forever()) for _ in range(9)]
+            await asyncio.sleep(0.05)
+            print("ann")
+        for _ in range(3):
+            asyncio.run(main())
+        """,
+    "a clean-up while the loop shuts down": """
+        async def steps():
+            await adrive(locks.acquire("k", ttl=30, owner="ann"))
+            try:
+                yield
+            finally:
+                assert await adrive(locks.release("k", owner="ann"))
+                print("ann")
+        async def main():
+            global kept
+            kept = steps()
+            await anext(kept)
+        for _ in range(3):
+            asyncio.run(main())
+        assert drive(locks.holder("k")) is None
+        backend.close()
+        """,
+    "a loop that never connected": """
+        async def main():
+            print("ann")
+            task = asyncio.create_task(adrive(locks.acquire("k", ttl=30)))
+            await asyncio.sleep(0)
+        for _ in range(3):
+            asyncio.run(main())
+        """,
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_loops_end_in_order(ending: str, redis_server: RedisAt) -> None:
+    """However a loop ends: no warning, no pending task, no open socket; the next one works."""
+    assert in_a_process(redis_server, ENDINGS[ending]) == "ann\n" * 3
+
+
+def test_a_cancelled_task_leaves_order(redis_server: RedisAt, prefix: str) -> None:
+    """Cancelling some callers of one connection mixes up nobody's answers."""
+    backend = from_url(redis_server.url, prefix=prefix)
+
+    async def main() -> None:
+        await adrive(locks(backend).acquire("warm", ttl=30))
+        for _ in range(20):
+            plans = [locks(backend).acquire(f"k{i}", ttl=30, owner=f"o{i}") for i in range(20)]
+            tasks = [asyncio.create_task(adrive(plan)) for plan in plans]
+            await asyncio.sleep(0)
+            for task in tasks[::3]:
+                task.cancel()
+            grants = await asyncio.gather(*tasks, return_exceptions=True)
+            for number, grant in enumerate(grants):
+                if number % 3 == 0:
+                    assert isinstance(grant, asyncio.CancelledError)
+                else:
+                    assert isinstance(grant, Grant)
+                    assert grant.owner == f"o{number}"
+
+    asyncio.run(main())
+    backend.close()
+
+
+def test_large_values(run: Run, backend: RedisBackend) -> None:
+    """Values far beyond any buffer, many at once."""
+    cache = backend.require("cache")
+    values = [bytes([number]) * 3_000_000 for number in range(8)]
+
+    run.together(*[cache.set(f"k{n}", value, ttl=30) for n, value in enumerate(values)])
+    found = run.together(*[cache.get(f"k{n}") for n in range(8)])
+
+    assert [entry.value for entry in found] == values
+
+
+def test_loops_in_several_threads(redis_server: RedisAt, prefix: str) -> None:
+    """Each loop has its own connection, also when they run side by side."""
+    backend = from_url(redis_server.url, prefix=prefix)
+
+    async def main(name: str) -> list[str]:
+        plans = [locks(backend).acquire(f"{name}{n}", ttl=30, owner=name) for n in range(50)]
+        return [(await adrive(plan)).owner for plan in plans]
+
+    def one(name: str) -> list[str]:
+        return asyncio.run(main(name))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(one, "abcd")) == [[name] * 50 for name in "abcd"]
+    backend.close()
+
+
+# --- TLS
+
+
+@pytest.fixture(scope="module")
+def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server that speaks TLS; skips where none can be made."""
+    folder = tmp_path_factory.mktemp("tls")
+    binary, openssl = shutil.which("redis-server"), shutil.which("openssl")
+    if binary is None or openssl is None:
+        pytest.skip("redis-server and openssl are needed")
+    key, certificate = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        [
+            *(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            *(binary, "--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no"),
+            *("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--save", ""),
+        ],
+        stdout=subprocess.DEVNULL,
+        cwd=folder,
+    )
+    url = f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}"
+    try:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                with redis.Redis.from_url(url) as client:
+                    client.ping()
+                break
+            except redis.RedisError:
+                if process.poll() is not None:
+                    pytest.skip("this redis-server speaks no TLS")
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_tls(tls_server: str, run: Run) -> None:
+    """Operations, large values and signals, through TLS."""
+    backend = from_url(tls_server, prefix="")
+    with run.closing(backend):
+        cache, store = backend.require("cache"), locks(backend)
+        run(cache.set("k", b"x" * 3_000_000, ttl=30))
+        assert len(run(cache.get("k")).value) == 3_000_000
+        run(store.acquire("k", ttl=30, owner="ann"))
+        waiter, address = run.listen(backend)
+        run(store.acquire("k", ttl=30, owner="bob", waiter=address))
+        run(store.release("k", owner="ann"))
+        assert run.wait(waiter, 5)
+
+
+def test_an_untrusted_server(tls_server: str, run: Run) -> None:
+    """A certificate that nobody vouches for: no connection."""
+    backend = from_url(tls_server.partition("?")[0], prefix="")
+    with run.closing(backend), pytest.raises(BackendError, match="certificate"):
+        run(locks(backend).acquire("k", ttl=30))
+
+
+# --- without hiredis
+
+
+Kind = Literal["sync", "async"]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_without_hiredis(mode: Kind, redis_server: RedisAt) -> None:
+    """The same without the compiled parser."""
+    drives: dict[Kind, Callable[[str], str]] = {
+        "sync": "drive({})".format,
+        "async": "asyncio.run(adrive({}))".format,
+    }
+    call = drives[mode]
+    program = f"""
+        print({call('locks.acquire("k", ttl=30, owner="ann")')}.owner)
+        {call('backend.cache.set("k", b"v" * 200000, ttl=30, tags=["red"])')}
+        assert len({call('backend.cache.get("k")')}.value) == 200000
+        backend.close()
+        """
+
+    assert in_a_process(redis_server, program, "hiredis") == "ann\n"
