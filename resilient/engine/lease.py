@@ -60,6 +60,7 @@ class Lease:
         "ttl",
     )
 
+    ttl: float
     renew: Callable[[float], Plan[bool]]
 
     def __init__(

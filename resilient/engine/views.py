@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from resilient.engine.drivers.sync import drive
@@ -139,7 +139,8 @@ def _decoded(answer: Any) -> Any:
         return [_decoded(each) for each in answer]
     if not hasattr(answer, "_fields"):
         return answer
-    own, nested = _encoded_fields(type(answer))
+    kind: Hashable = type(answer)
+    own, nested = _encoded_fields(kind)
     changes: dict[str, Any] = {
         name: decode(stored) for name in own if (stored := getattr(answer, name))
     }
