@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from inspect import Parameter, Signature
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
@@ -128,13 +129,13 @@ def _job_and_state(
     state is `None` where nothing tells it, and `UNKNOWN` where it is not defined yet.
     """
     annotation = parameter.annotation
-    if annotation is Parameter.empty:
-        return (None, None) if parameter.name == "job" else None
     if isinstance(annotation, str):
         resolved = _resolved(function, annotation)
         if resolved is UNKNOWN:
             return _by_text(annotation)
         annotation = resolved
+    if annotation is Parameter.empty or annotation is Any:
+        return (None, None) if parameter.name == "job" else None
     job = get_origin(annotation) or annotation
     if job not in (Job, AsyncJob):
         return None
@@ -158,10 +159,18 @@ def _resolved(function: Callable[..., Any], annotation: str) -> Any:
     inner = getattr(inner, "__func__", inner)
     try:
         bare = SimpleNamespace(__annotations__={"job": annotation})
-        nonlocals = dict(inspect.getclosurevars(inner).nonlocals)
-        return get_type_hints(bare, inner.__globals__, nonlocals)["job"]
+        return get_type_hints(bare, inner.__globals__, _nonlocals(inner))["job"]
     except Exception:  # an annotation is any expression: evaluating it may raise anything
         return UNKNOWN
+
+
+def _nonlocals(function: Any) -> dict[str, Any]:
+    """The names around a local function that have a value yet: its own name has none."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):
+            found[name] = cell.cell_contents
+    return found
 
 
 def _state_kind(kind: Any, where: str) -> StateKind:

@@ -62,7 +62,27 @@ class Checkpointed:
         lease: Duration = 30,
         wait: Duration | None = 0,
         on_busy: Literal["skip"],
-        skipped: K = ...,
+        keep: int = 5,
+        ttl: Duration | None = "7d",
+        fingerprint: Sequence[str] | None = None,
+        on_backend_error: Literal["raise", "run"] = "raise",
+        backend: BackendLike | None = None,
+    ) -> SkippingJobDecorator[S, None]: ...
+
+    @overload
+    def __call__(
+        self,
+        template: str | None = None,
+        *,
+        key: Callable[..., Any] | None = None,
+        state: Callable[[], S] | None = None,
+        version: str = "",
+        every: int = 100,
+        seconds: Duration | None = 5,
+        lease: Duration = 30,
+        wait: Duration | None = 0,
+        on_busy: Literal["skip"],
+        skipped: K,
         keep: int = 5,
         ttl: Duration | None = "7d",
         fingerprint: Sequence[str] | None = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from resilient import events
 from resilient.config import Source
 from resilient.engine.identity import describe
-from resilient.engine.plan import NEW_OWNER, Body, Keep, Plan
+from resilient.engine.plan import NEW_OWNER, Body, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, FingerprintMismatch, JobRunning, ResultUnavailable
 from resilient.policies.checkpointed.places import here
@@ -144,7 +144,7 @@ async def carried_out(run: Run, started: Started | None = None) -> Any:
     outer = here.get()
     try:
         if run.lease is not None:
-            await Keep(run.lease)
+            run.lease.keep()
         if started is not None and (started.attempt > 1 or started.checkpoint is not None):
             await run.resume(started)
             sequence = 0 if started.checkpoint is None else started.checkpoint.sequence

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from resilient.engine import clock
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
-from resilient.engine.plan import NOW, Body, Drop
+from resilient.engine.plan import NOW, Body
 from resilient.errors import BackendError, CodecError, ConfigurationError, StaleRunner
 from resilient.policies.checkpointed.places import Place, here, place_in
 from resilient.policies.checkpointed.progress import Meter, Progress
@@ -66,6 +66,7 @@ class Run:
         "_has_news",
         "_is_small",
         "_label",
+        "_last",
         "_meter",
         "_save_due",
         "_sequence",
@@ -112,6 +113,7 @@ class Run:
         self._label: str | None = None  # of the save that is made when the item in hand is done
         self._boundary: Encoded | None = None  # the state when the last item was done
         self._is_small = True
+        self._last: Encoded | None = None  # the state in the checkpoint that this run saved last
         self._has_news = False  # whether a loop has come to its end since the last save
 
     # --- resuming
@@ -245,13 +247,13 @@ class Run:
 
     # --- saving
 
-    async def save_due(self) -> None:
-        """Save, unless somebody else in the body has just done so."""
+    async def save_due(self, *, always: bool = False) -> None:
+        """Save, unless another task of the body has just done so."""
         if self._store is None:
             return
         await self._turn.take()
         try:
-            if self._is_dirty or self._label is not None:
+            if always or self._is_dirty or self._label is not None:
                 await self._saved(self._encoded_state(), label=self._label or "")
         finally:
             self._turn.give()
@@ -262,10 +264,10 @@ class Run:
             return
         if self.lease.inherited:
             raise self.lease.error()
-        if self._is_dirty or self._label is not None:
-            await self.save_due()
+        if self._differs_from_saved():
+            await self.save_due(always=True)
         result = self._encoded_result(answer)
-        await Drop(self.lease)  # first, so that no renewal outlives the run
+        self.lease.drop()  # first, so that no renewal outlives the run
         ask = partial(self._store.finish, self.task, result, fence=self.lease.fence, ttl=self._ttl)
         try:
             accepted = await self._insisted(ask)
@@ -289,7 +291,7 @@ class Run:
         except (BackendError, StaleRunner) as failure:
             error.add_note(f"the last {self.unsaved} items done could not be saved: {failure}")
         finally:
-            await Drop(self.lease)
+            self.lease.drop()
             if not self.lease.inherited:
                 with suppress(BackendError):
                     await self._store.stop(self.task, owner=self.lease.owner)
@@ -334,8 +336,15 @@ class Run:
             raise self._stale()
         self._sequence = saved.sequence + 1
         self.unsaved -= count
+        self._last = state
         self._save_due = began + settings.seconds
         self.lease.renewed(began)
+
+    def _differs_from_saved(self) -> bool:
+        """Whether the last checkpoint is not how the job ends."""
+        if self.unsaved or self._label is not None:
+            return True
+        return self._last is not None and self._last != self._encoded_state()
 
     @property
     def _is_dirty(self) -> bool:
