@@ -66,7 +66,11 @@ def test_a_stopped_owners_late_finish_is_refused(shared_target: Target, mode: Mo
         second.send()
         assert second.result() == "second"
     with resilient.using(shared_target.url, prefix=shared_target.prefix):
-        assert idempotent("k", ttl=60)(lambda: "third")() == "second"
+
+        def third() -> str:
+            return "third"
+
+        assert idempotent("k", ttl=60)(third)() == "second"
 
 
 def test_a_call_costs_two_round_trips_and_a_replay_one(

@@ -51,7 +51,7 @@ class ModelLocks:
         await self._ask("withdraw", owner=owner, waiter=waiter)
 
     async def _ask(self, name: str, **arguments: Any) -> Any:
-        return await Ask(self._client.link, (name, arguments))  # type: ignore[arg-type]
+        return await Ask(self._client.link, (name, arguments))
 
 
 class LateLease(HeldLock):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from resilient.engine.drivers import aio, sync
+from resilient.engine.drivers import aio, immediate, sync
+from resilient.engine.plan import Ask, Body
 from resilient.policies.distributed_lock.leases import HeldLock
-from resilient.testing import simulation
+from resilient.testing.simulation import tasks
 from tests.simulation.histories import History, LateLease
 from tests.simulation.model import (
     FenceStartsAgain,
@@ -58,9 +59,7 @@ def test_one_seed_is_one_history() -> None:
 
 def test_the_three_drivers_answer_the_same_operations() -> None:
     """An operation that one driver knows, all know."""
-    body = simulation.Body
-    ask = simulation.Ask
-    blocking = {*sync.ANSWERS, body}
-    awaiting = {*aio.ANSWERS, *aio.immediate.ANSWERS, body, ask}
-    simulated = {*simulation.IMMEDIATE, *simulation.SUSPENDING}
+    blocking = {*sync.ANSWERS, Body}
+    awaiting = {*aio.ANSWERS, *immediate.ANSWERS, Body, Ask}
+    simulated = {*tasks.ANSWERED_AT_ONCE, *tasks.ANSWERED_LATER}
     assert blocking == awaiting == simulated

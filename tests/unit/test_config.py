@@ -194,11 +194,12 @@ def test_a_sync_function_on_an_async_only_backend_is_refused_when_decorated() ->
     with pytest.raises(CapabilityMissing, match="loops only serves async callers only"):
         distributed_lock("k", backend=mine)(lambda: None)
 
-    async def main() -> list[str]:
+    async def main() -> tuple[str, str]:
         locked = distributed_lock("k", ttl=0.3, wait=5, backend=mine)(body)
-        return await asyncio.gather(locked(), locked())
+        first, second = await asyncio.gather(locked(), locked())
+        return first, second
 
-    assert asyncio.run(main()) == ["done", "done"]
+    assert asyncio.run(main()) == ("done", "done")
 
 
 def test_a_sync_call_of_a_store_that_suspends_is_a_clear_error() -> None:

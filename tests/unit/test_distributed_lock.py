@@ -8,7 +8,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -451,7 +451,7 @@ def test_generators_hold_their_lock_from_first_to_last_step(backend: resilient.B
     """Not before, not after; and the lease is current only while the body runs."""
 
     @distributed_lock("k")
-    def numbers() -> Iterator[int]:
+    def numbers() -> Generator[int, str, str]:
         yield resilient.current_lease().fence
         received = yield 2
         return received
@@ -469,7 +469,7 @@ def test_generators_hold_their_lock_from_first_to_last_step(backend: resilient.B
     assert is_free(backend, "k")
 
 
-def _until_free(generator: Iterator[int], backend: resilient.Backend) -> Iterator[bool]:
+def _until_free(generator: Iterable[int], backend: resilient.Backend) -> Iterator[bool]:
     for _ in generator:
         yield is_free(backend, "k")
     assert is_free(backend, "k")
@@ -479,9 +479,10 @@ def test_a_generator_that_is_closed_or_dropped_frees_its_lock(backend: resilient
     """Closing it, raising in it, or forgetting it: the lock is free."""
 
     @distributed_lock("k")
-    def numbers() -> Iterator[int]:
+    def numbers() -> Generator[int, str, str]:
         yield 1
         yield 2
+        return "end"
 
     generator = numbers()
     next(generator)
@@ -629,7 +630,10 @@ def test_no_template_and_no_key_is_an_error() -> None:
 @pytest.mark.parametrize("value", [None, ""])
 def test_an_empty_field_is_refused(value: Any) -> None:
     """A key that would not identify anything is no key."""
-    locked = distributed_lock("invoice:{number}")(lambda number: None)
+
+    def settle(number: Any) -> None: ...
+
+    locked = distributed_lock("invoice:{number}")(settle)
     with pytest.raises(resilient.KeyMissing, match="number"):
         locked(value)
 

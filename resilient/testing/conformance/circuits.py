@@ -82,6 +82,7 @@ class CircuitConformance(Conformance):
             ("1" * 10, RULES._replace(min_calls=50), "failure_rate"),
             ("0111", RULES._replace(failure_rate=None, consecutive=3), "consecutive"),
             ("111", RULES._replace(failure_rate=1.0, consecutive=3), "consecutive"),
+            ("11111" + "0" * 20, RULES, "failure_rate"),
         ],
     )
     def test_opens(

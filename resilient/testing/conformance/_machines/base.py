@@ -8,18 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any, Protocol, cast
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from resilient.testing.conformance.models.answers import ANYTHING
 from resilient.testing.conformance.runs import Run
 
-__all__ = ["LEASES", "Machine", "World", "run_machine"]
+__all__ = ["LEASES", "READY", "Machine", "World", "run_machine"]
 
 LEASES = st.sampled_from([50.0, 200.0])
 """Seconds that some steps of the clock outlast, where the machine may move it."""
-STEPS_OF_TIME = st.sampled_from([1.0, 30.0, 120.0])
+READY = st.sampled_from([True, True, False])
+"""Whether an owner who is about to write begins before, if nobody has: most histories would
+otherwise be writes that are refused."""
+STEPS_OF_TIME = st.sampled_from([1.0, 60.0, 250.0])
 MOMENT = 0.001
 """Seconds that every operation takes: a clock never stands still."""
 
@@ -183,6 +186,5 @@ def run_machine(machine: type[Machine], world: World, *, examples: int, steps: i
             derandomize="CI" in os.environ,
             database=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-            phases=[Phase.generate, Phase.shrink],
         ),
     )

@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from resilient.protocols.values import Encoded
-from resilient.testing.conformance._machines.base import LEASES, Machine, World
+from resilient.testing.conformance._machines.base import LEASES, READY, Machine, World
 from resilient.testing.conformance.models.cache import CacheModel
 
 __all__ = ["CacheMachine"]
 
-KEYS = st.sampled_from(["a", "b", "a:1"])
-OWNERS = st.sampled_from(["ann", "bob", "cid"])
+KEYS = st.sampled_from(["a", "a", "a", "b", "a:1"])
+OWNERS = st.sampled_from(["ann", "bob"])
 TAGS = st.lists(st.sampled_from(["red", "blue"]), max_size=2, unique=True)
 TTLS = LEASES
 VALUES = st.sampled_from([b"", b"one", b"two\x00\xff\n"]).map(Encoded)
@@ -50,14 +50,18 @@ class CacheMachine(Machine):
             if type(expected).__name__ == "Leased":
                 self._tags.setdefault(key, tuple(tags))
 
-    @rule(key=KEYS, owner=OWNERS, lease=LEASES)
-    def renew(self, key: str, owner: str, lease: float) -> None:
+    @rule(key=KEYS, owner=OWNERS, lease=LEASES, ready=READY)
+    def renew(self, key: str, owner: str, lease: float, ready: bool) -> None:
+        self._compute(key, owner, ready)
         expected = self.model.renew(key, owner=owner, lease=lease)
         actual = self.ask(self.store.renew(self.name(key), owner=owner, lease=lease))
         self.agree(key, expected, actual)
 
-    @rule(key=KEYS, owner=OWNERS, value=VALUES, ttl=TTLS, times=st.integers(1, 2))
-    def fill(self, key: str, owner: str, value: Encoded, ttl: float, times: int) -> None:
+    @rule(key=KEYS, owner=OWNERS, value=VALUES, ttl=TTLS, times=st.integers(1, 2), ready=READY)
+    def fill(
+        self, key: str, owner: str, value: Encoded, ttl: float, times: int, ready: bool
+    ) -> None:
+        self._compute(key, owner, ready)
         tags = self._tags.get(key, ())
         answers = []
         for _ in range(times):
@@ -72,8 +76,9 @@ class CacheMachine(Machine):
         assert answers[0] is not True or all(answers), "a fill sent again is not confirmed again"
         self.get(key)
 
-    @rule(key=KEYS, owner=OWNERS)
-    def abandon(self, key: str, owner: str) -> None:
+    @rule(key=KEYS, owner=OWNERS, ready=READY)
+    def abandon(self, key: str, owner: str, ready: bool) -> None:
+        self._compute(key, owner, ready)
         expected = self.model.abandon(key, owner=owner)
         self.agree(key, expected, self.ask(self.store.abandon(self.name(key), owner=owner)))
         if expected is True:
@@ -86,21 +91,24 @@ class CacheMachine(Machine):
         answer = self.ask(self.store.set(self.name(key), value, ttl=ttl, tags=self._named(tags)))
         assert answer is None
 
-    @rule(key=KEYS)
-    def delete(self, key: str) -> None:
+    @rule(key=KEYS, ready=READY)
+    def delete(self, key: str, ready: bool = False) -> None:
+        self._compute(key, "ann", ready)
         expected = self.model.delete(key)
         self._tags.pop(key, None)
         self.agree(key, expected, self.ask(self.store.delete(self.name(key))))
 
-    @rule(tags=TAGS)
-    def invalidate_tags(self, tags: list[str]) -> None:
+    @rule(key=KEYS, tags=TAGS, ready=READY)
+    def invalidate_tags(self, key: str, tags: list[str], ready: bool) -> None:
         """Whoever computed under such a tag may store its value or not: it is never served."""
+        if ready:
+            self.fetch(key, "ann", 200.0, tags, 1)
         self.model.invalidate_tags(tags)
         answer = self.ask(self.store.invalidate_tags(self._named(tags)))
         assert answer is None
         for key, owner in self.model.leased():
             if set(tags) & set(self._tags.get(key, ())):
-                self.fill(key, owner, Encoded(b"late"), 200.0, 1)
+                self.fill(key, owner, Encoded(b"late"), 200.0, 1, False)
                 self.delete(key)
 
     @rule(pattern=PATTERNS)
@@ -120,6 +128,10 @@ class CacheMachine(Machine):
         fewest, most = self.model.clear()
         assert fewest <= self.ask(self.store.clear()) <= most
         assert self.ask(self.store.keys()) == []
+
+    def _compute(self, key: str, owner: str, ready: bool) -> None:
+        if ready and not self.model.has(key):
+            self.fetch(key, owner, 200.0, ["red"], 1)
 
     def _named(self, tags: list[str] | tuple[str, ...]) -> list[str]:
         return [self.name(tag) for tag in tags]

@@ -18,11 +18,14 @@ from resilient.testing.conformance.models.checkpoints import (
 
 __all__ = ["CheckpointMachine"]
 
-TASKS = st.sampled_from(["a", "b"])
+TASKS = st.sampled_from(["a", "a", "b"])
 OWNERS = st.sampled_from(["ann", "bob"])
 TTL = 86400.0
 DATA = st.sampled_from([b"", b"state", b"\x00\xff\n"]).map(Encoded)
 KEEP = st.integers(1, 3)
+WRITERS = st.sampled_from(["runner", "runner", "last", "stale"])
+"""Who writes: a live runner (one is started if there is none), the last one whatever has become of
+it, or one that somebody else has replaced."""
 
 
 class CheckpointMachine(Machine):
@@ -47,7 +50,12 @@ class CheckpointMachine(Machine):
         self, task: str, owner: str, lease: float, version: str, fingerprint: str, rerun: bool,
         times: int,
     ) -> None:  # fmt: skip
-        task = self.name(task)
+        self._start(self.name(task), owner, lease, version, fingerprint, rerun, times)
+
+    def _start(
+        self, task: str, owner: str, lease: float, version: str, fingerprint: str, rerun: bool,
+        times: int,
+    ) -> None:  # fmt: skip
         if not self.model.fingerprint(task):
             fingerprint = "x"  # what an empty one becomes later is left open
         if self.model.owner(task) == owner:
@@ -81,7 +89,7 @@ class CheckpointMachine(Machine):
     @rule(
         task=TASKS,
         data=DATA,
-        fence=st.sampled_from(["last", "last", "last", "earlier"]),
+        writer=WRITERS,
         numbered=st.booleans(),
         progress=st.sampled_from([None, 0.0, 12.5, 100.0]),
         eta=st.sampled_from([None, 3.25]),
@@ -90,13 +98,13 @@ class CheckpointMachine(Machine):
         times=st.integers(1, 2),
     )
     def save(
-        self, task: str, data: Encoded, fence: str, numbered: bool, progress: float | None,
+        self, task: str, data: Encoded, writer: str, numbered: bool, progress: float | None,
         eta: float | None, label: str, keep: int, times: int,
     ) -> None:  # fmt: skip
         task = self.name(task)
-        if fence == "last" and self.model.state(task) not in ("running", "absent"):
+        mine, theirs = self._fence(task, writer)
+        if mine > 0 and self.model.state(task) not in ("running", "absent"):
             return  # whether a run that has ended, or run out, may still save is left open
-        mine, theirs = self._fence(task, fence)
         number = self.model.sequence(task) + 1 if numbered else None
         for _ in range(times if numbered else 1):
             expected = self.model.save(
@@ -127,14 +135,14 @@ class CheckpointMachine(Machine):
         task=TASKS,
         name=st.sampled_from(["one", "two: with % and {braces}"]),
         value=DATA,
-        fence=st.sampled_from(["last", "last", "earlier"]),
+        writer=WRITERS,
         lease=LEASES,
     )
-    def step(self, task: str, name: str, value: Encoded, fence: str, lease: float) -> None:
+    def step(self, task: str, name: str, value: Encoded, writer: str, lease: float) -> None:
         task = self.name(task)
-        if fence == "last" and self.model.state(task) not in ("running", "absent"):
+        mine, theirs = self._fence(task, writer)
+        if mine > 0 and self.model.state(task) not in ("running", "absent"):
             return
-        mine, theirs = self._fence(task, fence)
         expected = self.model.step(task, name, value, fence=mine, ttl=TTL, lease=lease)
         actual = self.ask(self.store.step(task, name, value, fence=theirs, ttl=TTL, lease=lease))
         self.agree(task, expected, actual)
@@ -142,14 +150,14 @@ class CheckpointMachine(Machine):
     @rule(
         task=TASKS,
         result=DATA,
-        fence=st.sampled_from(["last", "last", "earlier"]),
+        writer=WRITERS,
         times=st.integers(1, 2),
     )
-    def finish(self, task: str, result: Encoded, fence: str, times: int) -> None:
+    def finish(self, task: str, result: Encoded, writer: str, times: int) -> None:
         task = self.name(task)
-        if fence == "last" and self.model.state(task) in ("idle", "expired"):
+        mine, theirs = self._fence(task, writer)
+        if mine > 0 and self.model.state(task) in ("idle", "expired"):
             return
-        mine, theirs = self._fence(task, fence)
         for _ in range(times):
             expected = self.model.finish(task, result, fence=mine, ttl=TTL)
             actual = self.ask(self.store.finish(task, result, fence=theirs, ttl=TTL))
@@ -201,14 +209,27 @@ class CheckpointMachine(Machine):
         expected = self.model.delete(task)
         self.agree(task, expected, self.ask(self.store.delete(task)))
 
-    def _fence(self, task: str, which: str) -> tuple[int, int]:
-        """The newest fence, or the one before it (else one that never was): the model's, theirs."""
+    def _fence(self, task: str, writer: str) -> tuple[int, int]:
+        """The model's and the store's fence of a writer; the model's is negative if it is stale."""
         known = self._fences[task]
-        if which == "last" and known:
-            return known[-1], self.numbers(task)[known[-1]]
-        if which == "earlier" and len(known) > 1:
-            return known[-2], self.numbers(task)[known[-2]]
-        return -1, 1
+        if writer == "runner" and self.model.state(task) != "running":
+            self._run(task)
+        if writer == "stale" and len(known) < 2:
+            self._run(task)
+            self.ask(self.store.stop(task, owner=self.model.owner(task)))
+            self.model.stop(task, owner=self.model.owner(task))
+            self._run(task)
+        if not known:
+            return -1, 1
+        if writer == "stale":
+            return -1, self.numbers(task)[known[-2]]
+        return known[-1], self.numbers(task)[known[-1]]
+
+    def _run(self, task: str) -> None:
+        """See to it that the job has a live runner."""
+        owner = self.model.owner(task)
+        other = "bob" if owner == "ann" else "ann"
+        self._start(task, other, 200.0, "1", "x", rerun=True, times=1)
 
     def _agree_on_saved(
         self, task: str, expected: Checkpoint | None, actual: Checkpoint | None

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from resilient.protocols.circuits import CircuitRules, CircuitState
-from resilient.testing.conformance._machines.base import Machine, World
+from resilient.testing.conformance._machines.base import READY, Machine, World
 from resilient.testing.conformance.models import circuits as models
 from resilient.testing.conformance.models.circuits import CircuitModel
 
@@ -43,8 +43,15 @@ class CircuitMachine(Machine):
         self._stale: dict[str, int] = {}
         """Of each key, a generation of the store that is over."""
 
-    @rule(key=KEYS, outcomes=OUTCOMES, admitted=st.sampled_from(["now", "before", "unknown"]))
-    def record(self, key: str, outcomes: str, admitted: str) -> None:
+    @rule(
+        key=KEYS,
+        outcomes=OUTCOMES,
+        admitted=st.sampled_from(["now", "before", "unknown"]),
+        ready=READY,
+    )
+    def record(self, key: str, outcomes: str, admitted: str, ready: bool) -> None:
+        if ready and self._view(key).state != "closed":
+            self.force(key, CircuitState.CLOSED, True)
         before = self._view(key)
         theirs: int | None = None
         mine: int | None = None
@@ -79,8 +86,15 @@ class CircuitMachine(Machine):
         outcome=st.sampled_from("001-"),
         fresh=st.sampled_from([True, True, True, False]),
         times=st.integers(1, 2),
+        ready=READY,
     )
-    def report(self, key: str, token: str, outcome: str, fresh: bool, times: int) -> None:
+    def report(
+        self, key: str, token: str, outcome: str, fresh: bool, times: int, ready: bool
+    ) -> None:
+        if ready and (self._view(key).state != "half_open" or not fresh):
+            self.force(key, CircuitState.HALF_OPEN, True)
+        if ready:
+            self.admit(key, token, 1)
         stale = self._stale.get(key)
         generation = self._generation(key)
         mine = self._view(key).generation

@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from resilient.protocols.values import Encoded
-from resilient.testing.conformance._machines.base import LEASES, Machine, World
+from resilient.testing.conformance._machines.base import LEASES, READY, Machine, World
 from resilient.testing.conformance.models.answers import ANYTHING
 from resilient.testing.conformance.models.idempotency import IdempotencyModel
 
 __all__ = ["IdempotencyMachine"]
 
-KEYS = st.sampled_from(["a", "b"])
-OWNERS = st.sampled_from(["ann", "bob", "cid"])
+KEYS = st.sampled_from(["a", "a", "b"])
+OWNERS = st.sampled_from(["ann", "bob"])
 TTL = 86400.0
 RESULTS = st.sampled_from([b"", b"done", b"\x00\xff"]).map(Encoded)
 FINGERPRINTS = st.sampled_from(["x", "x", "x", "y", ""])
@@ -26,8 +26,19 @@ class IdempotencyMachine(Machine):
         super().__init__(world)
         self.model = IdempotencyModel()
 
-    @rule(key=KEYS, owner=OWNERS, lease=LEASES, fingerprint=FINGERPRINTS, times=st.integers(1, 2))
-    def claim(self, key: str, owner: str, lease: float, fingerprint: str, times: int) -> None:
+    @rule(
+        key=KEYS,
+        owner=OWNERS,
+        lease=LEASES,
+        fingerprint=FINGERPRINTS,
+        times=st.integers(1, 2),
+        late=st.booleans(),
+    )
+    def claim(
+        self, key: str, owner: str, lease: float, fingerprint: str, times: int, late: bool
+    ) -> None:
+        if late and self.world.advance is not None:
+            self._advance(250.0)  # whoever has the call is dead by now
         if self.model.fingerprint(key) in (None, ""):
             fingerprint = "x"  # what an empty one becomes later is left open
         if self.model.expired(key) == owner:
@@ -43,8 +54,9 @@ class IdempotencyMachine(Machine):
             )
             self.agree(key, expected, actual)
 
-    @rule(key=KEYS, owner=OWNERS, lease=LEASES)
-    def renew(self, key: str, owner: str, lease: float) -> None:
+    @rule(key=KEYS, owner=OWNERS, lease=LEASES, ready=READY)
+    def renew(self, key: str, owner: str, lease: float, ready: bool) -> None:
+        self._begin(key, owner, ready)
         expected = self.model.renew(key, owner=owner, lease=lease)
         actual = self.ask(self.store.renew(self.name(key), owner=owner, lease=lease))
         self.agree(key, expected, actual)
@@ -57,8 +69,12 @@ class IdempotencyMachine(Machine):
         result=RESULTS,
         outcome=st.sampled_from(["value", "error", "unstored"]),
         times=st.integers(1, 2),
+        ready=READY,
     )
-    def complete(self, key: str, owner: str, result: Encoded, outcome: str, times: int) -> None:
+    def complete(
+        self, key: str, owner: str, result: Encoded, outcome: str, times: int, ready: bool
+    ) -> None:
+        self._begin(key, owner, ready)
         for _ in range(times):
             expected = self.model.complete(
                 key, owner=owner, result=result, ttl=TTL, outcome=outcome
@@ -70,8 +86,9 @@ class IdempotencyMachine(Machine):
             )
             self.agree(key, expected, actual)
 
-    @rule(key=KEYS, owner=OWNERS)
-    def abandon(self, key: str, owner: str) -> None:
+    @rule(key=KEYS, owner=OWNERS, ready=READY)
+    def abandon(self, key: str, owner: str, ready: bool) -> None:
+        self._begin(key, owner, ready)
         expected = self.model.abandon(key, owner=owner)
         self.agree(key, expected, self.ask(self.store.abandon(self.name(key), owner=owner)))
         if expected is ANYTHING:
@@ -86,3 +103,7 @@ class IdempotencyMachine(Machine):
     def delete(self, key: str) -> None:
         expected = self.model.delete(key)
         self.agree(key, expected, self.ask(self.store.delete(self.name(key))))
+
+    def _begin(self, key: str, owner: str, ready: bool) -> None:
+        if ready and self.model.get(key) is None:
+            self.claim(key, owner, 200.0, "x", 1, False)

@@ -1,20 +1,4 @@
-"""The third driver: thousands of plans on a virtual clock, with everything that can go wrong.
-
-A seed makes one history, repeatable to the letter: clients run the real plans against a server
-given as a plain function, over a network that delays, loses and repeats messages, and are paused
-and killed at random. What must never happen is checked by the test that owns the simulation.
-
-Example:
-    >>> simulation = Simulation(seed=1)
-    >>> client = simulation.client("a", server=lambda command, now: command * 2)
-    >>> async def plan() -> int:
-    ...     await Sleep(5)
-    ...     return await Ask(client.link, 21)
-    >>> task = client.start(plan())
-    >>> simulation.run()
-    >>> task.value
-    42
-"""
+"""The world of a simulation: a virtual clock, a network, and the processes on it."""
 
 from __future__ import annotations
 
@@ -30,25 +14,11 @@ from typing import Any
 from resilient.engine import clock
 from resilient.engine.backend import Backend
 from resilient.engine.background import Chore
-from resilient.engine.drivers.steps import Done, resume
-from resilient.engine.plan import (
-    NEW_OWNER,
-    NOW,
-    RANDOM,
-    Ask,
-    Body,
-    Drop,
-    IsDead,
-    Keep,
-    Listen,
-    Plan,
-    Sleep,
-    Together,
-    Wait,
-)
+from resilient.engine.plan import Plan
 from resilient.errors import BackendError
+from resilient.testing.simulation.tasks import SimulatedWaiter, Task
 
-__all__ = ["Client", "Faults", "Simulation", "Task"]
+__all__ = ["Client", "Faults", "Server", "Simulation"]
 
 Server = Callable[[Any, float], Any]
 """Answers a command that arrives at a moment of the server's clock, or raises."""
@@ -77,7 +47,7 @@ class Simulation:
     """A virtual clock, a network and the clients on it."""
 
     def __init__(self, seed: int, faults: Faults | None = None) -> None:
-        self.random = random.Random(seed)
+        self.random: random.Random = random.Random(seed)
         self.faults = faults or Faults()
         self.now = 0.0
         self.active: Client | None = None
@@ -159,45 +129,11 @@ class _VirtualClock(clock.SystemClock):
         return self.now()
 
 
-class SimulatedWaiter:
-    """One plan's wait."""
-
-    __slots__ = ("__weakref__", "_resume", "_woken", "id")
-
-    def __init__(self, name: str) -> None:
-        self.id = name
-        self._woken = False
-        self._resume: Callable[[bool], None] | None = None
-
-    def wake(self) -> None:
-        """Wake it; a wake-up before the wait counts."""
-        self._woken = True
-        if self._resume is not None:
-            self._settle()
-
-    def begin(self, resume: Callable[[bool], None]) -> None:
-        """Wait from now on."""
-        self._resume = resume
-        if self._woken:
-            self._settle()
-
-    def expire(self, resume: Callable[[bool], None]) -> None:
-        """The time of this wait is over."""
-        if self._resume is resume:
-            self._settle()
-
-    def _settle(self) -> None:
-        resume, woken = self._resume, self._woken
-        self._resume, self._woken = None, False
-        assert resume is not None
-        resume(woken)
-
-
 class Client:
     """A process: it may be paused and killed, and its backend's heartbeat runs in it."""
 
     def __init__(self, simulation: Simulation, name: str, server: Server, skew: float) -> None:
-        self.simulation = simulation
+        self.simulation: Simulation = simulation
         self.name = name
         self.alive = True
         self.link = Link(self, server)
@@ -333,123 +269,3 @@ class SimulatedWorker:
     def _rest(self) -> None:
         self._running = False
         self.nudge()
-
-
-class _Abandoned(BaseException):
-    """The process of a plan is no more."""
-
-
-class Task:
-    """One plan on its way in one client.
-
-    Attributes:
-        done: Whether it has come to its end.
-        value: What it returned.
-        error: What it raised.
-    """
-
-    def __init__(
-        self, client: Client, plan: Plan[Any], body: Callable[[Any], Plan[Any]] | None = None
-    ) -> None:
-        self.client = client
-        self.done = False
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self._plan = plan
-        self._body = body
-        self._callbacks: list[Callable[[], None]] = []
-        client.simulation.register(self)
-
-    def abandon(self) -> None:
-        """End the plan without answering anything that it still asks."""
-        while not self.done:
-            try:
-                self._plan.throw(_Abandoned())
-            except (_Abandoned, StopIteration):
-                self.done = True
-
-    def when_done(self, callback: Callable[[], None]) -> None:
-        """Call back when the plan has ended, in the same client."""
-        self._callbacks.append(callback)
-
-    def step(self, answer: Any = None, error: BaseException | None = None) -> None:
-        """Step the plan until it waits for something, or ends."""
-        while True:
-            try:
-                operation = resume(self._plan, answer, error)
-            except Exception as raised:
-                self._end(None, raised)
-                return
-            if isinstance(operation, Done):
-                self._end(operation.value, None)
-                return
-            answer = error = None
-            kind = type(operation)
-            if kind in IMMEDIATE:
-                answer = IMMEDIATE[kind](self, operation)
-            else:
-                SUSPENDING[kind](self, operation)
-                return
-
-    def _end(self, value: Any, error: BaseException | None) -> None:
-        self.done, self.value, self.error = True, value, error
-        for callback in self._callbacks:
-            callback()
-
-    def later(self, answer: Any = None, error: BaseException | None = None) -> None:
-        """Go on with an answer, when the client runs."""
-        self.client.resume(lambda: self.step(answer, error))
-
-    def _ask(self, operation: Ask) -> None:
-        operation.transport.ask(operation.command, self.step)  # type: ignore[attr-defined]
-
-    def _sleep(self, operation: Sleep) -> None:
-        self.client.simulation.after(operation.seconds, self.later)
-
-    def _wait(self, operation: Wait) -> None:
-        waiter = operation.waiter
-        assert isinstance(waiter, SimulatedWaiter)
-        go_on = self.later
-        self.client.simulation.after(operation.seconds, lambda: waiter.expire(go_on))
-        waiter.begin(go_on)
-
-    def _run_body(self, operation: Body) -> None:
-        if self._body is None:
-            self.later()
-        else:
-            self._follow(Task(self.client, self._body(operation.value)))
-
-    def _follow(self, task: Task) -> None:
-        task.when_done(lambda: self.later(task.value, task.error))
-        self.client.resume(task.step)
-
-    def _together(self, operation: Together) -> None:
-        tasks = [Task(self.client, plan) for plan in operation.plans]
-        if not tasks:
-            self.later([])
-
-        def ended() -> None:
-            if all(task.done for task in tasks):
-                self.later([task.error or task.value for task in tasks])
-
-        for task in tasks:
-            task.when_done(ended)
-            self.client.resume(task.step)
-
-
-IMMEDIATE: dict[type, Callable[[Task, Any], Any]] = {
-    type(NOW): lambda task, _: task.client.clock(),
-    type(RANDOM): lambda task, _: task.client.simulation.random.random(),
-    type(NEW_OWNER): lambda task, _: task.client.new_owner(),
-    IsDead: lambda task, operation: False,
-    Keep: lambda task, operation: operation.lease.keep(),
-    Drop: lambda task, operation: operation.lease.drop(),
-    Listen: lambda task, operation: task.client.simulation.new_waiter(),
-}
-SUSPENDING: dict[type, Callable[[Task, Any], None]] = {
-    Ask: Task._ask,
-    Sleep: Task._sleep,
-    Wait: Task._wait,
-    Body: Task._run_body,
-    Together: Task._together,
-}

@@ -1,0 +1,184 @@
+"""One plan on its way: stepped like by any driver, but on the virtual clock of a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from resilient.engine.drivers.steps import Done, resume
+from resilient.engine.plan import (
+    NEW_OWNER,
+    NOW,
+    RANDOM,
+    Ask,
+    Body,
+    Drop,
+    IsDead,
+    Keep,
+    Listen,
+    Plan,
+    Sleep,
+    Together,
+    Wait,
+)
+
+if TYPE_CHECKING:
+    from resilient.testing.simulation.world import Client
+
+__all__ = ["ANSWERED_AT_ONCE", "ANSWERED_LATER", "SimulatedWaiter", "Task"]
+
+
+class SimulatedWaiter:
+    """One plan's wait."""
+
+    __slots__ = ("__weakref__", "_resume", "_woken", "id")
+
+    def __init__(self, name: str) -> None:
+        self.id = name
+        self._woken = False
+        self._resume: Callable[[bool], None] | None = None
+
+    def wake(self) -> None:
+        """Wake it; a wake-up before the wait counts."""
+        self._woken = True
+        if self._resume is not None:
+            self._settle()
+
+    def begin(self, resume: Callable[[bool], None]) -> None:
+        """Wait from now on."""
+        self._resume = resume
+        if self._woken:
+            self._settle()
+
+    def expire(self, resume: Callable[[bool], None]) -> None:
+        """The time of this wait is over."""
+        if self._resume is resume:
+            self._settle()
+
+    def _settle(self) -> None:
+        resume, woken = self._resume, self._woken
+        self._resume, self._woken = None, False
+        assert resume is not None
+        resume(woken)
+
+
+class _Abandoned(BaseException):
+    """The process of a plan is no more."""
+
+
+class Task:
+    """One plan on its way in one client.
+
+    Attributes:
+        done: Whether it has come to its end.
+        value: What it returned.
+        error: What it raised.
+    """
+
+    def __init__(
+        self, client: Client, plan: Plan[Any], body: Callable[[Any], Plan[Any]] | None = None
+    ) -> None:
+        self.client = client
+        self.done = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self._plan = plan
+        self._body = body
+        self._callbacks: list[Callable[[], None]] = []
+        self._context = copy_context()  # as every thread and task of a process has its own
+        client.simulation.register(self)
+
+    def abandon(self) -> None:
+        """End the plan without answering anything that it still asks."""
+        while not self.done:
+            try:
+                self._context.run(self._plan.throw, _Abandoned())
+            except (_Abandoned, StopIteration):
+                self.done = True
+
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Call back when the plan has ended, in the same client."""
+        self._callbacks.append(callback)
+
+    def step(self, answer: Any = None, error: BaseException | None = None) -> None:
+        """Step the plan until it waits for something, or ends."""
+        while True:
+            try:
+                operation = self._context.run(resume, self._plan, answer, error)
+            except Exception as raised:
+                self._end(None, raised)
+                return
+            if isinstance(operation, Done):
+                self._end(operation.value, None)
+                return
+            answer = error = None
+            kind = type(operation)
+            if kind in ANSWERED_AT_ONCE:
+                answer = ANSWERED_AT_ONCE[kind](self, operation)
+            else:
+                ANSWERED_LATER[kind](self, operation)
+                return
+
+    def _end(self, value: Any, error: BaseException | None) -> None:
+        self.done, self.value, self.error = True, value, error
+        for callback in self._callbacks:
+            callback()
+
+    def later(self, answer: Any = None, error: BaseException | None = None) -> None:
+        """Go on with an answer, when the client runs."""
+        self.client.resume(lambda: self.step(answer, error))
+
+    def _ask(self, operation: Ask) -> None:
+        operation.transport.ask(operation.command, self.step)  # type: ignore[attr-defined]
+
+    def _sleep(self, operation: Sleep) -> None:
+        self.client.simulation.after(operation.seconds, self.later)
+
+    def _wait(self, operation: Wait) -> None:
+        waiter = operation.waiter
+        assert isinstance(waiter, SimulatedWaiter)
+        go_on = self.later
+        self.client.simulation.after(operation.seconds, lambda: waiter.expire(go_on))
+        waiter.begin(go_on)
+
+    def _run_body(self, operation: Body) -> None:
+        if self._body is None:
+            self.later()
+        else:
+            self._follow(Task(self.client, self._body(operation.value)))
+
+    def _follow(self, task: Task) -> None:
+        task.when_done(lambda: self.later(task.value, task.error))
+        self.client.resume(task.step)
+
+    def _together(self, operation: Together) -> None:
+        tasks = [Task(self.client, plan) for plan in operation.plans]
+        if not tasks:
+            self.later([])
+
+        def ended() -> None:
+            if all(task.done for task in tasks):
+                self.later([task.error or task.value for task in tasks])
+
+        for task in tasks:
+            task.when_done(ended)
+            self.client.resume(task.step)
+
+
+ANSWERED_AT_ONCE: dict[type, Callable[[Task, Any], Any]] = {
+    type(NOW): lambda task, _: task.client.clock(),
+    type(RANDOM): lambda task, _: task.client.simulation.random.random(),
+    type(NEW_OWNER): lambda task, _: task.client.new_owner(),
+    IsDead: lambda task, operation: False,
+    Keep: lambda task, operation: operation.lease.keep(),
+    Drop: lambda task, operation: operation.lease.drop(),
+    Listen: lambda task, operation: task.client.simulation.new_waiter(),
+}
+ANSWERED_LATER: dict[type, Callable[[Task, Any], None]] = {
+    Ask: Task._ask,
+    Sleep: Task._sleep,
+    Wait: Task._wait,
+    Body: Task._run_body,
+    Together: Task._together,
+}
