@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 
 from resilient.errors import BackendError, ConfigurationError, ResilientError
@@ -16,6 +17,16 @@ UNUSABLE = {
     sqlite3.SQLITE_READONLY: "it cannot be written",
 }
 """What is wrong with a file that is the wrong one, or in the wrong place."""
+UNREACHABLE = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""What is wrong with the directory of such a file."""
 
 
 def code(error: sqlite3.Error) -> int:
@@ -40,6 +51,8 @@ def translated(error: Exception, path: str, *, opening: bool = False) -> Resilie
         return error
     if isinstance(error, UnicodeEncodeError):
         return ConfigurationError(f"{path}: {error.object!r} is no text that can be stored")
+    if isinstance(error, OSError) and error.errno in UNREACHABLE and opening:
+        return ConfigurationError(f"{path} cannot be a database of resilient: {error}")
     if not isinstance(error, sqlite3.Error):
         return BackendError(f"{path}: {error}", transient=False)
     what = UNUSABLE.get(code(error))
