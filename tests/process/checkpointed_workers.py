@@ -1,0 +1,112 @@
+"""What the processes of the job tests do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+
+import resilient
+from resilient import AsyncJob, Job, checkpointed
+from tests.support.processes import receive, tell
+
+ITEMS = 3000
+EVERY = 25
+PAUSE = 0.0004
+"""Seconds an item takes, so that a kill meets a job at work and not one that starts."""
+
+
+@dataclass
+class State:
+    """What the items have made; the digest depends on their order."""
+
+    count: int = 0
+    digest: int = 0
+
+    def add(self, item: int) -> None:
+        """Take an item in."""
+        self.count += 1
+        self.digest = (self.digest * 1_000_003 + item) % (1 << 61)
+
+
+def uninterrupted() -> list[int]:
+    """What the job answers, computed without one."""
+    state = State()
+    for item in range(ITEMS):
+        state.add(item)
+    return [state.count, state.digest]
+
+
+def handled(path: str, state: State, item: int) -> None:
+    """Take the item in, and leave a trace of it outside."""
+    state.add(item)
+    with open(path, "a") as effects:
+        effects.write(f"{item}\n")
+
+
+@checkpointed("batch:{path}", state=State, every=EVERY, version="1")
+def batch(job: Job[State], path: str) -> list[int]:
+    """The job as a `def`."""
+    tell("running", job.attempt)
+    total = job.step("total", lambda: ITEMS, returns=int)
+    for item in job.iterate(range(total)):
+        time.sleep(PAUSE)
+        handled(path, job.state, item)
+    return [job.state.count, job.state.digest]
+
+
+@checkpointed("batch:{path}", state=State, every=EVERY, version="1")
+async def abatch(job: AsyncJob[State], path: str) -> list[int]:
+    """The same job as an `async def`: either goes on from what the other saved."""
+    tell("running", job.attempt)
+    total = await job.step("total", lambda: ITEMS, returns=int)
+    async for item in job.iterate(range(total)):
+        await asyncio.sleep(PAUSE)
+        handled(path, job.state, item)
+    return [job.state.count, job.state.digest]
+
+
+def run_batch(url: str, prefix: str, mode: str, path: str) -> list[int]:
+    """Run the job, in a process that marks where its own items begin."""
+    resilient.configure(url, prefix=prefix)
+    with open(path, "a") as effects:
+        effects.write("run\n")
+    return batch(path) if mode == "sync" else asyncio.run(abatch(path))
+
+
+@checkpointed("held", every=1, lease=1.5, wait=0)
+def held(job: Job[dict[str, int]]) -> str:
+    """A job that waits to be told to go on, in its third item."""
+    for item in job.iterate(range(6)):
+        if item == 3:
+            tell("holding", [os.getpid(), job.fence])
+            receive()
+        job.state["last"] = item
+    return f"by {os.getpid()}"
+
+
+@checkpointed("held", every=1, lease=1.5, wait=0)
+async def aheld(job: AsyncJob[dict[str, int]]) -> str:
+    """The same; it does not block its loop."""
+    async for item in job.iterate(range(6)):
+        if item == 3:
+            tell("holding", [os.getpid(), job.fence])
+            await asyncio.to_thread(receive)
+        job.state["last"] = item
+    return f"by {os.getpid()}"
+
+
+def hold(url: str, prefix: str, mode: str, wait: float) -> list[str]:
+    """Run the job once it is free; what came of it."""
+    resilient.configure(url, prefix=prefix)
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            return ["done", held() if mode == "sync" else asyncio.run(aheld())]
+        except resilient.StaleRunner as error:
+            return ["stale", str(error)]
+        except resilient.JobRunning as error:
+            if time.monotonic() > deadline:
+                return ["running", str(error)]
+            time.sleep(0.02)

@@ -1,0 +1,147 @@
+"""Jobs in processes that are killed, and that stand still."""
+
+from __future__ import annotations
+
+import random
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import resilient
+from resilient import checkpointed
+from tests.process import checkpointed_workers as workers
+from tests.support.fixtures import Target
+from tests.support.jobs import each
+from tests.support.modes import Mode
+from tests.support.processes import Worker, WorkerFailed, group
+from tests.support.servers import RedisAt
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
+
+KILLS = 50
+
+
+@pytest.mark.slow
+def test_fifty_kills_lose_nothing(shared_target: Target, tmp_path: Path) -> None:
+    """50 SIGKILLs in 3,000 items: the same state, nothing lost, at most `every` redone a kill.
+
+    The dead runner's lease would last for half a minute: each next one takes over at once. They
+    are `def` and `async def` by turns, and go on from what the other has saved.
+    """
+    effects = tmp_path / "effects"
+    chance = random.Random(7)
+    kills, answer = 0, None
+    while answer is None:
+        mode = "async" if kills % 2 else "sync"
+        arguments = (shared_target.url, shared_target.prefix, mode, str(effects))
+        with group(workers.run_batch, [arguments]) as (worker,):
+            try:
+                worker.wait_for("running")
+                if kills < KILLS:
+                    time.sleep(chance.uniform(0.0, 0.06))
+                    worker.kill()
+                answer = worker.result()
+            except WorkerFailed as error:
+                if "killed" not in str(error):
+                    raise
+                kills += 1
+    assert kills == KILLS, "the job was over before all kills"
+    assert answer == workers.uninterrupted()
+    runs = [
+        [int(line) for line in run.split()]
+        for run in effects.read_text().split("run\n")[1:]
+        if run.strip()
+    ]
+    assert runs[0][0] == 0
+    assert runs[-1][-1] == workers.ITEMS - 1
+    for items in runs:
+        assert items == list(range(items[0], items[-1] + 1))
+    redone = [before[-1] + 1 - after[0] for before, after in pairwise(runs)]
+    print(f"{kills} kills, redone: {sum(redone)} in all, {max(redone)} at most")
+    # An item whose trace was not written yet when the kill came is redone without one.
+    assert all(0 <= count <= workers.EVERY for count in redone)
+
+
+def test_a_second_runner_is_told_who_the_first_is(shared_target: Target, mode: Mode) -> None:
+    """`JobRunning` names the process, and nothing of the job is changed."""
+    arguments = (shared_target.url, shared_target.prefix, mode.name)
+    with group(workers.hold, [(*arguments, 0.0)]) as (first,):
+        pid, _ = first.wait_for("holding")
+        with group(workers.hold, [(*arguments, 0.0)]) as (second,):
+            outcome, message = second.result()
+        assert outcome == "running"
+        assert f"is run by pid {pid} on " in message
+        first.send()
+        assert first.result() == ["done", f"by {pid}"]
+
+
+def test_a_runner_that_stood_still_is_stale(shared_target: Target, mode: Mode) -> None:
+    """Stopped past its lease, it is replaced; resumed, it is told so and changes nothing."""
+    arguments = (shared_target.url, shared_target.prefix, mode.name)
+    with group(workers.hold, [(*arguments, 0.0)]) as (first,):
+        pid, fence = first.wait_for("holding")
+        with group(workers.hold, [(*arguments, 20.0)]) as (second,):
+            first.stop()
+            other, later = second.wait_for("holding")
+            assert later > fence
+            outcome = after_standing_still(first, shared_target)
+            second.send()
+            assert second.result() == ["done", f"by {other}"]
+    assert outcome == "stale"
+    assert pid != other
+
+
+def after_standing_still(first: Worker, target: Target) -> str:
+    """Let the stopped worker go on; what comes of it, and that it has changed nothing."""
+    first.send()
+    first.cont()
+    outcome, _ = first.result()
+    with resilient.using(target.url, prefix=target.prefix):
+        status = checkpointed.of(workers.held).at().status()
+    assert (status.phase, status.attempt) == ("running", 2)
+    assert status.checkpoint is not None
+    assert (status.checkpoint.done, status.checkpoint.state) == (3, {"last": 2})
+    return str(outcome)
+
+
+def test_round_trips(redis_server: RedisAt, prefix: str, mode: Mode) -> None:
+    """Start and end 1 each, a step 1, a save 1; a resumed job gets all its steps with its start."""
+    steps = 40
+
+    async def body(job: Any, fails: bool) -> None:
+        for number in range(steps):
+            await mode.within(job.step, f"step {number}", lambda: 1)
+        async for _ in each(job.iterate(range(20))):
+            pass
+        if fails:
+            raise LookupError
+
+    async def trivial(job: Any, number: int) -> int:
+        return number
+
+    decorated = mode.decorate(checkpointed("steps", every=5, fingerprint=()), body)
+    fresh = mode.decorate(checkpointed("fresh:{number}"), trivial)
+    with resilient.using(redis_server.url, prefix=prefix):
+        mode.call(fresh, 0)
+        with pytest.raises(LookupError):
+            mode.call(decorated, True)
+        mode.call(checkpointed.of(decorated).at(True).forget)
+        with redis_server.round_trips() as calls:
+            for number in range(1, 11):
+                mode.call(fresh, number)
+        with redis_server.round_trips() as replays:
+            for number in range(1, 11):
+                mode.call(fresh, number)
+        with redis_server.round_trips() as first, pytest.raises(LookupError):
+            mode.call(decorated, True)
+        with redis_server.round_trips() as resumed:
+            mode.call(decorated, False)
+        if mode.is_async:
+            mode.call(resilient.aclose)
+    assert (calls.count, replays.count) == (20, 10)
+    # Started; the steps; every fifth item; that the loop has ended, with the error; stopped.
+    assert first.count == 1 + steps + 20 // 5 + 1 + 1
+    assert resumed.count == 2
