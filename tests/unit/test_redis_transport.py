@@ -384,6 +384,16 @@ ENDINGS = {
                 await backend.aclose()
         asyncio.run(main())
         """,
+    "closed while something is under way": """
+        async def main():
+            await adrive(locks.acquire("warm", ttl=30))
+            task = asyncio.create_task(adrive(locks.acquire("k", ttl=30, owner="ann")))
+            await asyncio.sleep(0)
+            await backend.aclose()
+            print((await task).owner)
+        for _ in range(3):
+            asyncio.run(main())
+        """,
     "a failing main": """
         async def main():
             print((await adrive(locks.acquire("k", ttl=30, owner="ann"))).owner)

@@ -11,7 +11,6 @@ import fnmatch
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from resilient.backends.redis.commands import Batch, Command, Plain, Script, milliseconds, text
 from resilient.backends.redis.keys import Keys
@@ -36,6 +35,9 @@ TAG_LIVES = 86_400_000
 """Milliseconds for which a tag lives at least: longer than a value is computed. A tag lives as long
 as the values that have it, and one that is lost makes them misses."""
 SCAN_STEP = 500
+
+Numbers = dict[str, int | None]
+"""The numbers of tags; `None`: the server has no such tag."""
 
 
 class RedisCache:
@@ -74,29 +76,28 @@ class RedisCache:
     ) -> Entry | Leased | Busy:
         """The live value, or the right to compute it, or who is computing it."""
         names, lives = self._names(key), milliseconds(lease, "lease")
+        its_numbers = Plain("MGET", *map(self._keys.tag, tags)) if tags else None
         oldest_valid = 0
-        numbers: dict[str, int | None] = {}
         while True:
             ask = FETCH(names, owner, lives, waiter or "", oldest_valid)
-            ensure = [tag for tag in tags if tag not in numbers]
-            *known, (outcome, *rest) = await Ask(
-                self._transport,
-                Batch([*[TAG_ENSURE([self._keys.tag(t)], TAG_LIVES) for t in ensure], ask]),
-            )
-            numbers.update(zip(ensure, map(int, known), strict=True))
+            if its_numbers is None:
+                (outcome, *rest), numbers = await Ask(self._transport, ask), {}
+            else:
+                (outcome, *rest), found = await Ask(self._transport, Batch([ask, its_numbers]))
+                numbers = _numbers(tags, found)
             if outcome == b"leased":
+                await self._begin(numbers, rest[0], TAG_LIVES)
                 return Leased(int(rest[0]))
             if outcome == b"busy":
                 return Busy(text(rest[0]), rest[1] / 1000)
-            value, ttl, born, its_tags = rest
-            oldest_valid = await self._oldest_valid(int(born), its_tags, numbers)
+            value, ttl, born, stored_tags = rest
+            if not stored_tags:
+                return Entry(Encoded(value), ttl / 1000)
+            oldest_valid = await self._oldest_valid(int(born), stored_tags, numbers)
             if oldest_valid <= int(born):
                 return Entry(Encoded(value), ttl / 1000)
-            numbers.clear()
 
-    async def _oldest_valid(
-        self, born: int, stored_tags: bytes, numbers: dict[str, int | None]
-    ) -> int:
+    async def _oldest_valid(self, born: int, stored_tags: bytes, numbers: Numbers) -> int:
         """The earliest birth of a value with these tags that may be served, as of now."""
         if not stored_tags:
             return 0
@@ -104,10 +105,7 @@ class RedisCache:
         unknown = [tag for tag in tags if tag not in numbers]
         if unknown:
             found = await Ask(self._transport, Plain("MGET", *map(self._keys.tag, unknown)))
-            numbers.update(
-                (tag, None if number is None else int(number))
-                for tag, number in zip(unknown, found, strict=True)
-            )
+            numbers = {**numbers, **_numbers(unknown, found)}
         of_tags = [numbers[tag] for tag in tags]
         # A tag that the server has lost may have been invalidated meanwhile.
         return max(born + 1 if number is None else number for number in of_tags)
@@ -127,19 +125,25 @@ class RedisCache:
         lives = milliseconds(ttl, "ttl")
         fill = FILL(self._names(key), owner, value, lives, _stored(tags))
         keep = [TAG_KEEP([self._keys.tag(tag)], lives) for tag in tags]
-        *numbers, born = await Ask(self._transport, Batch([*keep, fill]))
+        *found, born = await Ask(self._transport, Batch([*keep, fill]))
         if born is None:
             return False
-        missing = [tag for tag, number in zip(tags, numbers, strict=True) if number is None]
-        if missing:  # the lease was asked for without them: they begin with this value
-            numbers += await self._begin_tags(missing, born, max(lives, TAG_LIVES))
-        return all(int(number) <= int(born) for number in numbers if number is not None)
+        numbers = _numbers(tags, found)
+        numbers |= await self._begin(numbers, born, max(lives, TAG_LIVES))
+        return all(number is not None and number <= int(born) for number in numbers.values())
 
-    async def _begin_tags(self, tags: Sequence[str], born: bytes, lives: int) -> list[Any]:
-        names = [self._keys.tag(tag) for tag in tags]
+    async def _begin(self, numbers: Numbers, born: bytes, lives: int) -> Numbers:
+        """Let the tags that the server does not have begin with a value; their numbers now.
+
+        What else has such a tag is older, and so becomes a miss.
+        """
+        missing = [tag for tag, number in numbers.items() if number is None]
+        if not missing:
+            return {}
+        names = [self._keys.tag(tag) for tag in missing]
         begin: list[Command] = [Plain("SET", name, born, "NX", "PX", lives) for name in names]
-        *_, numbers = await Ask(self._transport, Batch([*begin, Plain("MGET", *names)]))
-        return list(numbers)
+        *_, found = await Ask(self._transport, Batch([*begin, Plain("MGET", *names)]))
+        return _numbers(missing, found)
 
     async def abandon(self, key: str, *, owner: str) -> bool:
         """End the lease without a value and wake all waiters."""
@@ -212,6 +216,11 @@ class RedisCache:
 
     def _names(self, key: str) -> list[str]:
         return self._keys.names("cache", key, "lease", "waiters")
+
+
+def _numbers(tags: Sequence[str], found: Sequence[bytes | None]) -> Numbers:
+    pairs = zip(tags, found, strict=True)
+    return {tag: None if number is None else int(number) for tag, number in pairs}
 
 
 def _stored(tags: Iterable[str]) -> str:

@@ -126,7 +126,7 @@ def _packed(words: Sequence[Argument]) -> bytes:
 
 
 def _lua(name: str) -> str:
-    return (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+    return (files("resilient.backends.redis") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
 
 
 def milliseconds(seconds: float, option: str) -> int:

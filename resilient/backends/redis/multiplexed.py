@@ -84,11 +84,8 @@ class _Wire(asyncio.Protocol):
     def abort(self) -> None:
         self._transport.abort()
 
-    async def close(self) -> None:
-        self._transport.close()
-        await self.closed
-
-    def close_soon(self) -> None:
+    def close(self) -> None:
+        """Close it in an orderly way; `closed` is done a moment later."""
         self._transport.close()
 
     # --- asyncio.Protocol
@@ -106,7 +103,7 @@ class _Wire(asyncio.Protocol):
             self._owner.lost(self, error)
             self._transport.abort()
         else:
-            self._owner.rest(self)
+            self._owner.rest()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -150,6 +147,7 @@ class Multiplexed:
         """Send what waits, or see to it that there is a connection."""
         self._flushing = False
         if not self._waiting:
+            self.rest()
             return
         if self._timer is None:
             self._watch()
@@ -168,7 +166,7 @@ class Multiplexed:
             self._wire.send(flights)
 
     async def close(self) -> None:
-        """Close the connection; what is under way fails."""
+        """Close the connection once what is under way is answered."""
         if self._owner is not None:
             await self._owner.aclose()
         else:
@@ -188,10 +186,12 @@ class Multiplexed:
                 return
         flight.reply.set_result(flight.command.value(answers))
 
-    def rest(self, wire: _Wire) -> None:
-        """Nothing more has arrived: once the loop is shutting down, connections do not linger."""
-        if self._ending and not wire.under_way and not self._waiting:
-            wire.close_soon()
+    def rest(self) -> None:
+        """Once the loop is shutting down, a connection that nobody needs does not linger."""
+        wire = self._wire
+        if self._ending and wire is not None and not wire.under_way and not self._waiting:
+            self._wire = None
+            wire.close()
 
     def lost(self, wire: _Wire, error: Exception | None) -> None:
         """The connection is gone: what was under way is sent once more, or fails."""
@@ -201,7 +201,7 @@ class Multiplexed:
         cause = redis_errors.ConnectionError(str(error or "the server closed the connection"))
         again = []
         for flight in wire.under_way:
-            if flight.repeated or not flight.command.repeatable or self._ending:
+            if flight.repeated or not flight.command.repeatable:
                 self._fail(flight, cause)
             else:
                 flight.repeated = True
@@ -248,10 +248,8 @@ class Multiplexed:
         error = None if attempt.cancelled() else attempt.exception()
         if error is not None:
             self._fail_waiting(error)
-        elif attempt.cancelled() and self._ending:
-            self._fail_waiting(ConnectionAbortedError("the connection is being closed"))
-        # Cancelled otherwise: with all tasks of a loop that shuts down. Whoever waits is cleaning
-        # up, and gets another attempt.
+        # Cancelled: with all tasks of a loop that shuts down. Whoever waits is cleaning up, and
+        # gets another attempt.
         self.flush()
 
     async def _own(self) -> AsyncGenerator[None]:
@@ -264,14 +262,18 @@ class Multiplexed:
 
     async def _close(self) -> None:
         self._ending = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.wait([self._connecting])
+        while self._connecting is not None or self._wire is not None:
+            if self._connecting is not None:
+                if not self._waiting:
+                    self._connecting.cancel()
+                await asyncio.wait([self._connecting])
+            elif self._wire is not None:
+                closed = self._wire.closed
+                self.rest()
+                await closed
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._wire is not None:
-            await self._wire.close()
 
     def _watch(self) -> None:
         """Fail what is too late, and look again when the next one may be."""

@@ -7,6 +7,7 @@ https://redis.io/docs/latest/develop/reference/protocol-spec/ (version 2)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, cast
 
 __all__ = ["UNFINISHED", "PlainReader", "Reader", "new_reader", "pack"]
@@ -85,6 +86,11 @@ def plain_pack(words: Sequence[str | bytes | int | float]) -> bytes:
     return b"".join(parts)
 
 
+def _compiled_reader(kind: Any, make_error: MakeError) -> Reader:
+    reader: Reader = kind(replyError=make_error, notEnoughData=UNFINISHED)
+    return reader
+
+
 try:
     import hiredis
 except ImportError:
@@ -92,7 +98,4 @@ except ImportError:
     new_reader: Callable[[MakeError], Reader] = PlainReader
 else:
     pack = cast(Callable[[Sequence[str | bytes | int | float]], bytes], hiredis.pack_command)
-
-    def new_reader(make_error: MakeError) -> Reader:
-        """A reader of one connection."""
-        return cast(Reader, hiredis.Reader(replyError=make_error, notEnoughData=UNFINISHED))
+    new_reader = partial(_compiled_reader, hiredis.Reader)
