@@ -35,7 +35,7 @@ class Clock(Protocol):
         """Seconds since the epoch."""
         ...
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float, /) -> None:
         """Block the calling thread."""
         ...
 
@@ -103,7 +103,7 @@ class ManualClock:
         """Call back after every move of the clock."""
         self._observers.append(callback)
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float, /) -> None:
         """Move on by so many seconds, at once."""
         self.advance(seconds)
 
