@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import pytest
-import redis
 
 from resilient.backends.redis import RedisBackend, from_url
 from resilient.engine.drivers.aio import adrive
@@ -27,7 +21,7 @@ from resilient.protocols.circuits import CircuitRules
 from resilient.protocols.locks import Grant
 from resilient.testing.conformance import Run
 from resilient.testing.faults import FaultProxy
-from tests.support.servers import RedisAt, RedisServer, free_port
+from tests.support.servers import RedisAt, RedisServer
 
 RULES = CircuitRules(100, 100, 0.5, None, 30.0, 5, 10.0, 600.0)
 
@@ -337,142 +331,6 @@ def test_an_interrupted_thread(proxy: FaultProxy, redis_server: RedisAt, prefix:
     backend.close()
 
 
-# --- loops
-
-
-PREAMBLE = """
-    import asyncio, gc, sys
-    if sys.argv[3:]:
-        sys.modules[sys.argv[3]] = None
-    from resilient.backends.redis import from_url
-    from resilient.engine.drivers.aio import adrive
-    from resilient.engine.drivers.sync import drive
-    backend = from_url(sys.argv[1], prefix=sys.argv[2])
-    locks = backend.locks
-    """
-
-
-def in_a_process(server: RedisAt, body: str, *without: str) -> str:
-    """What a program prints, with every warning an error and asyncio watchful."""
-    program = textwrap.dedent(PREAMBLE) + textwrap.dedent(body)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-X", "dev", "-W", "error"),
-            *("-c", program, server.url, uuid.uuid4().hex, *without),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-ENDINGS = {
-    "a loop after the other": """
-        async def main():
-            print((await adrive(locks.acquire("k", ttl=30, owner="ann"))).owner)
-            await asyncio.gather(*[adrive(locks.acquire(str(i), ttl=30)) for i in range(9)])
-        for _ in range(3):
-            asyncio.run(main())
-            gc.collect()
-        """,
-    "closed by hand, and used again": """
-        async def main():
-            for _ in range(3):
-                print((await adrive(locks.acquire("k", ttl=30, owner="ann"))).owner)
-                await backend.aclose()
-        asyncio.run(main())
-        """,
-    "closed while something is under way": """
-        async def main():
-            await adrive(locks.acquire("warm", ttl=30))
-            task = asyncio.create_task(adrive(locks.acquire("k", ttl=30, owner="ann")))
-            await asyncio.sleep(0)
-            await backend.aclose()
-            print((await task).owner)
-        for _ in range(3):
-            asyncio.run(main())
-        """,
-    "a failing main": """
-        async def main():
-            print((await adrive(locks.acquire("k", ttl=30, owner="ann"))).owner)
-            raise RuntimeError
-        for _ in range(3):
-            try:
-                asyncio.run(main())
-            except RuntimeError:
-                pass
-        """,
-    "tasks that are cancelled at the end": """
-        async def forever():
-            while True:
-                await adrive(locks.acquire("k", ttl=30, owner="ann"))
-        async def main():
-            tasks = [asyncio.create_task(forever()) for _ in range(9)]
-            await asyncio.sleep(0.05)
-            print("ann")
-        for _ in range(3):
-            asyncio.run(main())
-        """,
-    "a clean-up while the loop shuts down": """
-        async def steps():
-            await adrive(locks.acquire("k", ttl=30, owner="ann"))
-            try:
-                yield
-            finally:
-                assert await adrive(locks.release("k", owner="ann"))
-                print("ann")
-        async def main():
-            global kept
-            kept = steps()
-            await anext(kept)
-        for _ in range(3):
-            asyncio.run(main())
-        assert drive(locks.holder("k")) is None
-        backend.close()
-        """,
-    "a loop that never connected": """
-        async def main():
-            print("ann")
-            task = asyncio.create_task(adrive(locks.acquire("k", ttl=30)))
-            await asyncio.sleep(0)
-        for _ in range(3):
-            asyncio.run(main())
-        """,
-}
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_loops_end_in_order(ending: str, redis_server: RedisAt) -> None:
-    """However a loop ends: no warning, no pending task, no open socket; the next one works."""
-    assert in_a_process(redis_server, ENDINGS[ending]) == "ann\n" * 3
-
-
-def test_a_cancelled_task_leaves_order(redis_server: RedisAt, prefix: str) -> None:
-    """Cancelling some callers of one connection mixes up nobody's answers."""
-    backend = from_url(redis_server.url, prefix=prefix)
-
-    async def main() -> None:
-        await adrive(locks(backend).acquire("warm", ttl=30))
-        for _ in range(20):
-            plans = [locks(backend).acquire(f"k{i}", ttl=30, owner=f"o{i}") for i in range(20)]
-            tasks = [asyncio.create_task(adrive(plan)) for plan in plans]
-            await asyncio.sleep(0)
-            for task in tasks[::3]:
-                task.cancel()
-            grants = await asyncio.gather(*tasks, return_exceptions=True)
-            for number, grant in enumerate(grants):
-                if number % 3 == 0:
-                    assert isinstance(grant, asyncio.CancelledError)
-                else:
-                    assert isinstance(grant, Grant)
-                    assert grant.owner == f"o{number}"
-
-    asyncio.run(main())
-    backend.close()
-
-
 def test_large_values(run: Run, backend: RedisBackend) -> None:
     """Values far beyond any buffer, many at once."""
     cache = backend.require("cache")
@@ -482,112 +340,3 @@ def test_large_values(run: Run, backend: RedisBackend) -> None:
     found = run.together(*[cache.get(f"k{n}") for n in range(8)])
 
     assert [entry.value for entry in found] == values
-
-
-def test_loops_in_several_threads(redis_server: RedisAt, prefix: str) -> None:
-    """Each loop has its own connection, also when they run side by side."""
-    backend = from_url(redis_server.url, prefix=prefix)
-
-    async def main(name: str) -> list[str]:
-        plans = [locks(backend).acquire(f"{name}{n}", ttl=30, owner=name) for n in range(50)]
-        return [(await adrive(plan)).owner for plan in plans]
-
-    def one(name: str) -> list[str]:
-        return asyncio.run(main(name))
-
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(one, "abcd")) == [[name] * 50 for name in "abcd"]
-    backend.close()
-
-
-# --- TLS
-
-
-@pytest.fixture(scope="module")
-def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server that speaks TLS; skips where none can be made."""
-    folder = tmp_path_factory.mktemp("tls")
-    binary, openssl = shutil.which("redis-server"), shutil.which("openssl")
-    if binary is None or openssl is None:
-        pytest.skip("redis-server and openssl are needed")
-    key, certificate = folder / "key.pem", folder / "cert.pem"
-    subprocess.run(
-        [
-            *(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-            *("-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    port = free_port()
-    process = subprocess.Popen(
-        [
-            *(binary, "--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no"),
-            *("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--save", ""),
-        ],
-        stdout=subprocess.DEVNULL,
-        cwd=folder,
-    )
-    url = f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}"
-    try:
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                with redis.Redis.from_url(url) as client:
-                    client.ping()
-                break
-            except redis.RedisError:
-                if process.poll() is not None:
-                    pytest.skip("this redis-server speaks no TLS")
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def test_tls(tls_server: str, run: Run) -> None:
-    """Operations, large values and signals, through TLS."""
-    backend = from_url(tls_server, prefix="")
-    with run.closing(backend):
-        cache, store = backend.require("cache"), locks(backend)
-        run(cache.set("k", b"x" * 3_000_000, ttl=30))
-        assert len(run(cache.get("k")).value) == 3_000_000
-        run(store.acquire("k", ttl=30, owner="ann"))
-        waiter, address = run.listen(backend)
-        run(store.acquire("k", ttl=30, owner="bob", waiter=address))
-        run(store.release("k", owner="ann"))
-        assert run.wait(waiter, 5)
-
-
-def test_an_untrusted_server(tls_server: str, run: Run) -> None:
-    """A certificate that nobody vouches for: no connection."""
-    backend = from_url(tls_server.partition("?")[0], prefix="")
-    with run.closing(backend), pytest.raises(BackendError, match="certificate"):
-        run(locks(backend).acquire("k", ttl=30))
-
-
-# --- without hiredis
-
-
-Kind = Literal["sync", "async"]
-
-
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_without_hiredis(mode: Kind, redis_server: RedisAt) -> None:
-    """The same without the compiled parser."""
-    drives: dict[Kind, Callable[[str], str]] = {
-        "sync": "drive({})".format,
-        "async": "asyncio.run(adrive({}))".format,
-    }
-    call = drives[mode]
-    program = f"""
-        print({call('locks.acquire("k", ttl=30, owner="ann")')}.owner)
-        {call('backend.cache.set("k", b"v" * 200000, ttl=30, tags=["red"])')}
-        assert len({call('backend.cache.get("k")')}.value) == 200000
-        backend.close()
-        """
-
-    assert in_a_process(redis_server, program, "hiredis") == "ann\n"

@@ -41,8 +41,8 @@ class Blocking:
         if connection is not None:
             try:
                 return self._speak(connection, packed, replies)
-            except redis_errors.ConnectionError as error:
-                # It may have been dead for long, and the others with it.
+            except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
+                # It may have led nowhere for long, and the others with it.
                 self.close()
                 if not (repeatable and is_connection_lost(error)):
                     raise
