@@ -17,6 +17,7 @@ from resilient.engine.drivers.sync import drive
 from resilient.engine.transactional import Transaction
 from resilient.engine.transactional.locks import LOCKS, Lock
 from resilient.errors import ConfigurationError
+from resilient.protocols.cache import Leased
 from resilient.protocols.checkpoints import Started
 from resilient.protocols.circuits import CircuitRules, CircuitState, Verdict
 from resilient.protocols.locks import Grant, Held
@@ -402,6 +403,26 @@ def test_jobs_with_alike_names_share_no_steps(backend: MemoryBackend) -> None:
     for task in ("a", "a:", "a:1", "1:a", ""):
         found[task] = dict(drive(jobs.start(task, owner="ann", lease=30, ttl=60)).steps)
     assert found == {task: {"1:s": task.encode()} for task in found}
+
+
+# --- the cache
+
+
+def test_a_fill_is_not_confirmed_once_another_computes(backend: MemoryBackend) -> None:
+    """Whoever stored a value that was invalidated has stored nothing for the next computation."""
+    cache = backend.cache
+    assert cache is not None
+    for owner in ("ann", "bob"):
+        leased = drive(cache.fetch("k", owner=owner, lease=30, tags=["t"]))
+        assert isinstance(leased, Leased)
+        if owner == "ann":
+            assert drive(cache.fill("k", Encoded(b"1"), owner="ann", ttl=60, tags=["t"]))
+            drive(cache.invalidate_tags(["t"]))
+    assert not drive(cache.fill("k", Encoded(b"2"), owner="ann", ttl=60, tags=["t"]))
+    assert drive(cache.fill("k", Encoded(b"3"), owner="bob", ttl=60, tags=["t"]))
+    entry = drive(cache.get("k"))
+    assert entry is not None
+    assert entry.value == b"3"
 
 
 # --- circuits

@@ -19,6 +19,10 @@ RESERVE = 1_000_000
 BOOTS = 16
 """How many boots the file remembers."""
 
+RESERVE_UP_TO = "UPDATE state SET reserved = max(reserved, ?)"
+COUNT = "UPDATE state SET counted = max(counted + 1, ?)"
+COUNT_ABOVE_ALL = "UPDATE state SET counted = max(counted + 1, reserved + 1, ?)"
+
 
 class StoreClock:
     """The clock of one file, as one process reads it."""
@@ -45,8 +49,8 @@ class StoreClock:
         """Draw the offset of this boot if nobody has, inside a write transaction."""
         if self.load(connection):
             return
-        (ticked,) = connection.execute("SELECT tick FROM state").fetchone()
-        offset = max(clock.SystemClock.wall(), ticked / 1e6) - clock.SystemClock.now()
+        (tick,) = connection.execute("SELECT max(counted, reserved) FROM state").fetchone()
+        offset = max(clock.SystemClock.wall(), tick / 1e6) - clock.SystemClock.now()
         connection.execute("INSERT INTO clock VALUES (?, ?)", (boot_id(), offset))
         connection.execute(
             "DELETE FROM clock WHERE rowid <= (SELECT max(rowid) FROM clock) - ?", (BOOTS,)
@@ -74,9 +78,9 @@ class StoreClock:
         """A number larger than any that was drawn from this file, inside a write transaction.
 
         Transactions follow each other, each takes longer than a µs, and all processes read one
-        clock: the time alone is such a number. The file keeps a bound above all of them, from
-        which the next boot goes on. Where the clock cannot be trusted that far (a test's, or one
-        that is behind that bound), the file counts.
+        clock: the time alone is such a number. The file only keeps a bound above them, from which
+        the next boot goes on. Under a test's clock, which may stand still, and until the time has
+        passed what was drawn under one, the file counts.
         """
         tick = max(int(now * 1e6), self._last_tick + 1)
         if tick >= self._reserved:
@@ -85,16 +89,13 @@ class StoreClock:
         return tick
 
     def _reserve(self, connection: sqlite3.Connection, tick: int) -> int:
-        if self._is_system:
-            bound = _one(
-                connection,
-                "UPDATE state SET tick = max(tick, ?) RETURNING tick",
-                tick + RESERVE,
-            )
-            if bound <= tick + 2 * RESERVE:
-                self._reserved = tick + RESERVE
-                return tick
-        return _one(connection, "UPDATE state SET tick = max(tick + 1, ?) RETURNING tick", tick)
+        if not self._is_system:
+            return _counted(connection, COUNT_ABOVE_ALL, tick)
+        counted = _counted(connection, RESERVE_UP_TO, tick + RESERVE)
+        if counted >= tick:
+            return _counted(connection, COUNT, tick)
+        self._reserved = tick + RESERVE
+        return tick
 
     def rolled_back(self) -> None:
         """What was reserved since the last commit was not."""
@@ -112,7 +113,7 @@ def boot_id() -> str:
     return f"{identity.boot}|{namespace}"
 
 
-def _one(connection: sqlite3.Connection, statement: str, value: int) -> int:
-    # fetchall: a statement with RETURNING holds the write lock until it is read to its end.
-    ((number,),) = connection.execute(statement, (value,)).fetchall()
-    return int(number)
+def _counted(connection: sqlite3.Connection, update: str, value: int) -> int:
+    connection.execute(update, (value,))
+    (counted,) = connection.execute("SELECT counted FROM state").fetchone()
+    return int(counted)

@@ -37,9 +37,17 @@ TABLES = (
     """,
     # The store's time minus the boot clock's, for each boot of the machine.
     "CREATE TABLE clock (boot TEXT PRIMARY KEY, offset REAL NOT NULL)",
-    # No tick was drawn that is larger than `tick`; `swept` is the last row looked at for expiry.
-    "CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), tick INTEGER, swept INTEGER)",
-    "INSERT INTO state VALUES (1, 0, 0)",
+    # Ticks: the last one that was counted, and a bound above those that were read from the clock.
+    # `swept` is the last row that was looked at for expiry.
+    """
+    CREATE TABLE state (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        counted INTEGER NOT NULL,
+        reserved INTEGER NOT NULL,
+        swept INTEGER NOT NULL
+    )
+    """,
+    "INSERT INTO state VALUES (1, 0, 0, 0)",
     f"PRAGMA application_id = {APPLICATION}",
     f"PRAGMA user_version = {VERSION}",
 )

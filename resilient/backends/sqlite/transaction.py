@@ -26,7 +26,8 @@ EVENTS = 2_000
 GET = "SELECT data FROM record WHERE prefix = ? AND kind = ? AND key = ? AND expires > ?"
 PUT = (
     "INSERT INTO record VALUES (?, ?, ?, ?, ?) "
-    "ON CONFLICT DO UPDATE SET expires = excluded.expires, data = excluded.data"
+    "ON CONFLICT (prefix, kind, key) "
+    "DO UPDATE SET expires = excluded.expires, data = excluded.data"
 )
 DELETE = "DELETE FROM record WHERE prefix = ? AND kind = ? AND key = ?"
 SCAN = "SELECT key, data FROM record WHERE prefix = ? AND kind = ? AND expires > ? AND key >= ?"

@@ -225,6 +225,8 @@ def fetch(
             if tx.get(TAGS, name) is None:
                 tx.put(TAGS, name, Tag(tx.tick(), now + keep), ttl=keep)
         fence = tx.tick()  # after its tags: the value is newer than they are
+        # A value that a tag has made a miss stays one. Whoever computed it has nothing here now.
+        tx.delete(VALUES, key)
     tx.put(COMPUTATIONS, key, Computation(owner, fence, now + lease, queue), ttl=lease)
     return Leased(fence)
 
