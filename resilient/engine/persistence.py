@@ -12,8 +12,12 @@ __all__ = ["BUDGET", "asked_again"]
 
 T = TypeVar("T")
 
-BUDGET = 5.0
-"""Seconds for which an operation that must not fail lightly is asked again."""
+BUDGET = 2.0
+"""Seconds for which an operation that must not fail lightly is asked again.
+
+It rides out lost connections and a restart of the server; who asks is kept waiting by a longer
+outage no longer than that.
+"""
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.5
 

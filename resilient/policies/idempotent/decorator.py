@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, overload
-
-from typing_extensions import TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from resilient.config import BackendLike, Source
 from resilient.engine.durations import Duration, optional_seconds, seconds
@@ -18,7 +16,7 @@ from resilient.policies.idempotent.plan import POLICY, Settings, once
 
 __all__ = ["idempotent"]
 
-S = TypeVar("S", default=None)
+S = TypeVar("S")
 
 
 class Idempotent:
@@ -50,7 +48,23 @@ class Idempotent:
         lease: Duration = 30,
         wait: Duration | None = 30,
         on_busy: Literal["skip"],
-        skipped: S = ...,
+        fingerprint: Sequence[str] | None = None,
+        replay_errors: tuple[type[Exception], ...] = (),
+        on_backend_error: Literal["raise", "run"] = "raise",
+        backend: BackendLike | None = None,
+    ) -> SkippingDecorator[None]: ...
+
+    @overload
+    def __call__(
+        self,
+        template: str | None = None,
+        *,
+        ttl: Duration,
+        key: Callable[..., Any] | None = None,
+        lease: Duration = 30,
+        wait: Duration | None = 30,
+        on_busy: Literal["skip"],
+        skipped: S,
         fingerprint: Sequence[str] | None = None,
         replay_errors: tuple[type[Exception], ...] = (),
         on_backend_error: Literal["raise", "run"] = "raise",

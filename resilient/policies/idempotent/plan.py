@@ -16,8 +16,8 @@ from resilient import events
 from resilient.config import Source
 from resilient.engine.identity import describe
 from resilient.engine.lease import Lease
-from resilient.engine.persistence import BUDGET, asked_again
-from resilient.engine.plan import NEW_OWNER, NOW, Body, Drop, Keep, Plan
+from resilient.engine.persistence import asked_again
+from resilient.engine.plan import NEW_OWNER, Body, Drop, Keep, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import (
     BackendError,
@@ -188,7 +188,8 @@ async def complete(
         accepted = await ask()
     except BackendError as error:
         try:
-            accepted = await asked_again(error, ask, until=await NOW + BUDGET)
+            # For as long as nobody else may claim the call: it has taken effect.
+            accepted = await asked_again(error, ask, until=lease.deadline)
         except BackendError as final:
             final.add_note(
                 f"{settings.name} has taken effect under the idempotency key {lease.key!r}, "
