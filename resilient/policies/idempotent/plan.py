@@ -17,7 +17,7 @@ from resilient.config import Source
 from resilient.engine.identity import describe
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import asked_again
-from resilient.engine.plan import NEW_OWNER, Body, Drop, Keep, Plan
+from resilient.engine.plan import NEW_OWNER, Body, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import (
     BackendError,
@@ -152,7 +152,7 @@ async def claimed(
 async def run(settings: Settings, store: IdempotencyStore, lease: Lease) -> Any:
     """Run the body under its claim, and complete the claim with the outcome."""
     try:
-        await Keep(lease)
+        lease.keep()
         try:
             answer = await Body(lease=lease, cancel=True)
         except settings.replay_errors as error:
@@ -167,7 +167,7 @@ async def run(settings: Settings, store: IdempotencyStore, lease: Lease) -> Any:
                 await store.abandon(lease.key, owner=lease.owner)
         raise
     finally:
-        await Drop(lease)
+        lease.drop()
 
 
 async def complete(
