@@ -97,6 +97,32 @@ async def aheld(job: AsyncJob[dict[str, int]]) -> str:
     return f"by {os.getpid()}"
 
 
+@checkpointed("forked", every=1)
+def forked(job: Job[dict[str, int]]) -> str:
+    """A job whose process forks in its second item; the child runs on in a copy of the body."""
+    for item in job.iterate(range(4)):
+        job.state["last"] = item
+        if item == 1:
+            child = os.fork()
+            if child:
+                assert os.waitpid(child, 0)[1] == 0
+                status = checkpointed.of(forked).at().status()
+                assert (status.phase, status.attempt) == ("running", 1)
+    return f"by {os.getpid()}"
+
+
+def fork_inside(url: str, prefix: str) -> list[str]:
+    """Run it; the child ends without a word when it has found itself stale."""
+    resilient.configure(url, prefix=prefix)
+    parent = os.getpid()
+    try:
+        return [forked(), f"by {parent}"]
+    except resilient.StaleRunner:
+        if os.getpid() == parent:
+            raise
+        os._exit(0)
+
+
 def hold(url: str, prefix: str, mode: str, wait: float) -> list[str]:
     """Run the job once it is free; what came of it."""
     resilient.configure(url, prefix=prefix)

@@ -107,6 +107,13 @@ def after_standing_still(first: Worker, target: Target) -> str:
     return str(outcome)
 
 
+def test_a_forked_child_leaves_the_job_alone(shared_target: Target) -> None:
+    """The child is stale, and its unwinding does not end the parent's run."""
+    with group(workers.fork_inside, [(shared_target.url, shared_target.prefix)]) as (worker,):
+        answer, parent = worker.result()
+    assert answer == parent
+
+
 def test_round_trips(redis_server: RedisAt, prefix: str, mode: Mode) -> None:
     """Start and end 1 each, a step 1, a save 1; a resumed job gets all its steps with its start."""
     steps = 40

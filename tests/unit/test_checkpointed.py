@@ -625,6 +625,25 @@ def test_a_job_inside_an_item_of_another_has_its_own_place(mode: Mode) -> None:
     assert saved.state == {"half": True, "whole": True}
 
 
+def test_an_outer_job_is_saved_at_once_from_an_inner_one(mode: Mode) -> None:
+    """Where no item of the outer job is in hand, nothing of it is half done."""
+    saved: list[int] = []
+
+    async def inner(job: Any, outer: Any) -> None:
+        async for _ in each(job.iterate(range(2))):
+            await mode.within(outer.save)
+            saved.append(len(await mode.within(checkpointed.of(decorated).at().history)))
+
+    nested = mode.decorate(checkpointed("inner", fingerprint=()), inner)
+
+    async def body(job: Any) -> None:
+        await mode.within(nested, job)
+
+    decorated = mode.decorate(checkpointed("outer"), body)
+    mode.call(decorated)
+    assert saved == [1, 2]
+
+
 def test_methods_and_classmethods(mode: Mode) -> None:
     """The job is second after `self` and `cls`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import resilient
-from resilient import checkpointed
-from resilient.engine.clock import ManualClock, installed
+from resilient import AsyncJob, checkpointed
+from resilient.engine.clock import ManualClock, SystemClock, installed
 from resilient.errors import BackendError
 from tests.support.jobs import Killable, Killed, each
 from tests.support.modes import Mode, ModeName
@@ -94,7 +95,7 @@ def finished(mode: Mode, clock: ManualClock, batch: Batch, kills: list[int]) -> 
 
 
 @pytest.mark.parametrize("name", ["sync", "async"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     items=st.integers(0, 30),
     every=st.integers(1, 9),
@@ -168,6 +169,7 @@ class Flaky:
         self.store = store
         self.lost_answers = 0
         self.away = False
+        self.fatal = False
         self.saves = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -181,7 +183,7 @@ class Flaky:
                 self.saves += 1
             if self.lost_answers and name != "renew":
                 self.lost_answers -= 1
-                raise BackendError("the answer was lost")
+                raise BackendError("the answer was lost", transient=not self.fatal)
             return answer
 
         return asked
@@ -211,6 +213,67 @@ def test_lost_answers_leave_one_checkpoint_each(mode: Mode, flaky: Flaky) -> Non
     # Only of the first one was the number not known yet.
     assert [each.done for each in history if each.sequence > 3] == [4, 6]
     assert flaky.saves == 9
+
+
+def test_after_an_unknown_outcome_the_next_save_counts(mode: Mode, flaky: Flaky) -> None:
+    """A save that failed may have been stored: the next one does not pass for the same."""
+    flaky.fatal = True
+
+    async def body(job: Any) -> None:
+        for number in range(5):
+            job.state["n"] = number
+            flaky.lost_answers = number % 2
+            try:
+                await mode.within(job.save)
+            except BackendError:
+                assert flaky.saves == number + 1
+
+    decorated = mode.decorate(checkpointed("k", backend=over(flaky)), body)
+    mode.call(decorated)
+    history = mode.call(checkpointed.of(decorated).at().history)
+    assert [each.state["n"] for each in history] == [0, 1, 2, 3, 4]
+
+
+def test_saves_of_several_tasks_come_one_after_the_other(flaky: Flaky) -> None:
+    """A slow save is not overtaken: the newest checkpoint is the one that was taken last."""
+    delays = iter([0.05, 0.04, 0.03, 0.02, 0.01])
+    under_way: list[int] = []
+
+    class Slow(Flaky):
+        """A third party's store, which suspends."""
+
+        def __getattr__(self, name: str) -> Any:
+            method = getattr(self.store, name)
+
+            async def asked(*args: Any, **kwargs: Any) -> Any:
+                if name == "save":
+                    under_way.append(1)
+                    assert len(under_way) == 1
+                    await asyncio.sleep(next(delays, 0))
+                    under_way.pop()
+                return await method(*args, **kwargs)
+
+            return asked
+
+    store: Any = Slow(flaky.store)
+    backend = resilient.Backend("slow", checkpoints=store, modes=frozenset({"async"}))
+
+    @checkpointed("k", every=1, keep=100, backend=backend)
+    async def load(job: AsyncJob) -> None:
+        async def one(name: str) -> None:
+            async for _ in job.iterate(range(5), name=name):
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(one(name) for name in "abc"))
+
+    async def main() -> list[int]:
+        with installed(SystemClock()):
+            await load()
+        return [each.done for each in await checkpointed.of(load).at().history()]
+
+    done = asyncio.run(main())
+    assert done == sorted(done)
+    assert done[-1] == 15
 
 
 def test_a_backend_that_stays_away_ends_the_run(
