@@ -61,28 +61,15 @@ class Run:
         job: What the body sees of this.
     """
 
-    __slots__ = (
-        "_boundary",
-        "_has_news",
-        "_is_small",
-        "_label",
-        "_last",
-        "_meter",
-        "_save_due",
-        "_sequence",
-        "_steps",
-        "_store",
-        "_ttl",
-        "_turn",
-        "attempt",
-        "job",
-        "lease",
-        "settings",
-        "state",
-        "task",
-        "unsaved",
-        "whole",
-    )
+    unsaved = 0
+    _meter: Meter | None = None
+    _save_due = math.inf
+    _sequence: int | None = None  # of the next checkpoint; `None`: the server knows
+    _label: str | None = None  # of the save that is made when the item in hand is done
+    _boundary: Encoded | None = None  # the state when the last item was done
+    _last: Encoded | None = None  # the state in the checkpoint that this run saved last
+    _is_small = True
+    _has_news = False  # whether a loop has come to its end since the last save
 
     def __init__(
         self,
@@ -101,20 +88,11 @@ class Run:
         self.state: Any = settings.state.make()
         self.whole = Place(self, here.get())
         self.whole.is_open = True
-        self.unsaved = 0
         self.job = settings.job(self)
         self._store = store
         self._ttl = ttl
         self._steps: dict[str, Encoded] = {}
         self._turn = Turn()
-        self._meter: Meter | None = None
-        self._save_due = math.inf
-        self._sequence: int | None = None  # of the next checkpoint; `None`: the server knows
-        self._label: str | None = None  # of the save that is made when the item in hand is done
-        self._boundary: Encoded | None = None  # the state when the last item was done
-        self._is_small = True
-        self._last: Encoded | None = None  # the state in the checkpoint that this run saved last
-        self._has_news = False  # whether a loop has come to its end since the last save
 
     # --- resuming
 
