@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, overload
-
-from typing_extensions import TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from resilient.config import BackendLike, Source
 from resilient.engine.durations import Duration, optional_seconds, seconds
@@ -21,7 +19,7 @@ from resilient.policies.distributed_lock.plan import Settings, guarded
 __all__ = ["LockControls", "distributed_lock"]
 
 POLICY = "distributed_lock"
-S = TypeVar("S", default=None)
+S = TypeVar("S")
 
 
 class DistributedLock:
@@ -49,7 +47,20 @@ class DistributedLock:
         ttl: Duration = 30,
         wait: Duration | None = 10,
         on_busy: Literal["skip"],
-        skipped: S = ...,
+        on_backend_error: Literal["raise", "run"] = "raise",
+        backend: BackendLike | None = None,
+    ) -> SkippingDecorator[None]: ...
+
+    @overload
+    def __call__(
+        self,
+        template: str | None = None,
+        *,
+        key: Callable[..., Any] | None = None,
+        ttl: Duration = 30,
+        wait: Duration | None = 10,
+        on_busy: Literal["skip"],
+        skipped: S,
         on_backend_error: Literal["raise", "run"] = "raise",
         backend: BackendLike | None = None,
     ) -> SkippingDecorator[S]: ...

@@ -1,0 +1,74 @@
+"""The controls of `@cached`: those of an `async def` are awaited."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+import resilient
+from resilient import MISSING, LocalCache, cached
+from resilient.policies.cached.controls import CacheStats, Missing
+
+
+@cached("{n}", ttl="10m", tags=("n:{n}",), local=LocalCache(100, ttl="30s"))
+def function(n: int) -> list[int]:
+    """A cached function."""
+    return [n]
+
+
+@cached(ttl=60)
+async def coroutine(n: int) -> list[int]:
+    """A cached async function."""
+    return [n]
+
+
+def blocking() -> None:
+    """The controls take the function's arguments and answer its type."""
+    controls = cached.of(function)
+    assert_type(controls.key(1), str)
+    assert_type(controls.invalidate(n=1), bool)
+    assert_type(controls.refresh(1), list[int])
+    assert_type(controls.uncached(1), list[int])
+    assert_type(controls.peek(1), list[int] | Missing)
+    assert_type(controls.clear(), None)
+    assert_type(controls.stats(), CacheStats)
+    controls.invalidate("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    controls.refresh()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    resilient.invalidate_tags("n:1", "n:2")
+
+
+async def awaited() -> None:
+    """The same names, awaited."""
+    controls = cached.of(coroutine)
+    assert_type(controls.key(1), str)
+    assert_type(await controls.invalidate(1), bool)
+    assert_type(await controls.refresh(1), list[int])
+    assert_type(await controls.uncached(1), list[int])
+    assert_type(await controls.peek(1), list[int] | Missing)
+    assert_type(await controls.clear(), None)
+    assert_type(controls.stats(), CacheStats)
+    controls.clear()  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
+    await resilient.ainvalidate_tags("n:1")
+
+
+def narrowed() -> list[int]:
+    """`MISSING` can be told apart."""
+    found = cached.of(function).peek(1)
+    if isinstance(found, Missing):
+        return []
+    assert_type(found, list[int])
+    return found
+
+
+class Service:
+    """A bound method has the controls of its own object."""
+
+    @cached("{n}", ttl=60)
+    def method(self, n: int) -> str:
+        """A cached method."""
+        return str(n)
+
+
+assert_type(cached.of(Service().method).refresh(1), str)
+assert_type(MISSING, Missing)
+cached.of(7)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+LocalCache("100")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
