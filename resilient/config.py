@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
@@ -317,6 +317,8 @@ def _from_url(url: str, prefix: str) -> Backend:
     if scheme in MODULES:
         made = import_module(MODULES[scheme]).from_url(url, prefix=prefix)
     else:
+        from importlib import metadata  # costs more to import than all of the rest here
+
         found = {point.name: point for point in metadata.entry_points(group="resilient.backends")}
         if scheme not in found:
             known = ", ".join(f"{name}://" for name in sorted({*MODULES, *found}))
