@@ -296,27 +296,24 @@ def test_locked_for_a_while(path: Path, stubborn: sqlite3.Connection) -> None:
 
 
 def test_readers_do_not_wait_behind_writers(path: Path, stubborn: sqlite3.Connection) -> None:
-    """In an event loop too, a hit is answered while a write waits for another process."""
-    backend = SqliteBackend(path, timeout=0.5)
+    """In an event loop too, a hit is answered while writes wait for another process."""
+    backend = SqliteBackend(path, timeout=30)
     assert backend.locks is not None
     locks = backend.locks
 
-    async def main() -> float:
+    async def main() -> None:
         writes = [
             asyncio.ensure_future(adrive(locks.acquire(f"n{n}", ttl=1, owner="ann")))
             for n in range(5)
         ]
         await asyncio.sleep(0.05)
-        began = time.monotonic()
         for _ in range(10):
             assert await adrive(locks.holder("k")) is not None
-        took = time.monotonic() - began
-        assert not writes[0].done()
-        failed = await asyncio.gather(*writes, return_exceptions=True)
-        assert all(isinstance(each, BackendError) for each in failed)
-        return took
+        assert not any(write.done() for write in writes)
+        stubborn.execute("ROLLBACK")
+        assert all(isinstance(grant, Grant) for grant in await asyncio.gather(*writes))
 
-    assert asyncio.run(main()) < 0.3
+    asyncio.run(main())
     backend.close()
 
 

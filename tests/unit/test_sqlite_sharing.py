@@ -192,10 +192,8 @@ def test_woken_by_another_process(pair: tuple[SqliteBackend, SqliteBackend]) -> 
     for waiter in (first, second):
         held = acquire(here, "k", waiter.id, waiter=here.hub.address(waiter))
         assert isinstance(held, Held)
-    began = time.monotonic()
     release(there, "k")
     assert first.event.wait(5)
-    assert time.monotonic() - began < 0.5
     time.sleep(0.05)
     assert not second.event.is_set()
 

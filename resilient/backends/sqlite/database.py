@@ -66,7 +66,11 @@ class Database(Forkable):
         outlive_forks(self)
 
     def _forget(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may close a suspended generator at any point, and the
+        # generator release something.
+        self._lock = threading.RLock()
+        self._rested = threading.Condition(self._lock)
+        self._forking = False
         self._users = 0
         self._idle: list[Connection] = []
         self._used: set[Connection] = set()
@@ -76,19 +80,26 @@ class Database(Forkable):
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection to the file that is there now, for one operation."""
+        """A connection to the file that is there now, for one transaction."""
         with self._lock:
+            while self._forking:
+                self._rested.wait()
             self._users += 1
         connection = None
         try:
             connection = self._take()
             yield connection
-        except sqlite3.Error:
-            if connection is not None:
+        except sqlite3.Error as error:
+            if connection is not None and not is_busy(error):
                 self._stale.add(connection)  # whatever is wrong with it: the next one is new
             raise
         finally:
-            self._give(connection)
+            if connection is not None:
+                self._give(connection)
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._rested.notify_all()
 
     def _take(self) -> Connection:
         while True:
@@ -104,26 +115,22 @@ class Database(Forkable):
                 self._used.add(connection)
             return connection
 
-    def _give(self, connection: Connection | None) -> None:
+    def _give(self, connection: Connection) -> None:
         with self._lock:
-            self._users -= 1
-            keep = False
-            if connection is not None:
-                self._used.discard(connection)
-                keep = connection not in self._stale and len(self._idle) < IDLE
-                self._stale.discard(connection)
-                if keep:
-                    self._idle.append(connection)
-        if connection is not None and not keep:
+            keep = connection not in self._stale and len(self._idle) < IDLE
+            self._used.discard(connection)
+            self._stale.discard(connection)
+            if keep:
+                self._idle.append(connection)
+        if not keep:
             connection.close()
 
     def close(self) -> None:
         """Close all connections; those in use when they are given back."""
         with self._lock:
-            idle, self._idle = self._idle, []
             self._stale |= self._used
-        for connection in idle:
-            connection.close()
+            while self._idle:
+                self._idle.pop().close()
 
     # --- opening
 
@@ -220,19 +227,19 @@ class Database(Forkable):
     # --- forks
 
     def before_fork(self) -> None:
-        """Let what is under way end, and close every connection."""
-        deadline = time.monotonic() + 1.0
-        self._lock.acquire()
-        while self._users and time.monotonic() < deadline:
-            self._lock.release()
-            time.sleep(0.0005)
-            self._lock.acquire()
-        while self._idle:
-            self._idle.pop().close()
+        """Let what is under way end, begin nothing more, and close every connection."""
+        with self._lock:
+            self._forking = True
+            # Transactions end in no time; but nobody's fork shall hang for ever.
+            self._rested.wait_for(lambda: self._users == 0, timeout=self.timeout)
+            while self._idle:
+                self._idle.pop().close()
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        self._lock.release()
+        with self._lock:
+            self._forking = False
+            self._rested.notify_all()
 
     def after_fork_in_child(self) -> None:
         """Begin anew, and never touch what the parent's other threads were using."""

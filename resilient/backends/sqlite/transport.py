@@ -93,15 +93,15 @@ class SqliteTransport:
     # --- transactions
 
     def _read(self, work: Work) -> Any:
-        with self._database.connection() as connection:
-            return self._database.patiently(partial(self._look, connection, work))
+        return self._database.patiently(partial(self._look, work))
 
-    def _look(self, connection: sqlite3.Connection, work: Work) -> Any:
-        connection.execute("BEGIN")
-        try:
-            return work(SqliteTransaction(connection, self._database.clock, self._prefix))
-        finally:
-            roll_back(connection)
+    def _look(self, work: Work) -> Any:
+        with self._database.connection() as connection:
+            connection.execute("BEGIN")
+            try:
+                return work(SqliteTransaction(connection, self._database.clock, self._prefix))
+            finally:
+                roll_back(connection)
 
     def _change(self, work: Work) -> Any:
         database = self._database
@@ -115,27 +115,27 @@ class SqliteTransport:
                 # generator released something: that becomes part of the transaction.
                 answer, signals = self._run(self._open, work)
             else:
-                with database.connection() as connection:
-                    database.patiently(partial(connection.execute, "BEGIN IMMEDIATE"))
-                    answer, signals = self._commit(connection, work)
+                answer, signals = database.patiently(partial(self._commit, work))
         finally:
             self._writing.release()
         if signals:
             self._signals.send(signals)
         return answer
 
-    def _commit(self, connection: sqlite3.Connection, work: Work) -> tuple[Any, list[Signal]]:
-        self._open = connection
-        try:
-            answer = self._run(connection, work)
-            connection.execute("COMMIT")
-        except BaseException:
-            self._database.clock.rolled_back()
-            roll_back(connection)
-            raise
-        finally:
-            self._open = None
-        return answer
+    def _commit(self, work: Work) -> tuple[Any, list[Signal]]:
+        with self._database.connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            self._open = connection
+            try:
+                answer = self._run(connection, work)
+                connection.execute("COMMIT")
+            except BaseException:
+                self._database.clock.rolled_back()
+                roll_back(connection)
+                raise
+            finally:
+                self._open = None
+            return answer
 
     def _run(self, connection: sqlite3.Connection, work: Work) -> tuple[Any, list[Signal]]:
         transaction = SqliteTransaction(connection, self._database.clock, self._prefix)
