@@ -23,7 +23,8 @@ class Checkpoint(NamedTuple):
     Attributes:
         id: `{task}:{sequence}`.
         task: The job.
-        sequence: Grows by one with every save of the job, over all its runs.
+        sequence: Grows by one with every save of the job, over all its runs; a finished job that
+            is started again begins anew.
         timestamp: Seconds since the epoch by the server's clock, for people to read.
         progress: 0 to 100; `None` if unknown.
         eta: Estimated seconds to go; `None` if unknown.

@@ -13,6 +13,7 @@ end
 if job.state == 'finished' then
   if ARGV[6] == '0' then return {'finished', known[4], redis.call('PTTL', KEYS[1])} end
   drop_before(job.last + 1)
+  job.first, job.last = 1, 0  -- the numbers begin anew, as those of a new job
   redis.call('DEL', KEYS[2])
   redis.call('HDEL', KEYS[1], 'result')
   job.attempt = 0
