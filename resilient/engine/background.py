@@ -8,10 +8,11 @@ Only a backend that needs an event loop gets a task instead.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
 from resilient.engine import clock
@@ -101,6 +102,7 @@ class Worker:
     def _work(self) -> None:
         while True:
             self._event.clear()
+            self.wakes_at = math.inf  # whatever comes while it looks around is worth a nudge
             # After that, so that a `stop` which set the event before is not overlooked.
             if threading.current_thread() is not self._thread:
                 self._do([chore.finish() for chore in self._chores])
@@ -124,7 +126,6 @@ class Worker:
 
     def _lingers(self) -> bool:
         """Wait for something to do; false, and this thread is nobody's any more, if none came."""
-        self.wakes_at = math.inf
         self._event.wait(LINGER)
         with self._lock:
             if self._event.is_set() or self._next() is not None:
@@ -159,17 +160,24 @@ class Worker:
     async def _work_in_loop(self, event: asyncio.Event) -> None:
         from resilient.engine.drivers.aio import adrive
 
-        while (moment := self._next()) is not None:
-            self.wakes_at = moment
-            event.clear()
-            try:
-                async with asyncio.timeout(max(0.0, moment - clock.now())):
-                    await event.wait()
-            except TimeoutError:
-                pass
-            for chore in self._due():
-                try:
-                    await adrive(chore.run())
-                except Exception:
-                    log.exception("background work on %s failed", self._backend.name)
-        self.wakes_at = math.inf
+        try:
+            while (moment := self._next()) is not None:
+                self.wakes_at = moment
+                event.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, moment - clock.now())):
+                        await event.wait()
+                for chore in self._due():
+                    await self._attempt(adrive(chore.run()))
+        except asyncio.CancelledError:  # by `stop`, or because the loop is ending
+            for chore in self._chores:
+                await self._attempt(adrive(chore.finish()))
+            raise
+        finally:
+            self.wakes_at = math.inf
+
+    async def _attempt(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Exception:
+            log.exception("background work on %s failed", self._backend.name)

@@ -198,6 +198,11 @@ class KnownCircuit:
                 self._send_within(SUCCESSES_WITHIN)
         self.tell()
 
+    def rest(self) -> None:
+        """Nobody will send what is counted from now on, until the next call asks for it."""
+        with self._lock:
+            self.due, self.is_idle = math.inf, True
+
     def keep(self, batch: Batch, *, sent: bool) -> None:
         """What was collected has not arrived.
 
@@ -207,6 +212,17 @@ class KnownCircuit:
         with self._lock:
             if self.version == batch.version and (self.is_own or not sent):
                 self._unsent = (batch.outcomes + self._unsent)[-self._most_unsent() :]
+                self._send_within(SUCCESSES_WITHIN if sent else 0.0)
+
+    def repeat(self, batch: Batch, generation: int) -> None:
+        """The server has forgotten the circuit, and so did not count these: tell it anew."""
+        with self._lock:
+            if self.version == batch.version:
+                self.generation = generation
+                self.version += 1
+                self._unsent = (batch.outcomes + self._unsent)[-self._most_unsent() :]
+                self._send_within(0.0)
+        self._circuits.touch(self)
 
     # --- what is heard
 

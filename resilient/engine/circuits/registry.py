@@ -209,7 +209,7 @@ class KnownCircuits:
     def due(self) -> float | None:
         """When to send or ask next."""
         if self._must_reread and not self.is_away:
-            return clock.now()
+            return -math.inf
         moment = min((circuit.due for circuit in list(self._dirty)), default=math.inf)
         if self.is_away and self._is_wanted:
             moment = min(moment, self._try_at)
@@ -233,10 +233,13 @@ class KnownCircuits:
         await self._send(self._collected(now))
 
     async def finish(self) -> None:
-        """Send everything: the backend is being closed."""
+        """Send everything: the backend is being closed. A later call wakes the flusher again."""
         for _ in range(0, len(self._dirty), MOST_AT_ONCE):
             if not self.is_away:
                 await self._send(self._collected(math.inf))
+        for circuit in list(self._dirty):
+            self._dirty.pop(circuit, None)
+            circuit.rest()
 
     def _collected(self, now: float) -> list[tuple[KnownCircuit, Batch]]:
         """What is due, and what would be due soon: it goes with it."""
@@ -268,6 +271,8 @@ class KnownCircuits:
         for (circuit, batch), answer in zip(batches, answers, strict=True):
             if isinstance(answer, BaseException):
                 circuit.keep(batch, sent=True)
+            elif answer.generation < batch.generation:
+                circuit.repeat(batch, answer.generation)
             else:
                 circuit.adopt(answer, batch.version)
         self._look_at(answers)
