@@ -15,7 +15,10 @@ import resilient
 
 @pytest.fixture(autouse=True)
 def memory() -> Iterator[resilient.Backend]:
-    """Every test begins with an empty backend of its own."""
+    """Every test begins with an empty backend of its own.
+
+    The pytest plugin's fixture `resilient_backend` does the same.
+    """
     swap_backend.calls.clear()
     with resilient.using("memory://") as backend:
         yield backend
