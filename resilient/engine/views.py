@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from resilient.engine.drivers.sync import drive
@@ -139,7 +139,7 @@ def _decoded(answer: Any) -> Any:
         return [_decoded(each) for each in answer]
     if not hasattr(answer, "_fields"):
         return answer
-    kind: Hashable = type(answer)
+    kind: Any = type(answer)
     own, nested = _encoded_fields(kind)
     changes: dict[str, Any] = {
         name: decode(stored) for name in own if (stored := getattr(answer, name))
