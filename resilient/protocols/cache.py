@@ -72,6 +72,9 @@ class CacheStore(Protocol):
     ) -> Entry | Leased | Busy:
         """The live value, or the right to compute it, or who is computing it: one round trip.
 
+        Nobody waits for a computation that began before one of its tags was invalidated: the
+        caller gets a lease of its own, and that computation's `fill` is refused.
+
         Args:
             key: The entry.
             owner: The caller's token; asking again under it gets the same lease.

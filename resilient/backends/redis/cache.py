@@ -89,7 +89,12 @@ class RedisCache:
                 await self._begin(numbers, rest[0], TAG_LIVES)
                 return Leased(int(rest[0]))
             if outcome == b"busy":
-                return Busy(text(rest[0]), rest[1] / 1000)
+                owner_there, left, begun = rest
+                newest = max((number for number in numbers.values() if number), default=0)
+                if newest <= int(begun):
+                    return Busy(text(owner_there), left / 1000)
+                oldest_valid = newest
+                continue
             value, ttl, born, stored_tags = rest
             if not stored_tags:
                 return Entry(Encoded(value), ttl / 1000)

@@ -198,6 +198,12 @@ def is_current(tx: Transaction, tags: Iterable[str], born: int) -> bool:
     return True
 
 
+def outdated(tx: Transaction, tags: Sequence[str], born: int) -> bool:
+    """Whether one of the tags was invalidated since."""
+    found = (tx.get(TAGS, name) for name in tags)
+    return any(tag is not None and tag.invalidated > born for tag in found)
+
+
 def fetch(
     tx: Transaction,
     key: str,
@@ -214,7 +220,7 @@ def fetch(
     now = tx.now
     running = tx.get(COMPUTATIONS, key)
     queue: Queue = () if running is None else running.queue
-    if running is not None and running.until > now:
+    if running is not None and running.until > now and not outdated(tx, tags, running.fence):
         if running.owner != owner:
             if waiter is not None and (longer := joined(queue, waiter, now)) is not queue:
                 tx.put(COMPUTATIONS, key, replace(running, queue=longer), ttl=running.until - now)

@@ -194,6 +194,17 @@ class CacheConformance(Conformance):
         run(cache.fill("k", ONE, owner="ann", ttl=LONG, tags=["t"]))
         assert run(cache.get("k")) is None
 
+    def test_nobody_waits_for_what_is_outdated(self, run: Run, cache: CacheStore) -> None:
+        """Who misses after an invalidation computes, also while an older computation goes on."""
+        run(cache.fetch("k", owner="ann", lease=LONG, tags=["t"]))
+        run(cache.invalidate_tags(["t"]))
+        assert isinstance(run(cache.fetch("k", owner="bob", lease=LONG, tags=["t"])), Leased)
+        assert run(cache.renew("k", owner="ann", lease=LONG)) is False
+        assert run(cache.fill("k", ONE, owner="ann", ttl=LONG, tags=["t"])) is False
+        assert isinstance(run(cache.fetch("k", owner="cid", lease=LONG, tags=["t"])), Busy)
+        assert run(cache.fill("k", TWO, owner="bob", ttl=LONG, tags=["t"])) is True
+        assert self._value(run, cache) == TWO
+
     def test_tag_known_only_at_the_end(self, run: Run, cache: CacheStore) -> None:
         """The same for a tag that is named only with the value."""
         run(cache.set("other", ONE, ttl=LONG, tags=["t"]))

@@ -11,13 +11,14 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pytest
 
 from resilient.config import resolve
-from resilient.engine.backend import Backend, Capability, Mode
+from resilient.engine.backend import Backend, Capability
 from resilient.engine.signals import RECHECK
 from resilient.protocols.checkpoints import Started
 from resilient.protocols.circuits import CircuitRules, CircuitState, Verdict
@@ -100,12 +101,13 @@ class Worker:
 class Namespace:
     """A fresh prefix at the URL under test, a backend on it in this process, and workers."""
 
-    def __init__(self, url: str, run: Run) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
         self._prefix = f"conformance-{uuid.uuid4().hex[:12]}:"
         self._workers: list[Worker] = []
-        self.run = run
         self.backend: Backend = resolve(url, self._prefix)
+        self._modes = sorted(self.backend.modes)
+        self.run = Run(self._modes[-1])
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +115,7 @@ class Namespace:
     def __exit__(self, *exc: object) -> None:
         for worker in self._workers:
             worker.end()
+        self.run.close()
 
     def needs(self, *capabilities: Capability) -> None:
         """Skip a test of what the backend lacks."""
@@ -120,17 +123,18 @@ class Namespace:
             if getattr(self.backend, capability) is None:
                 pytest.skip(f"{self.backend.name} offers no {capability}")
 
-    def start(
-        self, task: str, calls: Sequence[Sequence[Sequence[Any]]], mode: Mode | None = None
-    ) -> list[Worker]:
-        """One process for each list of calls; all of them begin at the same moment."""
+    def start(self, task: str, calls: Sequence[Sequence[Sequence[Any]]]) -> list[Worker]:
+        """One process for each list of calls; all of them begin at the same moment.
+
+        Async and sync ones by turns, as far as the backend serves both.
+        """
         workers = []
-        for each in calls:
+        for each, mode in zip(calls, cycle(self._modes), strict=False):
             options = {
                 "task": task,
                 "url": self._url,
                 "prefix": self._prefix,
-                "mode": mode or self.run.mode,
+                "mode": mode,
                 "calls": each,
             }
             workers.append(Worker(options))
@@ -145,7 +149,7 @@ class Namespace:
 class ProcessConformance:
     """Several processes on one backend: they exclude each other, count right, and may be killed.
 
-    Needs POSIX signals.
+    One half of the processes calls from threads, the other from event loops. Needs POSIX signals.
 
     Attributes:
         processes: How many contend.
@@ -157,19 +161,11 @@ class ProcessConformance:
         """The URL under which every process finds the backend; keys get a random prefix."""
         raise NotImplementedError(f"{type(self).__name__} needs `def url(self)`")
 
-    @pytest.fixture(params=["sync", "async"], name="run")
-    def _run(self, request: pytest.FixtureRequest) -> Iterator[Run]:
-        run = Run(request.param)
-        yield run
-        run.close()
-
     @pytest.fixture(name="shared")
-    def _shared(self, run: Run) -> Iterator[Namespace]:
-        with Namespace(self.url(), run) as namespace:
-            if run.mode not in namespace.backend.modes:
-                pytest.skip(f"{namespace.backend.name} does not serve {run.mode} callers")
-            with run.closing(namespace.backend):
-                yield namespace
+    def _shared(self) -> Iterator[Namespace]:
+        namespace = Namespace(self.url())
+        with namespace, namespace.run.closing(namespace.backend):
+            yield namespace
 
     # --- many at once
 
@@ -322,7 +318,7 @@ class ProcessConformance:
     def test_fork(self, shared: Namespace) -> None:
         """A forked child and its parent use the backend at the same time, without mixing up."""
         shared.needs("cache")
-        if shared.run.is_async:
+        if "sync" not in shared.backend.modes:
             pytest.skip("a process is forked outside of its event loop")
         [worker] = shared.start("fork", [[[200]]])
         assert worker.hears() == [True, 0]

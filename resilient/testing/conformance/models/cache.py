@@ -82,12 +82,17 @@ class CacheModel:
             return None
         return Entry(stored.value, stored.expires - self.now)
 
-    def fetch(self, key: str, *, owner: str, lease: float) -> Entry | Leased | Busy:
+    def fetch(
+        self, key: str, *, owner: str, lease: float, tags: Sequence[str]
+    ) -> Entry | Leased | Busy:
         """The live value, or the right to compute it, or who is computing it.
 
-        Asking again under one token gets the same lease.
+        Asking again under one token gets the same lease. A lease that one of the tags has outdated
+        is nobody's: its value would be a miss.
         """
         slot = self._slot(key)
+        if slot.lease is not None and self._is_outdated(tags, slot.lease.born):
+            slot.lease = None
         if (entry := self.get(key)) is not None:
             return entry
         if slot.lease is not None and slot.lease.owner != owner:
@@ -183,7 +188,10 @@ class CacheModel:
         return slot
 
     def _is_invalid(self, stored: _Stored) -> bool:
-        return any(self._invalidated.get(tag, 0) > stored.born for tag in stored.tags)
+        return self._is_outdated(stored.tags, stored.born)
+
+    def _is_outdated(self, tags: Sequence[str], born: int) -> bool:
+        return any(self._invalidated.get(tag, 0) > born for tag in tags)
 
     def _event(self) -> int:
         self._events += 1

@@ -1,0 +1,529 @@
+"""`@cached` over the memory backend: what is served, for how long, and what is computed."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import pytest
+
+import resilient
+from resilient import MISSING, BackendError, CodecError, LocalCache, cached
+from resilient.config import disabled
+from resilient.engine import clock
+from resilient.engine.backend import Backend
+from resilient.engine.clock import ManualClock
+from tests.support.modes import Mode
+
+
+@pytest.fixture
+def manual() -> Iterator[ManualClock]:
+    """A clock that moves when told to."""
+    manual = ManualClock()
+    with clock.installed(manual):
+        yield manual
+
+
+@pytest.fixture(autouse=True)
+def backend() -> Iterator[Backend]:
+    """A fresh memory backend for each test."""
+    with resilient.using("memory://") as backend:
+        yield backend
+
+
+# --- what is one entry
+
+
+def test_every_spelling_of_a_call_is_one_entry(mode: Mode) -> None:
+    """Positional, by keyword, with and without defaults: one execution."""
+    ran = []
+
+    async def area(width: int, height: int = 2, *, unit: str = "m") -> str:
+        ran.append(1)
+        return f"{width * height} {unit}"
+
+    f = mode.decorate(cached(ttl=60), area)
+    spellings = [
+        mode.call(f, 5),
+        mode.call(f, width=5),
+        mode.call(f, 5, 2),
+        mode.call(f, 5, height=2, unit="m"),
+        mode.call(f, unit="m", height=2, width=5),
+    ]
+    assert set(spellings) == {"10 m"}
+    assert len(ran) == 1
+
+
+DIFFERENT: list[Any] = [
+    1,
+    True,
+    1.0,
+    "1",
+    b"1",
+    None,
+    "None",
+    0.0,
+    -0.0,
+    (1,),
+    (True,),
+    [1],
+    [True],
+    {"a": 1},
+    {"a": True},
+    Decimal("1.0"),
+    Decimal("1.00"),
+    "x" * 1000,
+    "x" * 999,
+]
+
+
+def test_arguments_of_different_types_never_meet(mode: Mode) -> None:
+    """Equal or alike, hashable or not: what differs in any respect is another entry, twice over."""
+    ran = []
+
+    async def f(value: Any) -> str:
+        ran.append(value)
+        return f"{value!r}"
+
+    f = mode.decorate(cached(ttl=60), f)
+    for _ in range(3):
+        assert [mode.call(f, value) for value in DIFFERENT] == [f"{v!r}" for v in DIFFERENT]
+    assert len(ran) == len(DIFFERENT)
+
+
+def test_template_and_key(mode: Mode) -> None:
+    """What the template, or `key=`, does not name does not count."""
+    ran = []
+
+    async def page(user: str, number: int, request: object = None) -> int:
+        ran.append(1)
+        return number
+
+    by_template = mode.decorate(cached("{user}:{number}", ttl=60), page)
+    by_key = mode.decorate(
+        cached(key=lambda user, number, request: (user, number), ttl=60, namespace="key"), page
+    )
+    for f in (by_template, by_key):
+        ran.clear()
+        assert mode.call(f, "ada", 1, object()) == 1
+        assert mode.call(f, "ada", 1, object()) == 1
+        assert mode.call(f, "ada", 2) == 2
+        assert len(ran) == 2
+    assert cached.of(by_template).key("a:b", 1).endswith("page:a%3Ab:1")
+
+
+def test_empty_fields_are_keys_too(mode: Mode) -> None:
+    """A template's field may be `None` or empty, and those differ."""
+
+    async def f(name: str | None) -> str:
+        return f"{name!r}"
+
+    f = mode.decorate(cached("{name}", ttl=60), f)
+    for name in (None, "", "None"):
+        assert mode.call(f, name) == f"{name!r}"
+
+
+@pytest.mark.parametrize(
+    "value", [None, 0, "", False, (), math.nan, datetime(2024, 5, 1, tzinfo=UTC)]
+)
+@pytest.mark.parametrize("local", ["auto", None])
+def test_every_value_is_a_value(mode: Mode, value: Any, local: Any) -> None:
+    """`None`, falsy values and NaN are stored and come back as what they were."""
+    ran = []
+
+    async def f() -> Any:
+        ran.append(1)
+        return value
+
+    f = mode.decorate(cached(ttl=60, local=local), f)
+    results = [mode.call(f) for _ in range(3)]
+    assert len(ran) == 1
+    assert [repr(result) for result in results] == [repr(value)] * 3
+    assert {type(result) for result in results} == {type(value)}
+    assert mode.call(cached.of(f).peek) is not MISSING
+
+
+def test_namespaces_and_versions(mode: Mode) -> None:
+    """Functions of one namespace share entries; versions do not; `clear` clears the namespace."""
+    ran = []
+
+    def named(number: int, **options: Any) -> Callable[..., Any]:
+        async def f() -> int:
+            ran.append(number)
+            return number
+
+        return mode.decorate(cached(ttl=60, **options), f)
+
+    first, second = named(1, namespace="shared"), named(2, namespace="shared")
+    newer, other = named(3, namespace="shared", version=2), named(4, namespace="other")
+    assert [mode.call(f) for f in (first, second, newer, other)] == [1, 1, 3, 4]
+    mode.call(cached.of(second).clear)
+    ran.clear()
+    assert [mode.call(f) for f in (newer, second, first, other)] == [3, 2, 2, 4]
+    assert ran == [3, 2]
+
+
+# --- for how long
+
+
+@pytest.mark.parametrize("local", ["auto", None, LocalCache(ttl="1h")])
+def test_is_never_served_after_its_ttl(mode: Mode, manual: ManualClock, local: Any) -> None:
+    """A value is served until its TTL is over, and not in that moment."""
+    ran = []
+
+    async def f() -> int:
+        ran.append(1)
+        return len(ran)
+
+    f = mode.decorate(cached(ttl="10m", local=local), f)
+    assert mode.call(f) == 1
+    for _ in range(10):
+        manual.advance(59.9)
+        assert mode.call(f) == 1
+    manual.advance(1)
+    assert mode.call(f) == 2
+
+
+def test_a_fetched_value_is_not_kept_longer(mode: Mode, manual: ManualClock) -> None:
+    """Who fetches a value late has it for the rest of its time only, local layer or not."""
+    ran = []
+
+    async def f() -> int:
+        ran.append(1)
+        return len(ran)
+
+    options: dict[str, Any] = {"ttl": 60, "namespace": "n", "local": LocalCache(ttl="1h")}
+    here = mode.decorate(cached(**options), f)
+    elsewhere = mode.decorate(cached(**options), f)
+    assert mode.call(here) == 1
+    manual.advance(59)
+    assert mode.call(elsewhere) == 1
+    manual.advance(1)
+    assert mode.call(elsewhere) == 2
+
+
+def test_local_ttl_asks_the_backend_again(
+    mode: Mode, manual: ManualClock, backend: Backend
+) -> None:
+    """After the local TTL the backend is asked, which has the value still."""
+
+    async def f() -> int:
+        return 1
+
+    f = mode.decorate(cached(ttl=3600, local=LocalCache(ttl=30)), f)
+    for _ in range(3):
+        mode.call(f)
+    manual.advance(30)
+    mode.call(f)
+    stats = cached.of(f).stats()
+    assert (stats.computed, stats.hits, stats.local_hits, stats.misses) == (1, 3, 2, 1)
+    assert stats.max_staleness == 30
+
+
+# --- the layer in this process
+
+
+def test_local_values_are_shared_or_copied(mode: Mode) -> None:
+    """By default all hits give one object; `copy=True` and no layer give each their own."""
+
+    async def f() -> list[int]:
+        await mode.sleep(0.05)
+        return [1]
+
+    shared = mode.decorate(cached(ttl=60), f)
+    assert mode.call(shared) is mode.call(shared)
+    for local in (LocalCache(copy=True), None):
+        own = mode.decorate(cached(ttl=60, local=local, namespace=f"{local}"), f)
+        results = [*mode.together(own, own, own), *[mode.call(own) for _ in range(3)]]
+        if local is not None:
+            assert len({id(result) for result in results}) == len(results)
+        for result in results[3:]:
+            result.append(2)
+        assert mode.call(own) == [1]
+        found = mode.call(cached.of(own).peek)
+        assert found == [1]
+
+
+def test_ten_thousand_keys_stay_bounded(mode: Mode) -> None:
+    """The layer in this process holds no more than it may, and all values are right."""
+
+    async def f(number: int) -> int:
+        return -number
+
+    f = mode.decorate(cached(ttl=60, local=LocalCache(100)), f)
+
+    async def all_of_them() -> bool:
+        return all([await mode.within(f, number) == -number for number in range(10_000)])
+
+    assert mode.call(mode.function(all_of_them))
+    assert cached.of(f).stats().local_size == 100
+
+
+def test_using_is_a_fresh_cache(mode: Mode) -> None:
+    """Inside `using` nothing of outside is seen, and outside nothing of inside, by context too."""
+    ran = []
+
+    async def f() -> int:
+        ran.append(1)
+        return len(ran)
+
+    f = mode.decorate(cached(ttl=60), f)
+    assert [mode.call(f), mode.call(f)] == [1, 1]
+    with resilient.using("memory://"):
+        assert [mode.call(f), mode.call(f)] == [2, 2]
+        with disabled():
+            assert [mode.call(f), mode.call(f)] == [3, 4]
+        assert mode.call(f) == 2
+    assert mode.call(f) == 1
+    with resilient.using("memory://", scope="context"):
+        if not mode.is_async:  # a runner has a context of its own
+            assert [mode.call(f), mode.call(f)] == [5, 5]
+    assert mode.call(f) == 1
+
+
+def test_local_hits_ask_nobody(mode: Mode, backend: Backend) -> None:
+    """A hit in this process does not reach the backend."""
+
+    async def f(x: int) -> int:
+        return x
+
+    f = mode.decorate(cached(ttl=60), f)
+    mode.call(f, 1)
+    store, backend.cache = backend.cache, None
+    assert mode.call(f, 1) == 1
+    backend.cache = store
+
+
+# --- single flight, exceptions
+
+
+def test_one_execution(mode: Mode) -> None:
+    """Fifty callers of a cold key cause one execution."""
+    ran = []
+
+    async def f() -> int:
+        ran.append(1)
+        await mode.sleep(0.1)
+        return 7
+
+    f = mode.decorate(cached(ttl=60), f)
+    assert mode.together(*[f] * 50) == [7] * 50
+    assert len(ran) == 1
+    stats = cached.of(f).stats()
+    assert (stats.hits, stats.misses, stats.computed) == (49, 1, 1)
+
+
+def test_exceptions_are_not_stored(mode: Mode) -> None:
+    """Who waited gets the exception; who comes later computes again, at once."""
+    ran = []
+
+    async def f() -> int:
+        ran.append(1)
+        await mode.sleep(0.05)
+        if len(ran) == 1:
+            raise LookupError("nobody")
+        return 7
+
+    f = mode.decorate(cached(ttl=60), f)
+    errors = mode.together(*[f] * 5, return_exceptions=True)
+    assert [type(error) for error in errors] == [LookupError] * 5
+    began = time.monotonic()
+    assert mode.call(f) == 7
+    assert time.monotonic() - began < 0.5, "the lease of the failed computation is gone"
+    assert cached.of(f).stats().errors == 1
+
+
+def test_backend_errors_of_the_function_are_its_own(mode: Mode) -> None:
+    """A `BackendError` that the function raises is no trouble of the cache's."""
+
+    async def f() -> int:
+        raise BackendError("of another backend")
+
+    f = mode.decorate(cached(ttl=60), f)
+    with pytest.raises(BackendError, match="another"):
+        mode.call(f)
+    stats = cached.of(f).stats()
+    assert (stats.computed, stats.errors, stats.backend_errors) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("local", ["auto", None])
+def test_values_that_cannot_be_stored(mode: Mode, local: Any) -> None:
+    """They are an error that names their type, on the memory backend too, and hold nothing up."""
+
+    async def f() -> object:
+        return threading.Lock()
+
+    f = mode.decorate(cached(ttl=60, local=local), f)
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(CodecError, match="lock"):
+            mode.call(f)
+        assert time.monotonic() - began < 0.5
+
+
+def test_foreign_records_are_misses(mode: Mode, backend: Backend) -> None:
+    """A record that does not read as a value is computed anew and replaced."""
+
+    async def f() -> int:
+        return 7
+
+    f = mode.decorate(cached(ttl=60, local=None), f)
+    assert backend.cache is not None
+    from resilient.engine.drivers.sync import drive
+    from resilient.protocols.values import Encoded
+
+    drive(backend.cache.set(cached.of(f).key(), Encoded(b"\xffgarbage"), ttl=60))
+    assert mode.call(cached.of(f).peek) is MISSING
+    assert [mode.call(f), mode.call(f)] == [7, 7]
+    assert cached.of(f).stats().computed == 1
+
+
+# --- recursion, loops, forks
+
+
+def test_recursion(mode: Mode) -> None:
+    """A cached function calls itself with other arguments and with its own."""
+    ran = []
+
+    async def fibonacci(n: int) -> int:
+        ran.append(n)
+        if n < 2:
+            return n
+        a, b = await mode.within(f, n - 1), await mode.within(f, n - 2)
+        return int(a + b)
+
+    f = mode.decorate(cached(ttl=60), fibonacci)
+    assert mode.call(f, 20) == 6765
+    assert sorted(ran) == list(range(21))
+
+    async def depth(left: int) -> int:
+        return 0 if left == 0 else await mode.within(g, left - 1) + 1
+
+    g = mode.decorate(cached("the same", ttl=60), depth)
+    assert [mode.call(g, 5), mode.call(g, 5)] == [5, 5]
+
+
+def test_event_loops_one_after_the_other(mode: Mode) -> None:
+    """A value computed in one loop is a hit in the next; a miss there works too."""
+
+    async def f(x: int) -> int:
+        await mode.sleep(0)
+        return x
+
+    f = mode.decorate(cached(ttl=60), f)
+    for number in range(4):
+        assert [mode.call(f, x) for x in (1, number)] == [1, number]
+        mode.fresh_loop()
+    assert cached.of(f).stats().computed == 4
+
+
+def test_event_loops_at_once() -> None:
+    """Tasks of four loops in four threads wait for one execution."""
+    ran = []
+
+    @cached(ttl=60)
+    async def f() -> int:
+        ran.append(1)
+        await asyncio.sleep(0.2)
+        return 7
+
+    async def many() -> list[int]:
+        return await asyncio.gather(*[f() for _ in range(10)])
+
+    results: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: results.extend(asyncio.run(many()))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [7] * 40
+    assert len(ran) == 1
+
+
+def test_no_task_is_left(mode: Mode) -> None:
+    """After a miss, a failure and a cancellation no task and no lease is left behind."""
+
+    async def f(how: str) -> str:
+        if how == "fail":
+            raise LookupError
+        await asyncio.sleep(30 if how == "hang" else 0)
+        return how
+
+    f = cached(ttl=60)(f)
+
+    async def main() -> int:
+        await f("return")
+        with pytest.raises(LookupError):
+            await f("fail")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await f("hang")
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await f("hang")
+        assert time.monotonic() - began < 0.5
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(main()) == 1
+    assert cached.of(f).stats().computed == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fork_while_computing() -> None:
+    """A child forked inside a computation is nobody's follower, and stores nothing of its own."""
+    pipe = os.pipe()
+
+    @cached("k", ttl=60)
+    def f(number: int) -> int:
+        if number:
+            child = os.fork()
+            if child == 0:
+                return f(0) + 1000  # its own key, inside its parent's computation
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return 1
+
+    parent = os.getpid()
+    value = f(1)
+    if os.getpid() != parent:
+        try:
+            os.write(pipe[1], f"{value} {f(0)}".encode())
+        finally:
+            os._exit(7)
+    assert value == 7
+    assert os.read(pipe[0], 100) == b"1001 1"
+    assert f(1) == 7
+    for end in pipe:
+        os.close(end)
+
+
+def test_many_calls_at_once(mode: Mode) -> None:
+    """Calls, invalidations and clears of many threads or tasks never mix values up."""
+
+    async def f(x: int) -> int:
+        return x * 10
+
+    f = mode.decorate(cached("{x}", ttl=60, tags=("t:{x}",), local=LocalCache(5)), f)
+    controls = cached.of(f)
+
+    async def some(seed: int) -> None:
+        for step in range(60):
+            x = (seed * 7 + step) % 9
+            assert await mode.within(f, x) == x * 10
+            if step % 10 == 0:
+                await mode.within(controls.invalidate, x)
+            if step % 25 == 0:
+                await mode.within(controls.clear)
+
+    mode.together(*[partial(mode.function(some), seed) for seed in range(8)])
