@@ -1,0 +1,190 @@
+"""What a step of a job costs: `@checkpointed`, a bare write, and DBOS."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import resilient
+from benchmarks.harness import Group, Mode, NotHere, Place
+from benchmarks.retries import MODES
+
+STEPS = 100
+KINDS = ("redis", "sqlite", "memory")
+
+
+def groups() -> list[Group]:
+    """Steps and items, sync and async."""
+    return [_steps(mode) for mode in MODES] + [_items(mode) for mode in MODES]
+
+
+def _steps(mode: Mode) -> Group:
+    group = Group(f"checkpoint: a step, of a job with {STEPS}", mode)
+
+    @group.case("redis-py: HSET", per=STEPS)
+    def _(place: Place) -> Any:
+        client = place.client
+
+        def call(n: int) -> None:
+            for index in range(STEPS):
+                client.hset("raw-job", str(index), "result")
+
+        async def acall(n: int) -> None:
+            for index in range(STEPS):
+                await client.hset("raw-job-async", str(index), "result")
+
+        return call if mode == "sync" else acall
+
+    if mode == "sync":
+        for synchronous in ("NORMAL", "FULL"):
+            group.case(f"sqlite3: INSERT and commit, {synchronous}", per=STEPS)(
+                _inserts(synchronous)
+            )
+    for kind in KINDS:
+        group.case(f"resilient, {kind}", per=STEPS)(_job_of_steps(kind))
+    group.case("DBOS, sqlite", per=STEPS)(_dbos)
+    return group
+
+
+def _items(mode: Mode) -> Group:
+    group = Group(f"checkpoint: an item, saved every 100, of a job with {10 * STEPS}", mode)
+
+    @group.case("redis-py: HSET every 100 items", per=10 * STEPS)
+    def _(place: Place) -> Any:
+        client = place.client
+
+        def call(n: int) -> None:
+            for index in range(10 * STEPS):
+                if index % 100 == 99:
+                    client.hset("raw-position", "done", index)
+
+        async def acall(n: int) -> None:
+            for index in range(10 * STEPS):
+                if index % 100 == 99:
+                    await client.hset("raw-position-async", "done", index)
+
+        return call if mode == "sync" else acall
+
+    for kind in KINDS:
+        group.case(f"resilient, {kind}", per=10 * STEPS)(_job_of_items(kind))
+    return group
+
+
+def one_job(kind: str) -> Any:
+    """Each call is a job of its own that does nothing."""
+
+    def make(place: Place) -> Any:
+        job = _empty(place, kind)
+        return lambda n: job(place.fresh())
+
+    return make
+
+
+def finished_job(kind: str) -> Any:
+    """Each call is the same job, which is finished."""
+    return lambda place: _empty(place, kind)
+
+
+def _empty(place: Place, kind: str) -> Any:
+    decorate = resilient.checkpointed("job:{n}", backend=place.backend(kind))
+    if place.mode == "sync":
+
+        @decorate
+        def job(job: resilient.Job, n: int) -> int:
+            return n
+
+        return job
+
+    @decorate
+    async def ajob(job: resilient.AsyncJob, n: int) -> int:
+        return n
+
+    return ajob
+
+
+def _job_of_steps(kind: str) -> Any:
+    def make(place: Place) -> Any:
+        decorate = resilient.checkpointed("job:{n}", backend=place.backend(kind))
+        if place.mode == "sync":
+
+            @decorate
+            def steps(job: resilient.Job, n: int) -> None:
+                for index in range(STEPS):
+                    job.step(str(index), _double, index)
+
+            return lambda n: steps(place.fresh())
+
+        @decorate
+        async def asteps(job: resilient.AsyncJob, n: int) -> None:
+            for index in range(STEPS):
+                await job.step(str(index), _double, index)
+
+        return lambda n: asteps(place.fresh())
+
+    return make
+
+
+def _job_of_items(kind: str) -> Any:
+    def make(place: Place) -> Any:
+        decorate = resilient.checkpointed("job:{n}", every=100, backend=place.backend(kind))
+        if place.mode == "sync":
+
+            @decorate
+            def items(job: resilient.Job, n: int) -> None:
+                for _ in job.iterate(range(10 * STEPS)):
+                    pass
+
+            return lambda n: items(place.fresh())
+
+        @decorate
+        async def aitems(job: resilient.AsyncJob, n: int) -> None:
+            async for _ in job.iterate(range(10 * STEPS)):
+                pass
+
+        return lambda n: aitems(place.fresh())
+
+    return make
+
+
+def _double(n: int) -> int:
+    return 2 * n
+
+
+def _inserts(synchronous: str) -> Any:
+    def make(place: Place) -> Any:
+        connection = sqlite3.connect(place.directory / "raw.db", isolation_level=None)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("CREATE TABLE steps (id INTEGER PRIMARY KEY, result BLOB)")
+        place.exits.callback(connection.close)
+
+        def call(n: int) -> None:
+            for _ in range(STEPS):
+                connection.execute("INSERT INTO steps (result) VALUES (?)", (b"result",))
+
+        return call
+
+    return make
+
+
+def _dbos(place: Place) -> Any:
+    from dbos import DBOS
+
+    if place.mode == "async":
+        raise NotHere("left out: one DBOS a process, and sync has it")
+    database: Path = place.directory / "dbos.sqlite"
+    DBOS(config={"name": "bench", "system_database_url": f"sqlite:///{database}"})
+
+    @DBOS.step()
+    def double(n: int) -> int:
+        return 2 * n
+
+    @DBOS.workflow()
+    def workflow(n: int) -> None:
+        for index in range(STEPS):
+            double(index)
+
+    DBOS.launch()
+    place.exits.callback(DBOS.destroy)
+    return workflow
