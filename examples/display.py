@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from resilient import Progress
 from resilient.events import CircuitChanged, Event, JobResumed, RetryScheduled
-from resilient.policies.checkpointed import Progress
 
 
 class Display:

@@ -29,7 +29,15 @@ from resilient.policies.cached import (
     cached,
     invalidate_tags,
 )
-from resilient.policies.checkpointed import AsyncJob, Job, checkpointed, current_job
+from resilient.policies.checkpointed import (
+    AsyncJob,
+    Job,
+    JobCheckpoint,
+    JobStatus,
+    Progress,
+    checkpointed,
+    current_job,
+)
 from resilient.policies.circuit_breaker import (
     CircuitBreaker,
     CircuitState,
@@ -72,7 +80,9 @@ __all__ = [
     "FingerprintMismatch",
     "HalfOpen",
     "Job",
+    "JobCheckpoint",
     "JobRunning",
+    "JobStatus",
     "KeyMissing",
     "LeaseLost",
     "LocalCache",
@@ -80,6 +90,7 @@ __all__ = [
     "LockInfo",
     "LockLease",
     "LockNotAcquired",
+    "Progress",
     "Rejected",
     "ResilientError",
     "ResultUnavailable",

@@ -36,7 +36,7 @@ def duplicates(url: str, prefix: str, mode: str, ran: str, callers: int) -> list
             return list(pool.map(charge, ["A-7"] * callers))
 
     async def together() -> list[Any]:
-        return await asyncio.gather(*(acharge("A-7") for _ in range(callers)))
+        return list(await asyncio.gather(*(acharge("A-7") for _ in range(callers))))
 
     return asyncio.run(together())
 
