@@ -137,9 +137,13 @@ def test_exceptions_leave_no_cycles(mode: Mode, flights: Flights) -> None:
         alive.append(weakref.ref(big))
         raise Failure("no")
 
+    def fails_late() -> None:
+        time.sleep(0.05)
+        fails()
+
     def in_thread() -> None:
         with suppress(Failure):
-            share(flights, "k", (), body, body, lambda _: (time.sleep(0.05), fails()))
+            share(flights, "k", (), body, body, lambda _: fails_late())
 
     async def in_task() -> None:
         async def compute() -> None:
@@ -175,11 +179,11 @@ def test_recursion_on_its_own_key(mode: Mode, flights: Flights) -> None:
     async def compute(depth: int) -> int:
         if depth == 0:
             return 0
-        value, _ = await mode.within(shared, mode, flights, "k", partial(function, depth - 1))
+        value, _ = await mode.within(shared, mode, flights, "k", partial(computing, depth - 1))
         return int(value) + 1
 
-    function = mode.function(compute)
-    assert mode.call(shared, mode, flights, "k", partial(function, 5)) == (5, True)
+    computing = mode.function(compute)
+    assert mode.call(shared, mode, flights, "k", partial(computing, 5)) == (5, True)
 
 
 def test_a_task_started_inside_may_outlive_the_flight(flights: Flights) -> None:
@@ -223,12 +227,12 @@ def test_two_that_want_each_other(
         if depth == 0:
             return 0
         other = "b" if wanted == "a" else "a"
-        call = partial(shared, mode, flights, other, partial(function, other, depth - 1))
+        call = partial(shared, mode, flights, other, partial(computing, other, depth - 1))
         value, _ = await mode.within(call)
         return int(value) + 1
 
-    function = mode.function(compute)
-    calls = [partial(shared, mode, flights, key, partial(function, key, 1)) for key in "ab"]
+    computing = mode.function(compute)
+    calls = [partial(shared, mode, flights, key, partial(computing, key, 1)) for key in "ab"]
     assert mode.together(*calls, timeout=5) == [(1, True), (1, True)]
 
 
@@ -518,9 +522,13 @@ def test_fork(flights: Flights) -> None:
 def test_many_threads_and_keys(flights: Flights) -> None:
     """Under load every caller gets the value of its key, and nothing is left."""
 
+    def compute(key: str) -> str:
+        time.sleep(0.0005)
+        return key
+
     def call(number: int) -> bool:
         key = str(number % 7)
-        value, _ = share(flights, key, (), body, body, lambda _: (time.sleep(0.0005), key)[1])
+        value: str = share(flights, key, (), body, body, lambda _: compute(key))[0]
         return value == key
 
     with ThreadPoolExecutor(16) as pool:

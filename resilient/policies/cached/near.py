@@ -106,10 +106,12 @@ class Near:
 
     @property
     def wants_to_watch(self) -> bool:
-        """Whether it must listen to broadcasts, and does not yet, before it may keep anything."""
-        return (
-            self.local is not None and self.backend.hub.has_source and not self.nearby.is_watching
-        )
+        """Whether it can listen to what others make stale, and does not yet.
+
+        Before that it keeps nothing. Without any layer too it listens: nobody shall wait for a
+        computation that began before another process's invalidation.
+        """
+        return self.backend.hub.has_source and not self.nearby.is_watching
 
     def keep(self, call: Call, value: Any, ttl: float, *, began: float, flight: Flight) -> None:
         """Have a value at hand from now on, unless it has become stale since the flight began.
