@@ -74,8 +74,9 @@ def test_whole_backend_passes(pytester: pytest.Pytester, capability: str) -> Non
 )
 def test_broken_backend_fails(pytester: pytest.Pytester, name: str, which: str) -> None:
     """A backend with one fault fails, by the model and by the examples."""
-    source = f"from tests.conformance.broken import {name}"
-    result = run(pytester, suite(BROKEN[name].capability, source, f"{name}.backend()"), which)
+    source = "from tests.conformance.broken import BROKEN"
+    module = suite(BROKEN[name].capability, source, f"BROKEN[{name!r}].backend()")
+    result = run(pytester, module, which)
     assert result.ret == pytest.ExitCode.TESTS_FAILED, f"nobody noticed: {BROKEN[name].__doc__}"
     assert result.parseoutcomes() == {"failed": 1, **_passed(result)}
 

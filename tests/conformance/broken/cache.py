@@ -1,0 +1,119 @@
+"""Caches that are broken on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from resilient.protocols.cache import Busy, Entry, Leased
+from resilient.protocols.values import Encoded
+from tests.conformance.broken.base import EXAMPLES, NEVER, Broken
+
+
+class Cache(Broken):
+    capability = "cache"
+
+
+class FillWithoutLease(Cache):
+    """A value is stored whose lease was lost."""
+
+    async def fill(self, key: str, value: Encoded, *, owner: str, **options: Any) -> bool:
+        if not await self.store.fill(key, value, owner=owner, **options):
+            await self.store.set(key, value, **options)
+        return True
+
+
+class TagsAreForgotten(Cache):
+    """An invalidation of tags does nothing."""
+
+    async def invalidate_tags(self, tags: Sequence[str]) -> None:
+        return
+
+
+class TagsMissComputations(Cache):
+    """A value computed before an invalidation is stored as if it was computed after it."""
+
+    async def fill(self, key: str, value: Encoded, *, owner: str, **options: Any) -> bool:
+        if not await self.store.renew(key, owner=owner, lease=60.0):
+            return bool(await self.store.fill(key, value, owner=owner, **options))
+        await self.store.set(key, value, **options)
+        return True
+
+
+class OutdatedIsAwaited(Cache):
+    """Callers wait for a computation whose value will be a miss."""
+
+    async def fetch(
+        self, key: str, *, tags: Sequence[str] = (), **options: Any
+    ) -> Entry | Leased | Busy:
+        answer: Entry | Leased | Busy = await self.store.fetch(key, **options)
+        return answer
+
+
+class ValuesNeverExpire(Cache):
+    """The TTL is ignored."""
+
+    async def set(
+        self, key: str, value: Encoded, *, ttl: float | None = None, tags: Sequence[str] = ()
+    ) -> None:
+        await self.store.set(key, value, ttl=None if ttl is None else ttl * NEVER, tags=tags)
+
+
+class EverybodyComputes(Cache):
+    """Nobody is told to wait."""
+
+    async def fetch(self, key: str, **options: Any) -> Entry | Leased | Busy:
+        answer: Entry | Leased | Busy = await self.store.fetch(key, **options)
+        return Leased(1) if isinstance(answer, Busy) else answer
+
+
+class DeadLeadersLead(Cache):
+    """The lease of a computation is ignored."""
+
+    async def fetch(self, key: str, *, lease: float, **options: Any) -> Entry | Leased | Busy:
+        answer: Entry | Leased | Busy = await self.store.fetch(key, lease=lease * NEVER, **options)
+        return answer._replace(ttl=answer.ttl / NEVER) if isinstance(answer, Busy) else answer
+
+
+class DeletionMissesComputations(Cache):
+    """A deletion leaves the lease of a computation in flight."""
+
+    async def delete(self, key: str) -> bool:
+        return bool(await self.store.has(key) and await self.store.delete(key))
+
+
+class EmptyIsMissing(Cache):
+    """An empty value counts as none."""
+
+    async def get(self, key: str) -> Entry | None:
+        entry: Entry | None = await self.store.get(key)
+        return entry if entry is not None and entry.value else None
+
+
+class KeptForEver(Cache):
+    """Without a TTL nothing expires."""
+
+    async def set(
+        self, key: str, value: Encoded, *, ttl: float | None = None, tags: Sequence[str] = ()
+    ) -> None:
+        await self.store.set(key, value, ttl=1e9 if ttl is None else ttl, tags=tags)
+
+
+class PatternIsIgnored(Cache):
+    """Every key is listed."""
+
+    async def keys(self, pattern: str = "*") -> list[str]:
+        keys: list[str] = await self.store.keys()
+        return keys
+
+
+class FollowersAreNotWoken(Cache):
+    """Waiters are not registered."""
+
+    noticed_by = (EXAMPLES,)
+
+    async def fetch(
+        self, key: str, *, waiter: str | None = None, **options: Any
+    ) -> Entry | Leased | Busy:
+        answer: Entry | Leased | Busy = await self.store.fetch(key, **options)
+        return answer
