@@ -19,6 +19,7 @@ SHOWN = {
     "breaker": ["ConnectionError: no route", "CircuitOpen: the circuit 'payments'", "charged 7"],
     "cache": ["computed: ['profile 7']", "51 calls: ['square 3', 'square 3.0']"],
     "checkpoints": ["power cut at 67 %", "the sum is 66", "row once: [0, 1, 2, 3, 4, 5, 6, 7, 8,"],
+    "custom_backend": ["monday, written under fence", "Entry(value='hello'"],
     "idempotency": ["10 requests at once: 1 charge", "declined: 1000 is too much"],
     "lock": ["one at a time:  20", "the other was refused"],
     "retry": ["attempt 2 failed", "the page at https://example.org/async", "not retried"],
