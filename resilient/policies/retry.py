@@ -189,7 +189,9 @@ async def retried(settings: Settings, name: str, first: Exception, began: float)
             try:
                 return await Body()
             except Exception as raised:
-                if not settings.matches(raised):
+                # In a coroutine a `StopIteration` turns into a `RuntimeError` (PEP 479); the
+                # driver turns it back.
+                if isinstance(raised.__cause__, NEVER) or not settings.matches(raised):
                     raise
                 error = raised
     finally:

@@ -1,4 +1,4 @@
-"""`@circuit_breaker` and `CircuitBreaker` over the memory backend: when it opens, probes, closes."""
+"""`@circuit_breaker` and `CircuitBreaker` over memory: when a circuit opens, probes and closes."""
 
 from __future__ import annotations
 
@@ -317,9 +317,7 @@ def test_a_permit_comes_back_when_its_probe_says_nothing(
     service: Service, mode: Mode, clock: ManualClock
 ) -> None:
     """An ignored exception in a probe gives its permit to the next call."""
-    call = service.guarded(
-        trip=Consecutive(1), half_open=HalfOpen(permits=1), ignore=LookupError
-    )
+    call = service.guarded(trip=Consecutive(1), half_open=HalfOpen(permits=1), ignore=LookupError)
     service.fails(call, 1)
     clock.advance(30)
     service.error = KeyError()
@@ -359,7 +357,7 @@ def test_a_permit_comes_back_when_its_probe_is_cancelled(clock: ManualClock) -> 
 
 
 def test_a_permit_comes_back_by_its_lease(mode: Mode, clock: ManualClock) -> None:
-    """A probe that never reports blocks the round for no longer than the lease; late, it is void."""
+    """A probe that never reports blocks the round no longer than its lease; late, it is void."""
     half_open = HalfOpen(permits=1, lease=5)
     breaker = CircuitBreaker("service", trip=Consecutive(1), open_for=30, half_open=half_open)
     _trip(mode, breaker)
@@ -681,7 +679,10 @@ def test_a_sync_function_that_answers_a_coroutine_is_refused() -> None:
     async def later() -> None:
         """Never runs."""
 
-    call = circuit_breaker("service")(lambda: later())
+    def call() -> Any:
+        return later()
+
+    call = circuit_breaker("service")(call)
     for _ in range(3):
         with pytest.raises(ConfigurationError, match="decorate an `async def` instead"):
             call()
@@ -735,11 +736,11 @@ def test_a_wrong_option_is_refused_when_decorated(options: dict[str, Any], says:
     """By an error of our tree that names it."""
     template = () if "key" in options else ("service",)
 
-    with pytest.raises(ConfigurationError, match=says):
+    def call() -> None:
+        """Never called."""
 
-        @circuit_breaker(*template, **options)
-        def call() -> None:
-            """Never called."""
+    with pytest.raises(ConfigurationError, match=says):
+        circuit_breaker(*template, **options)(call)
 
 
 @pytest.mark.parametrize("value", [0, -0.1, 1.5, True, "half", float("nan")])
