@@ -235,8 +235,10 @@ def compile_fingerprint(
     def identity(value: Any) -> Any:
         return value if says_what_it_is(value) else None
 
+    always = None if chosen else _digest(title + _named_canonical((), (), where))
+
     def fingerprint(values: tuple[Any, ...]) -> str:
-        return _digest(title + _named_canonical(chosen, values, where))
+        return always or _digest(title + _named_canonical(chosen, values, where))
 
     return compile_with_signature(
         function,

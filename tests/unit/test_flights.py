@@ -482,7 +482,7 @@ def test_a_closed_loop_strands_nobody(flights: Flights, monkeypatch: pytest.Monk
         assert waiting.result(5) == ("own", True)
     for task in (leading, flying):  # as they were left; nothing can run them any more
         task._log_destroy_pending = False  # type: ignore[attr-defined]
-        task.get_coro().close()  # type: ignore[union-attr]
+        task.get_coro().close()
     flights._tasks.clear()
 
 

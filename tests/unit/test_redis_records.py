@@ -134,12 +134,8 @@ def test_fences_survive_the_loss_of_all_data(private_redis: RedisServer) -> None
             drive(backend.require("locks").acquire("k", ttl=30, owner="ann")).fence,
             drive(cache.fetch("k", owner="ann", lease=30)).fence,
             drive(circuits.force("k", CircuitState.OPEN)).generation,
-            drive(
-                backend.require("idempotency").claim("k", owner="ann", lease=30, ttl=60)
-            ).fence,
-            drive(
-                backend.require("checkpoints").start("k", owner="ann", lease=30, ttl=60)
-            ).fence,
+            drive(backend.require("idempotency").claim("k", owner="ann", lease=30, ttl=60)).fence,
+            drive(backend.require("checkpoints").start("k", owner="ann", lease=30, ttl=60)).fence,
         ]
 
     before = fences()

@@ -111,9 +111,7 @@ class Script:
         # Not a matter of security: the server names scripts by their SHA-1.
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
-    def __call__(
-        self, keys: Sequence[str], *args: Argument, repeatable: bool = True
-    ) -> Call:
+    def __call__(self, keys: Sequence[str], *args: Argument, repeatable: bool = True) -> Call:
         """A call of this script; one that must not happen twice is not repeatable."""
         return Call(self, keys, args, repeatable)
 

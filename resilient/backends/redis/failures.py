@@ -33,9 +33,8 @@ def backend_error(where: str, error: BaseException) -> BackendError:
 
 def is_connection_lost(error: BaseException) -> bool:
     """Whether the connection broke, as opposed to an answer that is late or a refusal."""
-    return (
-        isinstance(error, redis_errors.ConnectionError)
-        and not isinstance(error, (*_REFUSED, *_PASSING))
+    return isinstance(error, redis_errors.ConnectionError) and not isinstance(
+        error, (*_REFUSED, *_PASSING)
     )
 
 

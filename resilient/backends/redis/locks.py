@@ -56,9 +56,7 @@ class RedisLocks:
 
     async def release(self, key: str, *, owner: str) -> bool:
         """Free the lock and wake one waiter; false if the owner did not hold it."""
-        return bool(
-            await Ask(self._transport, RELEASE(self._names(key), owner, MEMORY_LIVES))
-        )
+        return bool(await Ask(self._transport, RELEASE(self._names(key), owner, MEMORY_LIVES)))
 
     async def withdraw(self, key: str, *, owner: str, waiter: str) -> None:
         """Stop waiting, and undo what may just have been granted."""

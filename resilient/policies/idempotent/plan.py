@@ -203,11 +203,11 @@ async def complete(
 
 def stored(codec: Codec, answer: Any) -> tuple[str, Encoded]:
     """The outcome of a call that returned."""
-    from resilient.engine import codecs
-
     try:
         return "value", codec.encode(answer)
     except CodecError as error:
+        from resilient.engine import codecs
+
         return "unstored", codecs.encode(str(error))
 
 

@@ -1,0 +1,171 @@
+"""`@cached` between processes: one execution, prompt service, and nothing stale."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import resilient
+from resilient import cached
+from resilient.policies.cached.plan import LEASE
+from tests.process import cached_workers
+from tests.support.fixtures import Target
+from tests.support.modes import Mode
+from tests.support.processes import Worker, group, run_all
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+
+VALUE = {"user": 7, "tags": ["a", "b"]}
+"""As JSON carries it from the worker."""
+
+
+def lines(path: Path) -> list[list[str]]:
+    """What the processes wrote into the file that they share."""
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def all_together(workers: list[Worker]) -> list[Any]:
+    """Let all begin once all are ready; their results."""
+    for worker in workers:
+        worker.wait_for("connected")
+    for worker in workers:
+        worker.send()
+    return [worker.result() for worker in workers]
+
+
+def test_cold_key_is_computed_once(shared_target: Target, mode: Mode, tmp_path: Path) -> None:
+    """8 processes × 25 callers: 1 execution, and all are served within 100 ms after its end."""
+    ran = tmp_path / "ran"
+    arguments = (shared_target.url, shared_target.prefix, mode.name, str(ran), 25, 1.0)
+    with group(cached_workers.cold, [arguments] * 8) as workers:
+        results = [result for each in all_together(workers) for result in each]
+    [(word, _, ended)] = lines(ran)
+    assert word == "ended"
+    assert [value for value, _ in results] == [VALUE] * 200
+    late = sorted(moment - float(ended) for _, moment in results)
+    # 200 callers are served by two cores: the last one waits for the others too.
+    assert late[len(late) * 9 // 10] <= 0.1
+    assert late[-1] <= 0.3
+
+
+def test_cancelled_waiters_cancel_nobody_else(shared_target: Target, tmp_path: Path) -> None:
+    """Every third of 30 tasks is cancelled in each of 3 processes; the others get the value."""
+    ran = tmp_path / "ran"
+    arguments = (shared_target.url, shared_target.prefix, str(ran))
+    expected = ["CancelledError", "value", "value"] * 10
+    assert run_all(cached_workers.some_cancelled, [arguments] * 3) == [expected] * 3
+    assert len(lines(ran)) == 1
+
+
+def test_killed_leader(shared_target: Target, mode: Mode) -> None:
+    """Another process of the same host computes at once; it need not wait for the lease."""
+    arguments = (shared_target.url, shared_target.prefix, mode.name)
+    with (
+        group(cached_workers.computing, [(*arguments, "first")]) as (first,),
+        group(cached_workers.computing, [(*arguments, "second")]) as (second,),
+    ):
+        first.wait_for("computing")
+        time.sleep(0.3)
+        assert second.told("computing") == []
+        killed = time.monotonic()
+        first.kill()
+        assert second.wait_for("computing") - killed < LEASE / 2
+        second.send()
+        assert second.result()[0] == "second"
+
+
+def test_stopped_leader(shared_target: Target, mode: Mode) -> None:
+    """One that stands still past its lease is replaced, and what it computed is not stored."""
+    arguments = (shared_target.url, shared_target.prefix, mode.name)
+    with (
+        group(cached_workers.computing, [(*arguments, "old")]) as (first,),
+        group(cached_workers.computing, [(*arguments, "new")]) as (second,),
+        group(cached_workers.computing, [(*arguments, "never")]) as (third,),
+    ):
+        leader, other = first, second
+        began = leader.wait_for("computing", 10) if not third.told("computing") else None
+        assert began is not None
+        stopped = time.monotonic()
+        leader.stop()
+        deadline = stopped + LEASE + 2
+        while not (second.told("computing") or third.told("computing")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        other, waiting = (second, third) if second.told("computing") else (third, second)
+        other.send()
+        fresh = other.result()[0]
+        assert waiting.result()[0] == fresh
+        leader.cont()
+        leader.send()
+        assert leader.result()[0] == "old", "its own caller gets what it computed"
+        resilient.configure(shared_target.url, prefix=shared_target.prefix)
+        try:
+            f = cached(ttl=60, namespace=cached_workers.NAMESPACE, tags=("tag",))(lambda: "later")
+            assert cached.of(f).peek() == fresh
+        finally:
+            resilient.close()
+
+
+@pytest.mark.parametrize("how", ["invalidate", "tag", "clear"])
+def test_invalidated_from_elsewhere_while_computing(
+    shared_target: Target, mode: Mode, how: str
+) -> None:
+    """What one process computes is not stored if another one invalidates it meanwhile."""
+    arguments = (shared_target.url, shared_target.prefix, mode.name)
+    with (
+        resilient.using(shared_target.url, prefix=shared_target.prefix),
+        group(cached_workers.computing, [(*arguments, "old")]) as (worker,),
+    ):
+        f = cached(ttl=60, namespace=cached_workers.NAMESPACE, tags=("tag",))(_computed_here)
+        worker.wait_for("computing")
+        if how == "invalidate":
+            cached.of(f).invalidate()
+        elif how == "tag":
+            resilient.invalidate_tags("tag")
+        else:
+            cached.of(f).clear()
+        began = time.monotonic()
+        assert f() == "new", "nobody waits for a computation whose value nobody may have"
+        assert time.monotonic() - began < LEASE / 2
+        worker.send()
+        assert worker.result()[0] == "old"
+        assert f() == "new"
+        assert cached.of(f).stats().computed == 1
+
+
+def _computed_here() -> str:
+    return "new"
+
+
+def test_other_processes_hear_of_invalidations(shared_target: Target, tmp_path: Path) -> None:
+    """Readers that have the value at hand see the new one soon after it was invalidated."""
+    path = tmp_path / "value"
+    path.write_text("0")
+    readers = [(shared_target.url, shared_target.prefix, 60.0)] * 3
+    arguments = (shared_target.url, shared_target.prefix, str(path), 9)
+    with group(cached_workers.reading, readers) as workers:
+        for worker in workers:
+            worker.send(str(path))
+            worker.wait_for("value")
+        [done] = run_all(cached_workers.invalidating, [arguments])
+        time.sleep(0.3)
+        for worker in workers:
+            worker.send()
+            assert worker.result() > 100, "most reads asked nobody"
+            seen = dict(worker.told("value"))
+            delays = [seen[str(number)] - moment for number, moment in enumerate(done, start=1)]
+            assert sorted(delays)[len(delays) // 2] < 0.05
+            assert max(delays) < 0.2
+
+
+def test_fork(shared_target: Target) -> None:
+    """A forked child uses none of its parent's connections, and hears and is heard."""
+    [result] = run_all(
+        cached_workers.forked,
+        [(shared_target.url, shared_target.prefix)],
+        env={"PYTHONWARNINGS": "ignore::DeprecationWarning"},
+    )
+    assert result == "parent: right; child: right, heard; parent: heard"
