@@ -235,7 +235,7 @@ def compile_fingerprint(
     def identity(value: Any) -> Any:
         return value if says_what_it_is(value) else None
 
-    always = None if chosen else _digest(title + _named_canonical((), (), where))
+    always = None if chosen else _digest(title + canonical(()))
 
     def fingerprint(values: tuple[Any, ...]) -> str:
         return always or _digest(title + _named_canonical(chosen, values, where))

@@ -9,7 +9,6 @@ and must not run again.
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resilient import events
@@ -176,14 +175,12 @@ async def complete(
     """Complete the claim with an outcome; `LeaseLost` if it is no longer the caller's."""
     if lease.inherited:
         raise lease.error()
-    ask = partial(
-        store.complete,
-        lease.key,
-        owner=lease.owner,
-        result=result,
-        ttl=settings.ttl,
-        outcome=outcome,
-    )
+
+    def ask() -> Plan[bool]:
+        return store.complete(
+            lease.key, owner=lease.owner, result=result, ttl=settings.ttl, outcome=outcome
+        )
+
     try:
         accepted = await ask()
     except BackendError as error:
