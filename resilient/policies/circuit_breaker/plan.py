@@ -212,12 +212,13 @@ async def admitted(circuits: KnownCircuits, circuit: KnownCircuit) -> Call | Non
     counter = circuit.hits
     if counter is not None:
         return Call(circuit, counter)
+    if await NOW < circuit.ask_at:
+        return None
     may_ask = not circuits.is_away and not circuits.is_slow
     if may_ask and circuit.is_own and circuit.has_unsent:
         # This process alone has opened it: that is to be judged before a permit is asked for.
         await circuits.send(circuit)
-    if await NOW < circuit.ask_at:
-        return None
+        return await admitted(circuits, circuit)
     if not may_ask and not circuits.is_away:
         circuit.put_off(SLOW_SERVER_PAUSE)
         return None
