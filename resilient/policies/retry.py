@@ -150,16 +150,17 @@ class Settings:
         """Seconds to wait after this failed attempt; `None`: it was the last."""
         from tenacity import RetryCallState
 
-        if self._strategies is None:
-            self._strategies = self._build()
-        state = RetryCallState(self._strategies, None, (), {})
+        strategies = self._strategies
+        if strategies is None:
+            strategies = self._strategies = self._build()
+        state = RetryCallState(strategies, None, (), {})
         state.attempt_number = attempt
         state.start_time, state.outcome_timestamp = 0.0, elapsed
-        pause = min(self._strategies.wait(state), self._longest)
+        pause = min(strategies.wait(state), self._longest)
         if isinstance(error, Rejected) and error.retry_after is not None:
             pause = max(pause, error.retry_after)
         state.upcoming_sleep = pause
-        return None if self._strategies.stop(state) else pause
+        return None if strategies.stop(state) else pause
 
     def _build(self) -> BaseRetrying:
         import tenacity

@@ -52,6 +52,7 @@ TRANSITIONS = {
 FORCED = "forced"
 OPEN_FOR_WITHOUT_RULES = 60.0
 
+SUCCESS = "0"
 FAILURE = "1"
 NEITHER = "-"
 
@@ -122,36 +123,44 @@ def recorded(
     """A closed circuit after these outcomes, judged after each of them.
 
     Outcomes after a transition belong to calls that were admitted before it: they are dropped.
+    The counts move along with the window, so that a batch costs no more than its length.
     """
-    for outcome in outcomes:
-        circuit = counted(circuit, outcome, rules.window, now)
-        reason = verdict(circuit, rules)
+    seen = circuit.outcomes + outcomes
+    known = len(circuit.outcomes)
+    start = max(0, known - rules.window)
+    failures = seen.count(FAILURE, start, known)
+    consecutive = circuit.consecutive
+    for end in range(known + 1, len(seen) + 1):
+        failed = seen[end - 1] == FAILURE
+        failures += failed
+        consecutive = consecutive + 1 if failed else 0
+        if end - start > rules.window:
+            failures -= seen[start] == FAILURE
+            start += 1
+        reason = verdict(end - start, failures, consecutive, rules)
         if reason is not None:
+            circuit = dated(circuit, seen[known:end], now)
             return moved(circuit, reason, draw, now, rules.open_for)
-    return circuit
+    circuit = msgspec.structs.replace(circuit, outcomes=seen[start:], consecutive=consecutive)
+    return dated(circuit, outcomes, now)
 
 
-def counted(circuit: Circuit, outcome: str, window: int, now: float) -> Circuit:
-    """The circuit with one more outcome in its window."""
-    failed = outcome == FAILURE
+def dated(circuit: Circuit, outcomes: str, now: float) -> Circuit:
+    """The circuit after these outcomes, as far as it remembers when they were."""
     return msgspec.structs.replace(
         circuit,
-        outcomes=(circuit.outcomes + outcome)[-window:],
-        consecutive=circuit.consecutive + 1 if failed else 0,
-        last_failure=now if failed else circuit.last_failure,
-        last_success=circuit.last_success if failed else now,
+        last_failure=now if FAILURE in outcomes else circuit.last_failure,
+        last_success=now if SUCCESS in outcomes else circuit.last_success,
     )
 
 
-def verdict(circuit: Circuit, rules: CircuitRules) -> str | None:
+def verdict(calls: int, failures: int, consecutive: int, rules: CircuitRules) -> str | None:
     """Why a closed circuit must open; `None` if it need not."""
-    if rules.consecutive is not None and circuit.consecutive >= rules.consecutive:
+    if rules.consecutive is not None and consecutive >= rules.consecutive:
         return "consecutive"
-    calls = len(circuit.outcomes)
     if rules.failure_rate is None or calls < min(rules.min_calls, rules.window):
         return None
-    share = circuit.outcomes.count(FAILURE) / calls
-    return "failure_rate" if share >= rules.failure_rate else None
+    return "failure_rate" if failures / calls >= rules.failure_rate else None
 
 
 def opened_for_probes(circuit: Circuit, draw: NewGeneration, now: float) -> Circuit:
@@ -187,8 +196,12 @@ def reported(
     circuit = msgspec.structs.replace(circuit, permits=rest)
     if outcome == NEITHER:
         return circuit
-    # A round is as long as it gets: the window is that of a closed circuit.
-    circuit = counted(circuit, outcome, len(circuit.outcomes) + 1, now)
+    counted = msgspec.structs.replace(
+        circuit,
+        outcomes=circuit.outcomes + outcome,
+        consecutive=circuit.consecutive + 1 if outcome == FAILURE else 0,
+    )
+    circuit = dated(counted, outcome, now)
     return judged(circuit, rules, now, draw)
 
 
