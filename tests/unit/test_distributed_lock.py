@@ -533,12 +533,18 @@ def test_disabled_policies_pass_calls_through(mode: Mode, backend: resilient.Bac
     """Nothing is locked, and nothing needs a backend."""
 
     async def body() -> bool:
+        assert resilient.current_lease().key == "k"
         return is_free(backend, "k")
 
     locked = mode.decorate(distributed_lock("k"), body)
     with disabled():
         assert mode.call(locked) is True
         assert list(distributed_lock("k")(lambda: iter([1]))()) == [1]
+        with mode.entered(lock("k")) as lease:
+            mode.call(lease.extend, 60)
+            lease.check()
+            mode.call(lease.release)
+            assert (lease.fence, lease.lost) == (0, False)
     assert mode.call(locked) is False
 
 

@@ -57,7 +57,7 @@ async def guarded(settings: Settings, key: str) -> Any:
     """Run the body while holding the lock."""
     backend = settings.source.backend()
     if backend is None:
-        return await Body()
+        return await unprotected(settings, key)
     try:
         lease = await acquired(settings, backend, key)
     except LockNotAcquired:
@@ -68,8 +68,19 @@ async def guarded(settings: Settings, key: str) -> Any:
         if not settings.unguarded:
             raise
         events.emit(events.BackendTrouble("distributed_lock", key, error))
-        return await Body()
+        return await unprotected(settings, key)
     return await held(lease)
+
+
+async def unprotected(settings: Settings, key: str) -> Any:
+    """Run the body without the lock, under a lease that holds nothing and is never lost."""
+    outer = current.get()
+    lease = settings.lease.pretended(key)
+    current.set(lease)
+    try:
+        return await Body(lease)
+    finally:
+        current.set(outer)
 
 
 async def held(lease: HeldLock) -> Any:
