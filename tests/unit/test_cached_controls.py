@@ -7,6 +7,7 @@ import pickle
 import random
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ import pytest
 import resilient
 from resilient import MISSING, LocalCache, ainvalidate_tags, cached, invalidate_tags
 from resilient.engine.backend import Backend
+from resilient.engine.drivers.sync import drive
 from resilient.errors import BlockingCallInLoop, ConfigurationError
+from resilient.protocols.cache import Busy
 from tests.support.modes import Mode
 
 
@@ -199,6 +202,80 @@ def test_invalidation_while_computing(mode: Mode, backend: Backend, how: str, lo
     old, during = mode.together(mode.function(first), mode.function(changed))
     assert (old, during) == ("old", "new")
     assert [mode.call(f, 7), mode.call(f, 7), mode.call(cached.of(f).peek, 7)] == ["new"] * 3
+
+
+class Hooked:
+    """A cache store in front of another one, with something to do around one operation."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.before: dict[str, Callable[[], object]] = {}
+        self.after: dict[str, Callable[[], object]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.store, name)
+
+        async def ask(*args: Any, **kwargs: Any) -> Any:
+            self.before.pop(name, bool)()
+            answer = await method(*args, **kwargs)
+            self.after.pop(name, bool)()
+            return answer
+
+        return ask
+
+
+def test_invalidated_while_it_was_read(mode: Mode, backend: Backend) -> None:
+    """A value that is invalidated on its way from the backend is answered, but not kept here."""
+    hooked = Hooked(backend.cache)
+    backend.cache = hooked
+    f, _ = counting(mode, tags=("u:{user}",))
+    controls = cached.of(f)
+    for message in (controls.key(7), "#u:7", None):
+        mode.call(f, 7)
+        backend.hub.deliver("cache", controls.key(7))
+        hooked.after["fetch"] = partial(backend.hub.deliver, "cache", message)
+        assert mode.call(f, 7) == 1
+        assert controls.stats().local_size == 0
+        assert mode.call(f, 7) == 1
+        assert controls.stats().local_size == 1
+
+
+def test_value_of_a_lost_lease_is_not_kept(mode: Mode, backend: Backend) -> None:
+    """Whoever was replaced while computing answers its own caller, and keeps nothing."""
+    answers = iter(["old", "new"])
+
+    async def f() -> str:
+        answer = next(answers)
+        if answer == "old":
+            assert backend.cache is not None
+            key = cached.of(f).key()
+            busy = drive(backend.cache.fetch(key, owner="other", lease=5))
+            assert isinstance(busy, Busy)
+            drive(backend.cache.abandon(key, owner=busy.owner))
+        return answer
+
+    f = mode.decorate(cached(ttl=60), f)
+    assert [mode.call(f), mode.call(f), mode.call(f)] == ["old", "new", "new"]
+
+
+def test_read_while_it_is_invalidated(mode: Mode, backend: Backend) -> None:
+    """Where no broadcast comes either, what was read before the invalidation took effect goes."""
+    hooked = Hooked(backend.cache)
+    silent = Backend("without signals", cache=hooked)
+    f, _ = counting(mode, backend=silent, local=LocalCache(), tags=("u:{user}",), namespace="n")
+    g, _ = counting(Mode("sync"), backend=silent, local=LocalCache(), namespace="n")
+    controls = cached.of(f)
+    ends: list[tuple[str, Callable[[], Any]]] = [
+        ("delete", lambda: controls.invalidate(7)),
+        ("invalidate_tags", controls.clear),
+    ]
+    mode.call(f, 7)
+    for operation, end in ends:
+        # Another function with the same entries has it at hand when this one invalidates it.
+        hooked.before[operation] = partial(g, 7)
+        mode.call(end)
+        assert cached.of(g).peek(7) is MISSING
+        assert g(7) == mode.call(f, 7)
 
 
 def test_no_stale_value_after_an_invalidation() -> None:

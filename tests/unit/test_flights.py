@@ -168,7 +168,7 @@ def test_exceptions_leave_no_cycles(mode: Mode, flights: Flights) -> None:
                 thread.start()
             for thread in threads:
                 thread.join()
-        assert [reference() for reference in alive] == [None]
+        assert {reference() for reference in alive} == {None}
     finally:
         gc.enable()
 
