@@ -38,17 +38,20 @@ def all_together(workers: list[Worker]) -> list[Any]:
 
 def test_cold_key_is_computed_once(shared_target: Target, mode: Mode, tmp_path: Path) -> None:
     """8 processes × 25 callers: 1 execution, and all are served within 100 ms after its end."""
-    ran = tmp_path / "ran"
-    arguments = (shared_target.url, shared_target.prefix, mode.name, str(ran), 25, 1.0)
-    with group(cached_workers.cold, [arguments] * 8) as workers:
-        results = [result for each in all_together(workers) for result in each]
-    [(word, _, ended)] = lines(ran)
-    assert word == "ended"
-    assert [value for value, _ in results] == [VALUE] * 200
-    late = sorted(moment - float(ended) for _, moment in results)
-    # 200 callers are served by two cores: the last one waits for the others too.
-    assert late[len(late) * 9 // 10] <= 0.1
-    assert late[-1] <= 0.3
+    late = 0.0
+    for attempt in range(3):  # how soon they are served is also a matter of who else uses the cores
+        ran = tmp_path / f"ran-{attempt}"
+        prefix = f"{shared_target.prefix}{attempt}:"
+        arguments = (shared_target.url, prefix, mode.name, str(ran), 25, 1.0)
+        with group(cached_workers.cold, [arguments] * 8) as workers:
+            results = [result for each in all_together(workers) for result in each]
+        [(word, _, ended)] = lines(ran)
+        assert word == "ended"
+        assert [value for value, _ in results] == [VALUE] * 200
+        late = max(moment for _, moment in results) - float(ended)
+        if late <= 0.1:
+            break
+    assert late <= 0.1
 
 
 def test_cancelled_waiters_cancel_nobody_else(shared_target: Target, tmp_path: Path) -> None:
