@@ -6,8 +6,8 @@ the attributes (`locks`, `circuits`, ...; `close`, `aclose`) is adopted as it is
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, get_args, overload
 
 from resilient.engine.nearby import Nearby
 from resilient.engine.signals import Hub
@@ -32,6 +32,33 @@ Mode = Literal["sync", "async"]
 CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 BOTH_MODES: frozenset[Mode] = frozenset({"sync", "async"})
 DEFAULT_MAX_TTL = 30 * 86400.0
+
+
+T = TypeVar("T")
+
+
+class made_once(Generic[T]):  # noqa: N801 - a decorator
+    """A part of a backend that is made when it is first asked for, and never twice.
+
+    `functools.cached_property` may make two, for two threads that ask first at the same moment.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    @overload
+    def __get__(self, backend: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, backend: Backend, owner: type) -> T: ...
+
+    def __get__(self, backend: Backend | None, owner: type) -> T | Self:
+        if backend is None:
+            return self
+        # Whoever comes second gets what the first one made: `setdefault` is atomic.
+        part: T = backend.__dict__.setdefault(self._make.__name__, self._make(backend))
+        return part
 
 
 class Backend:
@@ -83,28 +110,28 @@ class Backend:
             )
         return store
 
-    @cached_property
+    @made_once
     def worker(self) -> Worker:
         """What does the background work; its thread starts with the first thing to do."""
         from resilient.engine.background import Worker
 
         return Worker(self)
 
-    @cached_property
+    @made_once
     def heartbeat(self) -> Heartbeat:
         """What renews every lease held on this backend."""
         from resilient.engine.lease import Heartbeat
 
         return Heartbeat(self)
 
-    @cached_property
+    @made_once
     def sync(self) -> SyncView:
         """The stores by hand, blocking: `backend.sync.cache.get("k")`."""
         from resilient.engine.views import SyncView
 
         return SyncView(self)
 
-    @cached_property
+    @made_once
     def aio(self) -> AsyncView:
         """The stores by hand, awaitable: `await backend.aio.cache.get("k")`."""
         from resilient.engine.views import AsyncView

@@ -241,21 +241,22 @@ def test_partials_and_callable_objects() -> None:
     assert called("x") == "called x"
 
 
-def test_nothing_configured_is_an_error_of_the_first_call() -> None:
+def test_nothing_configured_is_an_error_of_the_first_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A job in this process's memory would not survive it."""
     from resilient import config
 
     @checkpointed("k")
     def load(job: Job) -> None: ...
 
-    active, config._process = config._process, ()
+    monkeypatch.setattr(config, "_process", ())
+    monkeypatch.setattr(config, "_configured", None)  # an earlier test may have
     config._changed()
-    try:
-        with pytest.raises(ConfigurationError, match="configure"):
-            load()
-    finally:
-        config._process = active
-        config._changed()
+    with pytest.raises(ConfigurationError, match="configure"):
+        load()
+    monkeypatch.undo()
+    config._changed()
 
 
 def test_controls_need_a_checkpointed_function() -> None:
