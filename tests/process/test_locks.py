@@ -53,7 +53,7 @@ async def _nothing() -> None: ...
 @pytest.mark.slow
 def test_a_hand_off_is_a_wake_up(redis_server: RedisAt, prefix: str) -> None:
     """A waiter has the lock milliseconds after its release: far sooner than by polling."""
-    ratios = []
+    ratios: list[float] = []
     while len(ratios) < 3 and max(ratios, default=0) < 5:  # a busy machine may spoil a round
         median = {}
         for kind in ("resilient", "redis-py"):
