@@ -25,9 +25,7 @@ __all__ = [
     "RANDOM",
     "Ask",
     "Body",
-    "Drop",
     "IsDead",
-    "Keep",
     "Listen",
     "Operation",
     "Plan",
@@ -155,24 +153,6 @@ class Wait(Operation[bool]):
     def __init__(self, waiter: Waiter, seconds: float) -> None:
         self.waiter = waiter
         self.seconds = seconds
-
-
-class Keep(Operation[None]):
-    """Have the backend's heartbeat renew a lease from now on."""
-
-    __slots__ = ("lease",)
-
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
-
-
-class Drop(Operation[None]):
-    """Have the heartbeat renew a lease no longer."""
-
-    __slots__ = ("lease",)
-
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
 
 
 class Together(Operation["list[Any]"]):

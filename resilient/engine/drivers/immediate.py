@@ -7,17 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from resilient.engine import clock, identity
-from resilient.engine.plan import NEW_OWNER, NOW, RANDOM, Drop, IsDead, Keep
+from resilient.engine.plan import NEW_OWNER, NOW, RANDOM, IsDead
 
 __all__ = ["ANSWERS"]
-
-
-def _keep(operation: Keep) -> None:
-    operation.lease.heartbeat.keep(operation.lease)
-
-
-def _drop(operation: Drop) -> None:
-    operation.lease.heartbeat.drop(operation.lease)
 
 
 ANSWERS: dict[type, Callable[[Any], Any]] = {
@@ -25,6 +17,4 @@ ANSWERS: dict[type, Callable[[Any], Any]] = {
     type(RANDOM): lambda _: random.random(),
     type(NEW_OWNER): lambda _: identity.new_owner(),
     IsDead: lambda operation: identity.is_dead(operation.owner),
-    Keep: _keep,
-    Drop: _drop,
 }

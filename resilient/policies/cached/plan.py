@@ -18,7 +18,7 @@ from resilient.config import Source
 from resilient.engine.identity import describe
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
-from resilient.engine.plan import NEW_OWNER, NOW, Ask, Body, Drop, Keep, Plan
+from resilient.engine.plan import NEW_OWNER, NOW, Ask, Body, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, CallInProgress, CodecError
 from resilient.policies.cached.near import Call, LocalCache, Near
@@ -164,16 +164,16 @@ async def filled(settings: Settings, near: Near, call: Call, lease: Lease, fligh
     """Call the function under a lease, and store what it returns."""
     store: CacheStore = near.backend.require("cache")
     try:
-        await Keep(lease)
+        lease.keep()
         value = await computed(near)
         encoded = near.codec.encode(value)
     except BaseException:
-        await Drop(lease)
+        lease.drop()
         if not lease.inherited:
             with suppress(BackendError):
                 await store.abandon(call.key, owner=lease.owner)
         raise
-    await Drop(lease)
+    lease.drop()
     if lease.inherited:  # in a forked child: the parent's to store
         return value
     began = await NOW

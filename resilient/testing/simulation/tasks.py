@@ -13,9 +13,7 @@ from resilient.engine.plan import (
     RANDOM,
     Ask,
     Body,
-    Drop,
     IsDead,
-    Keep,
     Listen,
     Plan,
     Sleep,
@@ -171,8 +169,6 @@ ANSWERED_AT_ONCE: dict[type, Callable[[Task, Any], Any]] = {
     type(RANDOM): lambda task, _: task.client.simulation.random.random(),
     type(NEW_OWNER): lambda task, _: task.client.new_owner(),
     IsDead: lambda task, operation: False,
-    Keep: lambda task, operation: operation.lease.keep(),
-    Drop: lambda task, operation: operation.lease.drop(),
     Listen: lambda task, operation: task.client.simulation.new_waiter(),
 }
 ANSWERED_LATER: dict[type, Callable[[Task, Any], None]] = {
