@@ -1,0 +1,17 @@
+"""How long the process, fault and load tests take: `RESILIENT_SCALE`, 0.1 unless told.
+
+At 1 they run for as long, and as often, as the figures that are published were measured.
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["SCALE", "scaled"]
+
+SCALE = float(os.environ.get("RESILIENT_SCALE", "0.1"))
+
+
+def scaled(full: float, least: int = 1) -> int:
+    """So many rounds, items or seconds of `full`, but never fewer than `least`."""
+    return max(least, round(full * SCALE))
