@@ -1,0 +1,290 @@
+"""A source of signals that listens to a server: one subscribed connection on a daemon thread.
+
+Every process has a channel of its own, on which the server names the waiters to wake, and hears
+the broadcasts that it has listeners for. What was sent while the connection was away is lost: so
+each time after it is back *and subscribed*, everybody is woken and told that something may be
+missed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+from resilient.engine.forks import forget_in_child
+from resilient.errors import BackendError
+from resilient.protocols.signals import Hub
+
+__all__ = ["Bell", "ListeningSource", "Subscription"]
+
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
+"""Seconds between two attempts to connect."""
+
+log = logging.getLogger("resilient")
+
+
+class Subscription(Protocol):
+    """A subscribed connection; used by one thread, but for `bell` and `confirmed`."""
+
+    bell: Bell
+    confirmed: frozenset[str]
+    """The channels on which everything that is sent now will be heard."""
+
+    def open(self, channels: set[str]) -> None:
+        """Connect, subscribe and have that confirmed; `BackendError` if that fails."""
+        ...
+
+    def add(self, channels: set[str]) -> None:
+        """Subscribe what is not subscribed yet; the confirmation may come with `receive`."""
+        ...
+
+    def receive(self) -> Iterator[tuple[str, str]]:
+        """Wait until something arrives or the bell rings; the channels and messages that did.
+
+        Raises:
+            BackendError: The connection is lost, or leads nowhere.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the connection; in a forked child without a farewell to the server."""
+        ...
+
+
+class Bell:
+    """What others ring to interrupt a thread that waits on a connection."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ear, self._rope = socket.socketpair()
+        self._ear.setblocking(False)
+        self._rope.setblocking(False)
+
+    def ring(self) -> None:
+        """Interrupt the waiting, from any thread."""
+        with self._lock, contextlib.suppress(OSError):
+            self._rope.send(b"!")  # full: it rings already; closed: nobody waits
+
+    def wait(self, seconds: float, beside: int | None = None) -> bool:
+        """Wait until it rings, something happens on the file `beside`, or so long.
+
+        Returns:
+            Whether anything did.
+        """
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._ear, selectors.EVENT_READ)
+            if beside is not None:
+                selector.register(beside, selectors.EVENT_READ)
+            ready = selector.select(max(0.0, seconds))
+        if any(key.fileobj is self._ear for key, _ in ready):
+            with contextlib.suppress(BlockingIOError):
+                self._ear.recv(4096)
+        return bool(ready)
+
+    def close(self) -> None:
+        """Close it, for good."""
+        with self._lock:
+            self._ear.close()
+            self._rope.close()
+
+    def forget(self) -> None:
+        """Close what a forked child has inherited, and its parent goes on with."""
+        self._lock = threading.Lock()  # the parent may have held it in the moment of the fork
+        self.close()
+
+
+class ListeningSource:
+    """Where a hub's signals come from (`resilient.protocols.signals.SignalSource`).
+
+    Args:
+        name: The server, for the thread's name.
+        patience: Seconds for which `start` waits for the confirmation.
+    """
+
+    def __init__(self, name: str, patience: float) -> None:
+        self._name = name
+        self._patience = patience
+        self._hub: Hub | None = None
+        self._listener: _Listener | None = None
+        self._begin()
+        forget_in_child(self._forget)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._process = secrets.token_hex(8)
+
+    def _forget(self) -> None:
+        listener, self._listener = self._listener, None
+        self._begin()
+        if listener is not None:
+            # Else the server would count this process among the parent's after its death.
+            listener.subscription.bell.forget()
+            listener.subscription.close()
+
+    # --- what a backend says
+
+    def _subscription(self) -> Subscription:
+        """A new subscription, not connected yet."""
+        raise NotImplementedError
+
+    def _own_channel(self, process: str) -> str:
+        """The server's name for the channel of one process."""
+        raise NotImplementedError
+
+    def _broadcast(self, channel: str) -> str:
+        """The server's name for a channel that every process hears."""
+        raise NotImplementedError
+
+    # --- a source of signals
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether it hears everything that is sent now, so that `start` would not block."""
+        listener = self._listener
+        return listener is not None and listener.hears_all()
+
+    def start(self, hub: Hub) -> None:
+        """Begin to listen; return once everything that is sent from now on will be heard.
+
+        Raises:
+            BackendError: The server could not be reached in time; it will be tried again.
+        """
+        self._hub = hub
+        if self.is_listening:
+            return
+        with self._lock:
+            if self._listener is None or self._listener.ended:
+                self._listener = _Listener(self._name, self._subscription(), self)
+                self._listener.start()
+            listener = self._listener
+        listener.await_confirmation(self._patience)
+
+    def address(self, waiter: str) -> str:
+        """The process's channel and the waiter's id there."""
+        return f"{self._own_channel(self._process)}|{waiter}"
+
+    def stop(self) -> None:
+        """Stop listening and end the thread."""
+        with self._lock:
+            listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.stop(self._patience)
+
+    # --- what the listener asks and reports
+
+    def channels(self) -> set[str]:
+        """What is to be subscribed: the process's own channel, and the broadcasts."""
+        wanted = [] if self._hub is None else self._hub.channels
+        return {self._own_channel(self._process), *map(self._broadcast, wanted)}
+
+    def heard(self, channel: str, message: str) -> None:
+        """Hand on a message."""
+        if channel == self._own_channel(self._process):
+            if self._hub is not None:
+                for waiter in message.split(" "):
+                    self._hub.wake(waiter)
+            return
+        for wanted in [] if self._hub is None else self._hub.channels:
+            if self._broadcast(wanted) == channel:
+                self._deliver(wanted, message)
+
+    def missed(self) -> None:
+        """Tell everybody that something may have been missed."""
+        if self._hub is not None:
+            for channel in self._hub.channels:
+                self._deliver(channel, None)
+            self._hub.wake_all()
+
+    def _deliver(self, channel: str, message: str | None) -> None:
+        try:
+            if self._hub is not None:
+                self._hub.deliver(channel, message)
+        except Exception:  # one listener's fault must not make the others deaf
+            log.exception("a listener to %r failed", channel)
+
+
+class _Listener(threading.Thread):
+    """The thread."""
+
+    def __init__(self, name: str, subscription: Subscription, source: ListeningSource) -> None:
+        super().__init__(name=f"resilient-signals-{name}", daemon=True)
+        self._source = source
+        self._changed = threading.Condition()
+        self._error: BackendError | None = None
+        self._stopping = False
+        self.ended = False
+        self.subscription = subscription
+
+    # --- called by others
+
+    def hears_all(self) -> bool:
+        """Whether everything that is wanted now is subscribed."""
+        return self.subscription.confirmed >= self._source.channels()
+
+    def await_confirmation(self, patience: float) -> None:
+        """Block until everything that is wanted is subscribed, or an attempt has failed."""
+        deadline = time.monotonic() + patience
+        with self._changed:
+            self._error = None
+            self.subscription.bell.ring()
+            while not self.hears_all():
+                if self._error is not None:
+                    raise self._error
+                if self.ended or time.monotonic() >= deadline:
+                    raise BackendError(f"{self.name}: the subscription was not confirmed in time")
+                self._changed.wait(deadline - time.monotonic())
+
+    def stop(self, patience: float) -> None:
+        """End the thread."""
+        self._stopping = True
+        self.subscription.bell.ring()
+        if self is not threading.current_thread():
+            self.join(patience)
+
+    # --- the thread
+
+    def run(self) -> None:
+        """Listen, and after a loss listen again, until stopped."""
+        pause, gap = FIRST_PAUSE, False
+        try:
+            while not self._stopping:
+                try:
+                    self.subscription.open(self._source.channels())
+                    if gap:
+                        self._source.missed()
+                    pause = FIRST_PAUSE
+                    self._listen()
+                except BackendError as error:
+                    gap = True
+                    self.subscription.close()
+                    self._tell(error)
+                    if not self._stopping:
+                        self.subscription.bell.wait(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+        finally:
+            self.ended = True
+            self.subscription.close()
+            self.subscription.bell.close()
+            self._tell(None)
+
+    def _listen(self) -> None:
+        self._tell(None)
+        while not self._stopping:
+            self.subscription.add(self._source.channels())
+            for channel, message in self.subscription.receive():
+                self._source.heard(channel, message)
+            self._tell(None)
+
+    def _tell(self, error: BackendError | None) -> None:
+        """Let those who wait for the confirmation look again."""
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
