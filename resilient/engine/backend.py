@@ -22,6 +22,7 @@ from resilient.protocols.signals import SignalSource
 if TYPE_CHECKING:
     from resilient.engine.background import Worker
     from resilient.engine.lease import Heartbeat
+    from resilient.engine.outage import Outage
     from resilient.engine.views import AsyncView, SyncView
 
 __all__ = ["BOTH_MODES", "Backend", "Capability", "Mode", "adopt"]
@@ -123,6 +124,13 @@ class Backend:
         from resilient.engine.lease import Heartbeat
 
         return Heartbeat(self)
+
+    @made_once
+    def outage(self) -> Outage:
+        """Whether this backend is known to be away."""
+        from resilient.engine.outage import Outage
+
+        return Outage(self)
 
     @made_once
     def sync(self) -> SyncView:

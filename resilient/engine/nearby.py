@@ -1,4 +1,4 @@
-"""What this process keeps beside a backend: values at hand, computations under way, and patience.
+"""What this process keeps beside a backend: values at hand, and computations under way.
 
 All of it lasts only while it can be trusted. A broadcast on the channel `"cache"` names what is
 stale: it is dropped, and what is being computed or read at that moment is not kept. A broadcast
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from resilient.engine.signals import Hub
 
-__all__ = ["Nearby", "Rest"]
+__all__ = ["Nearby"]
 
 CHANNEL = "cache"
 TAG = "#"
@@ -36,12 +36,10 @@ class Nearby:
 
     Attributes:
         flights: The values that are being computed or read.
-        rest: Whether the backend is being left alone.
     """
 
     def __init__(self, hub: Hub) -> None:
         self.flights = Flights()
-        self.rest = Rest()
         self._hub = hub
         self._stores: WeakKeyDictionary[Any, LocalStore] = WeakKeyDictionary()
         self._registered = False
@@ -102,33 +100,3 @@ class Nearby:
         from resilient.engine.drivers.aio import Reply
 
         return Reply.of(asyncio.to_thread(self.send, command))
-
-
-class Rest:
-    """A backend that failed is left alone for a while, longer each time, then tried by one caller.
-
-    So one that is gone costs a time-out now and then, and not one a call.
-    """
-
-    FIRST = 0.1
-    LONGEST = 5.0
-
-    def __init__(self) -> None:
-        self._pause = 0.0
-        self._until = 0.0
-
-    def allows(self, now: float) -> bool:
-        """Whether to try it now, on the local clock."""
-        if now < self._until:
-            return False
-        self._until = now + self._pause  # one tries; for the others the rest goes on
-        return True
-
-    def failed(self, now: float) -> None:
-        """It failed: leave it alone."""
-        self._pause = min(max(self._pause * 2, self.FIRST), self.LONGEST)
-        self._until = now + self._pause
-
-    def recovered(self) -> None:
-        """It answered."""
-        self._pause = self._until = 0.0

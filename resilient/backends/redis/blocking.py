@@ -14,6 +14,7 @@ from redis import exceptions as redis_errors
 
 from resilient.backends.redis.failures import is_connection_lost
 from resilient.backends.redis.settings import Connection, Settings
+from resilient.engine.budget import remaining
 from resilient.engine.forks import forget_in_child
 
 __all__ = ["Blocking"]
@@ -48,6 +49,7 @@ class Blocking:
                     raise
         connection = self._settings.connection()
         try:
+            _limit_connecting(connection)
             connection.connect()
         except BaseException:
             connection.disconnect()
@@ -74,6 +76,7 @@ class Blocking:
     def _speak(self, connection: Connection, packed: bytes, replies: int) -> list[Any]:
         answers: list[Any] = []
         try:
+            self._limit(connection)
             connection.send_packed_command([packed], check_health=False)
             for _ in range(replies):
                 try:
@@ -90,9 +93,31 @@ class Blocking:
             connection.disconnect()
         return answers
 
+    def _limit(self, connection: Any) -> None:
+        """Wait for each reply no longer than the caller's budget allows."""
+        left = _left()
+        seconds = self._settings.timeout if left is None else min(left, self._settings.timeout)
+        if connection._sock.gettimeout() != seconds:
+            connection._sock.settimeout(seconds)
+
     def _forget(self) -> None:
         # redis-py closes, and does not shut down, what another process opened.
         self._idle = []
+
+
+def _limit_connecting(connection: Any) -> None:
+    """Connect within the caller's budget."""
+    left = _left()
+    if left is not None:
+        connection.socket_connect_timeout = min(left, connection.socket_connect_timeout)
+        connection.socket_timeout = min(left, connection.socket_timeout)
+
+
+def _left() -> float | None:
+    left = remaining()
+    if left == 0:
+        raise redis_errors.TimeoutError("the caller's budget is spent")
+    return left
 
 
 def _is_quiet(connection: Connection) -> bool:

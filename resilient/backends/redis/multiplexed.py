@@ -19,6 +19,7 @@ from resilient.backends.redis.commands import Command
 from resilient.backends.redis.failures import backend_error
 from resilient.backends.redis.resp import UNFINISHED, new_reader
 from resilient.backends.redis.settings import Settings
+from resilient.engine.budget import remaining
 from resilient.engine.drivers.aio import Reply
 
 __all__ = ["Multiplexed"]
@@ -30,12 +31,13 @@ LOOK_AFTER = 1.0
 class _Flight:
     """One command under way."""
 
-    __slots__ = ("answers", "command", "deadline", "in_full", "repeated", "reply")
+    __slots__ = ("answers", "command", "deadline", "in_full", "patience", "repeated", "reply")
 
-    def __init__(self, command: Command, reply: Reply, deadline: float) -> None:
+    def __init__(self, command: Command, reply: Reply, deadline: float, patience: float) -> None:
         self.command = command
         self.reply = reply
         self.deadline = deadline
+        self.patience = patience  # when the caller gives up, which may be earlier
         self.answers: list[Any] = []
         self.in_full = False
         self.repeated = False
@@ -136,8 +138,13 @@ class Multiplexed:
     def ask(self, command: Command) -> Reply:
         """Send a command at the end of this turn; the reply is always answered."""
         reply = Reply(loop=self._loop)
-        deadline = self.now() + self._settings.timeout
-        self._waiting.append(_Flight(command, reply, deadline))
+        now, left = self.now(), remaining()
+        deadline = now + self._settings.timeout
+        patience = deadline if left is None else min(now + left, deadline)
+        self._waiting.append(_Flight(command, reply, deadline, patience))
+        if self._timer is not None and patience < self._timer.when():
+            self._timer.cancel()
+            self._timer = None  # the flush sets another
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self.flush)
@@ -184,7 +191,8 @@ class Multiplexed:
                 else:
                     self._fail(flight, answer)
                 return
-        flight.reply.set_result(flight.command.value(answers))
+        if not flight.reply.done():  # its caller may have given it up
+            flight.reply.set_result(flight.command.value(answers))
 
     def rest(self) -> None:
         """Once the loop is shutting down, a connection that nobody needs does not linger."""
@@ -289,7 +297,12 @@ class Multiplexed:
             wire.abort()
         while self._waiting and self._waiting[0].deadline <= now:
             self._fail(self._waiting.popleft(), late)
-        heads = [self._waiting] if self._wire is None else [self._waiting, self._wire.under_way]
-        deadlines = [flights[0].deadline for flights in heads if flights]
-        if deadlines and self._timer is None:
-            self._timer = self._loop.call_at(min(deadlines), self._watch)
+        moments = []
+        for flight in (*self._waiting, *(() if self._wire is None else self._wire.under_way)):
+            if flight.patience <= now < flight.deadline:
+                # Only this caller gives up: the connection may be as good as ever.
+                self._fail(flight, redis_errors.TimeoutError("the caller's budget is spent"))
+                flight.patience = flight.deadline
+            moments.append(flight.patience)
+        if moments and self._timer is None:
+            self._timer = self._loop.call_at(min(moments), self._watch)

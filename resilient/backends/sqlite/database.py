@@ -24,6 +24,7 @@ from resilient.backends.sqlite import schema
 from resilient.backends.sqlite.clock import StoreClock
 from resilient.backends.sqlite.forks import Forkable, outlive_forks
 from resilient.backends.sqlite.trouble import is_busy, translated
+from resilient.engine.budget import remaining
 from resilient.errors import BackendError, ConfigurationError
 
 __all__ = ["Connection", "Database"]
@@ -202,13 +203,18 @@ class Database(Forkable):
             roll_back(connection)
             raise
 
+    def patience(self) -> float:
+        """Seconds to wait for others who write: what the caller's budget leaves."""
+        left = remaining()
+        return self.timeout if left is None else min(left, self.timeout)
+
     def patiently(self, attempt: Callable[[], T]) -> T:
         """Try until nobody else is in the way.
 
         Raises:
             BackendError: Somebody was, for as long as we wait.
         """
-        pause, deadline = FIRST_PAUSE, None
+        pause, began = FIRST_PAUSE, None
         while True:
             try:
                 return attempt()
@@ -216,10 +222,11 @@ class Database(Forkable):
                 if not is_busy(error):
                     raise
                 now = time.monotonic()
-                deadline = deadline or now + self.timeout
-                if now > deadline:
+                if began is None:
+                    began, patience = now, self.patience()
+                if now > began + patience:
                     raise BackendError(
-                        f"{self.path} was locked by another process for {self.timeout:g} seconds"
+                        f"{self.path} was locked by another process for {patience:g} seconds"
                     ) from error
             time.sleep(random.uniform(pause / 4, pause))
             pause = min(2 * pause, LONGEST_PAUSE)

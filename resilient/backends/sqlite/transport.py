@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -78,10 +79,11 @@ class SqliteTransport:
         """Run a transaction in a thread of ours, and answer the running loop."""
         loop = asyncio.get_running_loop()
         reply = Reply(loop=loop)
+        context = copy_context()  # the caller's budget
 
         def job() -> None:
             try:
-                settle = partial(reply.set_result, self.send(command))
+                settle = partial(reply.set_result, context.run(self.send, command))
             except Exception as error:
                 settle = partial(reply.set_exception, error)
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -105,10 +107,9 @@ class SqliteTransport:
 
     def _change(self, work: Work) -> Any:
         database = self._database
-        if not self._writing.acquire(timeout=database.timeout):
-            raise BackendError(
-                f"{database.path}: other threads wrote for {database.timeout:g} seconds"
-            )
+        patience = database.patience()
+        if not self._writing.acquire(timeout=patience):
+            raise BackendError(f"{database.path}: other threads wrote for {patience:g} seconds")
         try:
             if self._open is not None:
                 # The garbage collector closed a suspended generator inside a transaction, and the

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from resilient import events
 from resilient.config import Source
+from resilient.engine.budget import within
 from resilient.engine.identity import describe
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
@@ -86,7 +87,7 @@ async def loaded(settings: Settings, near: Near, call: Call, flight: Flight) -> 
     """The stored value; else the function's, stored for others."""
     near.counters.misses += 1
     began = await NOW
-    if settings.unguarded and not near.nearby.rest.allows(began):
+    if settings.unguarded and near.backend.outage.is_on:
         return await computed(near)
     if near.wants_to_watch:
         await watched(near)
@@ -96,9 +97,8 @@ async def loaded(settings: Settings, near: Near, call: Call, flight: Flight) -> 
     except CallInProgress:  # it would wait too long, with others waiting for it
         return await computed(near)
     except BackendError as error:
-        troubled(settings, near, call, error, await NOW)
+        troubled(settings, near, call, error)
         return await computed(near)
-    near.nearby.rest.recovered()
     if isinstance(answer, Stored):
         near.counters.misses -= 1
         near.counters.hits += 1
@@ -183,7 +183,7 @@ async def filled(settings: Settings, near: Near, call: Call, lease: Lease, fligh
     try:
         stored = await insisted(fill, QUICK)
     except BackendError as error:
-        troubled(settings, near, call, error, await NOW)
+        troubled(settings, near, call, error)
         return value
     if stored:
         near.keep(call, value, settings.ttl, began=began, flight=flight)
@@ -194,17 +194,24 @@ async def insisted(ask: Callable[[], Plan[T]], budget: float) -> T:
     """Ask, and again after transient errors for so many seconds."""
     began = await NOW
     try:
-        return await ask()
+        return await within(budget, ask())
     except BackendError as error:
-        return await asked_again(error, ask, until=began + budget)
+        # What is left of the time is for errors that came at once.
+        again = partial(_asked_within, budget, ask)
+        return await asked_again(error, again, until=began + budget)
 
 
-def troubled(settings: Settings, near: Near, call: Call, error: BackendError, now: float) -> None:
-    """Do without the backend for a while; raise its error if that is not wanted."""
+async def _asked_within(budget: float, ask: Callable[[], Plan[T]]) -> T:
+    return await within(budget, ask())
+
+
+def troubled(settings: Settings, near: Near, call: Call, error: BackendError) -> None:
+    """Do without the backend until it is back; raise its error if that is not wanted."""
     near.counters.backend_errors += 1
     if not settings.unguarded:
         raise error
-    near.nearby.rest.failed(now)
+    store: CacheStore = near.backend.require("cache")
+    near.backend.outage.begin(partial(store.has, call.key))
     events.emit(events.BackendTrouble(POLICY, call.key, error))
 
 
@@ -224,9 +231,8 @@ class FetchContest:
         key, tags = self.call.key, self.call.tags
         self.failed = False
         try:
-            return await self.store.fetch(
-                key, owner=self.owner, lease=LEASE, tags=tags, waiter=waiter
-            )
+            ask = self.store.fetch(key, owner=self.owner, lease=LEASE, tags=tags, waiter=waiter)
+            return await within(QUICK, ask)
         except BackendError:
             self.failed = True
             raise

@@ -1,0 +1,41 @@
+"""How long a caller lets its backend take: less than what the transport would wait by itself.
+
+A budget belongs to the code that runs inside of `within`, in that thread or task. Transports ask
+for what is left of it when they send; a command that is not answered in time is a `BackendError`.
+"""
+
+from __future__ import annotations
+
+import time
+from contextvars import ContextVar
+from typing import TypeVar
+
+from resilient.engine.plan import Plan
+
+__all__ = ["remaining", "within"]
+
+T = TypeVar("T")
+
+_deadline: ContextVar[float | None] = ContextVar("resilient.budget", default=None)
+"""When the backend has had its time, in real seconds: it is a matter of sockets, not of tests."""
+
+
+async def within(seconds: float, plan: Plan[T]) -> T:
+    """Run a plan whose backend has so many seconds for all that is asked of it.
+
+    Raises:
+        BackendError: It did not answer in time.
+    """
+    outer = _deadline.get()
+    deadline = time.monotonic() + seconds
+    token = _deadline.set(deadline if outer is None else min(deadline, outer))
+    try:
+        return await plan
+    finally:
+        _deadline.reset(token)
+
+
+def remaining() -> float | None:
+    """Seconds that are left to the backend here and now; `None`: the transport's own time."""
+    deadline = _deadline.get()
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)
