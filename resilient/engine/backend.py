@@ -73,6 +73,8 @@ class Backend:
             event loop serves `"async"` only.
     """
 
+    prefix: str = ""
+    """What stands before every key: the tenant."""
     max_ttl: float = DEFAULT_MAX_TTL
     """Seconds for which a record is kept whose own TTL is `None`."""
 
@@ -180,6 +182,7 @@ class _Adopted(Backend):
             modes=frozenset(getattr(original, "modes", BOTH_MODES)),
         )
         self._original = original
+        self.prefix = getattr(original, "prefix", "")
 
     def close(self) -> None:
         super().close()

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.modes import Mode, ModeName
+from tests.support.postgres import PostgresAt, postgres_server
 from tests.support.servers import Flavour, RedisAt, RedisServer, flavours, redis_server
 
 EXTERNAL = os.environ.get("REDIS_URL")
 """A server of the user's, instead of those that the tests start. Never flushed, only added to."""
+EXTERNAL_POSTGRES = os.environ.get("POSTGRES_URL")
+"""The same for PostgreSQL: tests make databases of their own there."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,23 @@ def private_redis() -> Iterator[RedisServer]:
     """A server of this test's own, to be killed, paused and restarted; it keeps what it has."""
     with redis_server(persistence=True) as server:
         yield server
+
+
+@pytest.fixture(scope="session", name="postgres_server")
+def _postgres_server() -> Iterator[PostgresAt]:
+    """One PostgreSQL for all tests: `POSTGRES_URL`, or one of our own."""
+    if EXTERNAL_POSTGRES:
+        yield PostgresAt(EXTERNAL_POSTGRES)
+        return
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: PostgresAt) -> Iterator[PostgresAt]:
+    """An empty PostgreSQL database of this test's own."""
+    with postgres_server.database() as database:
+        yield database
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ class RedisBackend(Backend):
 
     def __init__(self, settings: Settings, *, prefix: str = "") -> None:
         keys = Keys(prefix)
+        self.prefix = prefix
         self._transport = RedisTransport(settings)
         super().__init__(
             settings.name,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from resilient.connections import bound, recognised
 from resilient.engine.drivers.sync import drive
 from resilient.engine.durations import Duration, seconds
 from resilient.engine.lease import Lease
@@ -16,7 +17,7 @@ from resilient.errors import BackendError, ConfigurationError, LeaseLost
 from resilient.protocols.locks import LockStore
 
 if TYPE_CHECKING:
-    from resilient.engine.backend import Backend
+    from resilient.engine.backend import Backend, Mode
 
 __all__ = ["AsyncLease", "HeldLock", "LockLease", "current_lease"]
 
@@ -26,7 +27,7 @@ current: ContextVar[HeldLock | None] = ContextVar("resilient.current_lease", def
 class HeldLock(Lease):
     """A hold on a lock: the plans behind what a lease can do."""
 
-    __slots__ = ("released", "store")
+    __slots__ = ("released", "scope", "store")
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class HeldLock(Lease):
             heartbeat=backend.heartbeat,
         )
         self.store = store
+        self.scope = backend.prefix
         self.released = False
 
     def _renew(self, ttl: float) -> Plan[bool]:
@@ -81,6 +83,12 @@ class HeldLock(Lease):
         else:
             self.lose("the server says that it has expired or was taken over")
             raise self.error()
+
+    async def binding(self, connection: Any, mode: Mode) -> None:
+        """Have the open transaction of a connection committed only if nobody came after."""
+        own = recognised(connection, mode=mode, what="lease.bind()")
+        if self.fence:  # not a pretended one
+            await bound(own, self, f"{self.kind}:{self.scope}{self.key}")
 
     async def releasing(self) -> LeaseLost | None:
         """Give the lock back; what it was lost by, if it was.
@@ -123,6 +131,30 @@ class LockLease(HeldLock):
         """
         drive(self.extending(seconds(ttl, option="ttl")))
 
+    def bind(self, connection: Any) -> None:
+        """Have the transaction of your own database commit only if no later holder has written.
+
+        Call it first in each transaction: it begins one if none is open, and the end of it is
+        yours. It keeps a fence for this lock in a table `resilient_fences` of the same database,
+        which it makes if need be, and holds its row until the end of the transaction: what you read
+        and write after it is exactly fenced.
+
+        Args:
+            connection: Of `sqlite3` or psycopg 3, or SQLAlchemy's `Connection` or `Session` on one.
+
+        Raises:
+            LeaseLost: A later holder has written; nothing of this transaction is committed.
+            ConfigurationError: The connection is of another kind, or commits every statement.
+
+        Example:
+            >>> import sqlite3, resilient
+            >>> with resilient.using("memory://"), resilient.lock("account:7") as lease:
+            ...     with sqlite3.connect(":memory:") as connection:
+            ...         lease.bind(connection)
+            ...         _ = connection.execute("CREATE TABLE accounts (id, balance)")
+        """
+        drive(self.binding(connection, "sync"))
+
     def release(self) -> None:
         """Give the lock back before the block ends.
 
@@ -147,6 +179,16 @@ class AsyncLease(HeldLock):
         from resilient.engine.drivers.aio import adrive
 
         await adrive(self.extending(seconds(ttl, option="ttl")))
+
+    async def bind(self, connection: Any) -> None:
+        """Have the transaction of your own database commit only if no later holder has written.
+
+        As `LockLease.bind`, for psycopg's `AsyncConnection` and SQLAlchemy's `AsyncConnection` and
+        `AsyncSession` as well.
+        """
+        from resilient.engine.drivers.aio import adrive
+
+        await adrive(self.binding(connection, "async"))
 
     async def release(self) -> None:
         """Give the lock back before the block ends.
