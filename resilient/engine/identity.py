@@ -39,16 +39,14 @@ class _Tokens:
     def renew(self) -> None:
         own = _own_identity()
         self.process = "|".join((own.host, own.boot, own.namespace, str(own.pid), own.started))
-        self._prefix = f"{self.process}|{secrets.token_hex(8)}."
-        self._count = count(1)
-
-    def new(self) -> str:
-        return f"{self._prefix}{next(self._count)}"
+        self.prefix = f"{self.process}|{secrets.token_hex(8)}."
+        self.count = count(1)
 
 
 def new_owner() -> str:
     """A token that no other process, thread or task has: this process, 64 random bits, a count."""
-    return _tokens().new()
+    tokens = _tokens()
+    return f"{tokens.prefix}{next(tokens.count)}"
 
 
 def parse(owner: str) -> Identity | None:

@@ -84,15 +84,20 @@ class Lease:
         self.inherited = False
         self._reason: str | None = None
         self._callbacks: list[Callable[[], None]] | None = None
-        self.renewed(began, ttl)
+        self.ttl = ttl
+        self.deadline = began + ttl * SAFE_SHARE - DRIFT_SECONDS
+        self.due = began + ttl * RENEW_AFTER
 
     def keep(self) -> None:
         """Have the heartbeat renew it from now on."""
-        self.heartbeat.keep(self)
+        heartbeat = self.heartbeat
+        heartbeat.leases[id(self)] = self
+        if self.due < heartbeat.worker.wakes_at:
+            heartbeat.worker.nudge()
 
     def drop(self) -> None:
-        """Have the heartbeat renew it no longer."""
-        self.heartbeat.drop(self)
+        """Have the heartbeat renew it no longer; before its release, so that none outlives it."""
+        self.heartbeat.leases.pop(id(self), None)
 
     def renewed(self, began: float, ttl: float | None = None) -> None:
         """A request sent at `began` made it live for `ttl` seconds (its own TTL by default)."""
@@ -169,47 +174,38 @@ class Heartbeat:
     """Renews every lease held on one backend; its thread starts with the first lease."""
 
     def __init__(self, backend: Backend) -> None:
-        self._worker = backend.worker
-        self._leases: dict[int, Lease] = {}
-        self._worker.add(self)
+        self.worker = backend.worker
+        self.leases: dict[int, Lease] = {}
+        """Those that are kept: `Lease.keep` and `Lease.drop`."""
+        self.worker.add(self)
         forget_in_child(self._forget)
-
-    def keep(self, lease: Lease) -> None:
-        """Renew a lease from now on."""
-        self._leases[id(lease)] = lease
-        if lease.due < self._worker.wakes_at:
-            self._worker.nudge()
-
-    def drop(self, lease: Lease) -> None:
-        """Renew it no longer; done before its release is sent, so that no renewal outlives it."""
-        self._leases.pop(id(lease), None)
 
     def due(self) -> float | None:
         """When the next lease wants to be renewed."""
-        return min((lease.due for lease in list(self._leases.values())), default=None)
+        return min((lease.due for lease in list(self.leases.values())), default=None)
 
     async def run(self) -> None:
         """Renew what is due in one trip, and tell the holders of what is lost."""
         began = await NOW
-        due = [lease for lease in list(self._leases.values()) if lease.due <= began]
+        due = [lease for lease in list(self.leases.values()) if lease.due <= began]
         alive = [lease for lease in due if lease.deadline > began]
         answers = await Together([lease.renew(lease.ttl) for lease in alive])
         for lease, answer in zip(alive, answers, strict=True):
-            if id(lease) in self._leases:
+            if id(lease) in self.leases:
                 lease.settle(answer, began)
         ended = await NOW
         for lease in due:
-            if id(lease) not in self._leases:
+            if id(lease) not in self.leases:
                 continue
             if ended >= lease.deadline:
                 lease.lose("it was not renewed in time")
             if lease.lost:
-                self.drop(lease)
+                lease.drop()
 
     async def finish(self) -> None:
         """Nothing: what is held is released by its holder, or runs out."""
 
     def _forget(self) -> None:
-        for lease in self._leases.values():
+        for lease in self.leases.values():
             lease.inherit()
-        self._leases.clear()
+        self.leases.clear()

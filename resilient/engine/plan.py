@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from resilient.engine.signals import Hub, Waiter
 
 __all__ = [
+    "ATTEMPT",
     "NEW_OWNER",
     "NOW",
     "RANDOM",
@@ -119,12 +120,18 @@ class _NewOwner(Operation[str]):
     __slots__ = ()
 
 
+class _Attempt(Operation["tuple[float, str]"]):
+    __slots__ = ()
+
+
 NOW = _Now()
 """Seconds on the local clock, which runs on while the machine is suspended."""
 RANDOM = _Random()
 """A random number in [0, 1)."""
 NEW_OWNER = _NewOwner()
 """A new owner token (`resilient.engine.identity`)."""
+ATTEMPT = _Attempt()
+"""Both, `NOW` and `NEW_OWNER`: what an attempt to hold something begins with."""
 
 
 class IsDead(Operation[bool]):

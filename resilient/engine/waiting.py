@@ -53,7 +53,7 @@ class Contest(Protocol[A]):
 
 
 async def obtained(
-    contest: Contest[A], hub: Hub, wait: float | None, *, budget: float = BUDGET
+    contest: Contest[A], hub: Hub, wait: float | None, began: float, *, budget: float = BUDGET
 ) -> tuple[float, A]:
     """Ask until it is not busy: when the successful request was sent, and its answer.
 
@@ -61,13 +61,21 @@ async def obtained(
         contest: What to obtain.
         hub: Where the wake-up comes from.
         wait: Seconds to wait for other holders; 0: try once; `None`: no limit.
+        began: The local time before the first request.
         budget: Seconds for which one attempt is asked again after transient errors.
 
     Raises:
         Rejected: It was busy for as long as `wait`; the contest's own refusal.
     """
     try:
-        began, answer = await _asked(contest, None, budget)
+        try:
+            answer = await contest.ask(None)
+        except BackendError as error:
+            ask = partial(_attempt, contest, None)
+            began, answer = await asked_again(error, ask, until=began + budget)
+        if not contest.is_busy(answer):
+            return began, answer
+        began, answer = await _without_the_dead(contest, None, began, answer)
     except BaseException:
         await _withdrawn(contest, None)
         raise
@@ -105,6 +113,13 @@ async def _asked(contest: Contest[A], waiter: str | None, budget: float) -> tupl
     except BackendError as error:
         ask = partial(_attempt, contest, waiter)
         began, answer = await asked_again(error, ask, until=began + budget)
+    return await _without_the_dead(contest, waiter, began, answer)
+
+
+async def _without_the_dead(
+    contest: Contest[A], waiter: str | None, began: float, answer: A
+) -> tuple[float, A]:
+    """Evict holders that are known to be dead, and try again."""
     while contest.is_busy(answer) and await IsDead(_owner(answer)):
         await contest.evict(_owner(answer))
         began, answer = await _attempt(contest, waiter)

@@ -16,7 +16,7 @@ from typing import Any
 
 Call = Callable[[int], Any]
 BATCHES = 15
-CHANCES = 12
+CHANCES = 20
 
 
 class Costs:

@@ -109,9 +109,11 @@ class _Lazy:
         return ANY if annotation is UNKNOWN else codec_of(annotation)
 
     def encode(self, value: Any) -> Encoded:
+        self.encode = self._codec.encode  # type: ignore[method-assign]  # from the next call on
         return self._codec.encode(value)
 
     def decode(self, data: Encoded) -> Any:
+        self.decode = self._codec.decode  # type: ignore[method-assign]
         return self._codec.decode(data)
 
 

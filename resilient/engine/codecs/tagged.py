@@ -45,7 +45,8 @@ class SelfDescribing:
         """Return the stored form; see `Codec.encode`."""
         try:
             try:
-                return Encoded(SELF_DESCRIBING + _write(self._taken(value, _PLAIN)))
+                taken = value if type(value) in _PLAIN else self._taken(value, _PLAIN)
+                return Encoded(SELF_DESCRIBING + _write(taken))
             except (OverflowError, UnicodeEncodeError):
                 # An integer beyond 64 bits or a text that is no Unicode: now each one is looked at.
                 return Encoded(SELF_DESCRIBING + _write(self._taken(value, _CERTAIN)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from msgspec.structs import replace
@@ -166,9 +167,10 @@ def start(
             drop_contents(tx, task, job)
             fingerprint, job = fingerprint or job.fingerprint, None
     if job is None:
-        life = tx.tick()
-        job = Job(IDLE, life, "", 0, 0, 0.0, ttl, 0.0, 0.0, fingerprint=fingerprint)
-    elif job.last < job.first:  # nothing to go on from: the numbers begin anew, as for a new job
+        job = begun(tx, owner, lease, ttl, version, fingerprint)
+        tx.put(JOBS, task, job, ttl=job.ttl)
+        return Started(job.fence, 1, None, {}, "")
+    if job.last < job.first:  # nothing to go on from: the numbers begin anew, as for a new job
         job = replace(job, first=1, last=0)
     job = replace(
         job,
@@ -183,6 +185,26 @@ def start(
     )
     kept(tx, task, job, max(ttl, lease))
     return started(tx, task, job)
+
+
+def begun(
+    tx: Transaction, owner: str, lease: float, ttl: float, version: str, fingerprint: str
+) -> Job:
+    """A job that nobody has run before."""
+    ttl = max(ttl, lease)
+    return Job(
+        RUNNING,
+        tx.tick(),
+        owner,
+        tx.tick(),
+        1,
+        tx.now + lease,
+        ttl,
+        tx.now + ttl,
+        math.inf,
+        version,
+        fingerprint=fingerprint,
+    )
 
 
 def started(tx: Transaction, task: str, job: Job) -> Started:
@@ -276,7 +298,7 @@ def save(
     job = tx.get(JOBS, task)
     if fence is None:
         if job is None:
-            job = Job(IDLE, tx.tick(), "", 0, 0, 0.0, ttl, 0.0, 0.0)
+            job = Job(IDLE, tx.tick(), "", 0, 0, 0.0, ttl, 0.0, math.inf)
         elif is_running(tx, job):
             return None
     elif job is None or job.state != RUNNING or job.fence != fence:

@@ -131,7 +131,7 @@ async def asked(
     contest = FetchContest(near, call, owner)
     patience = PATIENCE if flight.is_nested else None
     while True:
-        began, answer = await obtained(contest, near.backend.hub, patience, budget=QUICK)
+        began, answer = await obtained(contest, near.backend.hub, patience, await NOW, budget=QUICK)
         if isinstance(answer, Leased):
             return began, answer
         assert isinstance(answer, Entry)

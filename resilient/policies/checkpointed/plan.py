@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from resilient import events
 from resilient.config import Source
 from resilient.engine.identity import describe
-from resilient.engine.plan import NEW_OWNER, Body, Plan
+from resilient.engine.plan import ATTEMPT, Body, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, FingerprintMismatch, JobRunning, ResultUnavailable
 from resilient.policies.checkpointed.places import here
@@ -116,9 +116,10 @@ async def resumable(settings: Settings, task: str, fingerprint: str) -> Any:
     backend = settings.source.backend()
     if backend is None:
         return await carried_out(Run(settings, task))
-    contest = JobContest(settings, backend, task, await NEW_OWNER, fingerprint)
+    began, owner = await ATTEMPT
+    contest = JobContest(settings, backend, task, owner, fingerprint)
     try:
-        began, answer = await obtained(contest, backend.hub, settings.wait)
+        began, answer = await obtained(contest, backend.hub, settings.wait, began)
     except JobRunning:
         if settings.skip:
             return settings.skipped

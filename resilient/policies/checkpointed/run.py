@@ -246,15 +246,19 @@ class Run:
             await self.save_due(always=True)
         result = self._encoded_result(answer)
         self.lease.drop()  # first, so that no renewal outlives the run
-        ask = partial(self._store.finish, self.task, result, fence=self.lease.fence, ttl=self._ttl)
+        finish, fence = self._store.finish, self.lease.fence
         try:
-            accepted = await self._insisted(ask)
+            accepted = await finish(self.task, result, fence=fence, ttl=self._ttl)
         except BackendError as error:
-            error.add_note(
-                f"the job {self.task!r} has run to its end, but its result could not be stored: "
-                "the next call goes on from the last checkpoint"
-            )
-            raise
+            ask = partial(finish, self.task, result, fence=fence, ttl=self._ttl)
+            try:
+                accepted = await asked_again(error, ask, until=self.lease.deadline)
+            except BackendError as final:
+                final.add_note(
+                    f"the job {self.task!r} has run to its end, but its result could not be "
+                    "stored: the next call goes on from the last checkpoint"
+                )
+                raise
         if not accepted:
             raise self._stale()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from resilient import events
 from resilient.config import Source
 from resilient.engine.identity import describe
-from resilient.engine.plan import NEW_OWNER, Body, Plan
+from resilient.engine.plan import ATTEMPT, Body, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, LeaseLost, LockNotAcquired
 from resilient.policies.distributed_lock.leases import HeldLock, current
@@ -106,9 +106,9 @@ async def held(lease: HeldLock) -> Any:
 async def acquired(settings: Settings, backend: Backend, key: str) -> HeldLock:
     """Take the lock, or wait for it."""
     store: LockStore = backend.require("locks")
-    owner = await NEW_OWNER
+    began, owner = await ATTEMPT
     contest = LockContest(store, key, owner, settings.ttl)
-    began, grant = await obtained(contest, backend.hub, settings.wait)
+    began, grant = await obtained(contest, backend.hub, settings.wait, began)
     return settings.lease(
         key,
         owner=owner,

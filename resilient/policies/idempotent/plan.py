@@ -9,6 +9,7 @@ and must not run again.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resilient import events
@@ -16,7 +17,7 @@ from resilient.config import Source
 from resilient.engine.identity import describe
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import asked_again
-from resilient.engine.plan import NEW_OWNER, Body, Plan
+from resilient.engine.plan import ATTEMPT, Body, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import (
     BackendError,
@@ -104,8 +105,10 @@ async def once(settings: Settings, key: str, fingerprint: str) -> Any:
     if backend is None:
         return await Body()
     store: IdempotencyStore = backend.require("idempotency")
+    began, owner = await ATTEMPT
+    contest = ClaimContest(settings, store, key, owner, fingerprint)
     try:
-        claim = await claimed(settings, backend, store, key, fingerprint)
+        began, answer = await obtained(contest, backend.hub, settings.wait, began)
     except CallInProgress:
         if settings.skip:
             return settings.skipped
@@ -115,30 +118,26 @@ async def once(settings: Settings, key: str, fingerprint: str) -> Any:
             raise
         events.emit(events.BackendTrouble(POLICY, key, error))
         return await Body()
-    if isinstance(claim, Completed):
-        return replayed(settings, key, claim)
-    return await run(settings, store, claim)
+    if type(answer) is Completed:
+        return replayed(settings, key, answer)
+    if type(answer) is Claimed:
+        return await run(settings, store, claim(settings, backend, contest, began, answer))
+    raise FingerprintMismatch(
+        f"{settings.name} was called under the idempotency key {key!r} with another payload "
+        "before: a new request needs a new key",
+        key=key,
+    )
 
 
-async def claimed(
-    settings: Settings, backend: Backend, store: IdempotencyStore, key: str, fingerprint: str
-) -> Lease | Completed:
-    """Claim the call, or wait for its outcome."""
-    contest = ClaimContest(settings, store, key, await NEW_OWNER, fingerprint)
-    began, answer = await obtained(contest, backend.hub, settings.wait)
-    if isinstance(answer, Completed):
-        return answer
-    if not isinstance(answer, Claimed):
-        raise FingerprintMismatch(
-            f"{settings.name} was called under the idempotency key {key!r} with another payload "
-            "before: a new request needs a new key",
-            key=key,
-        )
+def claim(
+    settings: Settings, backend: Backend, contest: ClaimContest, began: float, answer: Claimed
+) -> Lease:
+    """The lease of a call that is the caller's to make."""
     if answer.takeover or contest.evicted:
-        events.emit(events.CallTakenOver(key, answer.attempt))
+        events.emit(events.CallTakenOver(contest.key, answer.attempt))
     return Lease(
         "call",
-        key,
+        contest.key,
         owner=contest.owner,
         fence=answer.fence,
         ttl=settings.lease,
@@ -176,14 +175,20 @@ async def complete(
     if lease.inherited:
         raise lease.error()
 
-    def ask() -> Plan[bool]:
-        return store.complete(
+    complete = store.complete
+    try:
+        accepted = await complete(
             lease.key, owner=lease.owner, result=result, ttl=settings.ttl, outcome=outcome
         )
-
-    try:
-        accepted = await ask()
     except BackendError as error:
+        ask = partial(
+            complete,
+            lease.key,
+            owner=lease.owner,
+            result=result,
+            ttl=settings.ttl,
+            outcome=outcome,
+        )
         try:
             # For as long as nobody else may claim the call: it has taken effect.
             accepted = await asked_again(error, ask, until=lease.deadline)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilient.engine.drivers.steps import Done, resume
 from resilient.engine.plan import (
+    ATTEMPT,
     NEW_OWNER,
     NOW,
     RANDOM,
@@ -168,6 +169,7 @@ ANSWERED_AT_ONCE: dict[type, Callable[[Task, Any], Any]] = {
     type(NOW): lambda task, _: task.client.clock(),
     type(RANDOM): lambda task, _: task.client.simulation.random.random(),
     type(NEW_OWNER): lambda task, _: task.client.new_owner(),
+    type(ATTEMPT): lambda task, _: (task.client.clock(), task.client.new_owner()),
     IsDead: lambda task, operation: False,
     Listen: lambda task, operation: task.client.simulation.new_waiter(),
 }
