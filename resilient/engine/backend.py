@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class made_once(Generic[T]):  # noqa: N801 - a decorator
-    """A part of a backend that is made when it is first asked for, and never twice.
+    """A part of an object that is made when it is first asked for, and never twice.
 
     `functools.cached_property` may make two, for two threads that ask first at the same moment.
     """
@@ -49,16 +49,16 @@ class made_once(Generic[T]):  # noqa: N801 - a decorator
         self.__doc__ = make.__doc__
 
     @overload
-    def __get__(self, backend: None, owner: type) -> Self: ...
+    def __get__(self, whole: None, owner: type) -> Self: ...
 
     @overload
-    def __get__(self, backend: Backend, owner: type) -> T: ...
+    def __get__(self, whole: object, owner: type) -> T: ...
 
-    def __get__(self, backend: Backend | None, owner: type) -> T | Self:
-        if backend is None:
+    def __get__(self, whole: object | None, owner: type) -> T | Self:
+        if whole is None:
             return self
         # Whoever comes second gets what the first one made: `setdefault` is atomic.
-        part: T = backend.__dict__.setdefault(self._make.__name__, self._make(backend))
+        part: T = whole.__dict__.setdefault(self._make.__name__, self._make(whole))
         return part
 
 

@@ -84,9 +84,7 @@ class Lease:
         self.inherited = False
         self._reason: str | None = None
         self._callbacks: list[Callable[[], None]] | None = None
-        self.ttl = ttl
-        self.deadline = began + ttl * SAFE_SHARE - DRIFT_SECONDS
-        self.due = began + ttl * RENEW_AFTER
+        self.renewed(began, ttl)
 
     def keep(self) -> None:
         """Have the heartbeat renew it from now on."""

@@ -183,7 +183,8 @@ class JobContest:
     ) -> None:
         self._settings = settings
         self._backend = backend
-        self._store: CheckpointStore = backend.require("checkpoints")
+        assert backend.checkpoints is not None  # its source has looked
+        self._store: CheckpointStore = backend.checkpoints
         self._ttl = backend.max_ttl if settings.ttl is None else settings.ttl
         self.task = task
         self.owner = owner

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resilient.engine import clock
+from resilient.engine.backend import made_once
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NOW, Body
@@ -92,7 +93,11 @@ class Run:
         self._store = store
         self._ttl = ttl
         self._steps: dict[str, Encoded] = {}
-        self._turn = Turn()
+
+    @made_once
+    def _turn(self) -> Turn:
+        """Whose turn it is to save."""
+        return Turn()
 
     # --- resuming
 
@@ -242,7 +247,7 @@ class Run:
             return
         if self.lease.inherited:
             raise self.lease.error()
-        if self._differs_from_saved():
+        if self.unsaved or self._label is not None or self._differs_from_saved():
             await self.save_due(always=True)
         result = self._encoded_result(answer)
         self.lease.drop()  # first, so that no renewal outlives the run
@@ -323,9 +328,7 @@ class Run:
         self.lease.renewed(began)
 
     def _differs_from_saved(self) -> bool:
-        """Whether the last checkpoint is not how the job ends."""
-        if self.unsaved or self._label is not None:
-            return True
+        """Whether the state in the last checkpoint is not the one with which the job ends."""
         return self._last is not None and self._last != self._encoded_state()
 
     @property

@@ -105,7 +105,8 @@ async def held(lease: HeldLock) -> Any:
 
 async def acquired(settings: Settings, backend: Backend, key: str) -> HeldLock:
     """Take the lock, or wait for it."""
-    store: LockStore = backend.require("locks")
+    store = backend.locks
+    assert store is not None  # its source has looked
     began, owner = await ATTEMPT
     contest = LockContest(store, key, owner, settings.ttl)
     began, grant = await obtained(contest, backend.hub, settings.wait, began)

@@ -104,7 +104,8 @@ async def once(settings: Settings, key: str, fingerprint: str) -> Any:
     backend = settings.source.backend()
     if backend is None:
         return await Body()
-    store: IdempotencyStore = backend.require("idempotency")
+    store = backend.idempotency
+    assert store is not None  # its source has looked
     began, owner = await ATTEMPT
     contest = ClaimContest(settings, store, key, owner, fingerprint)
     try:
