@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -38,6 +39,10 @@ class Command:
     def value(self, answers: list[Any]) -> Any:
         """What the asker gets."""
         return answers[0]
+
+    def guarded(self, lock: str, owner: str) -> Command:
+        """The same, refused (`NOTHELD`) if the lock is not the owner's; scripts only."""
+        return self
 
 
 class Plain(Command):
@@ -74,6 +79,11 @@ class Call(Command):
         """The same with the script's text, which the server then knows."""
         return pack(("EVAL", self._script.text, len(self._keys), *self._keys, *self._args))
 
+    def guarded(self, lock: str, owner: str) -> Call:
+        """A call of the script with the question in front of it."""
+        script = self._script.guarded
+        return Call(script, [*self._keys, lock], [*self._args, owner], self.repeatable)
+
 
 class Batch(Command):
     """Several commands in one trip, in this order; their answers as a list."""
@@ -94,6 +104,10 @@ class Batch(Command):
         """One answer for each."""
         return answers
 
+    def guarded(self, lock: str, owner: str) -> Batch:
+        """All its scripts so."""
+        return Batch([command.guarded(lock, owner) for command in self._commands])
+
 
 class Script:
     """A Lua file of the folder `lua`, behind what all of them share (`prelude.lua`).
@@ -101,19 +115,25 @@ class Script:
     Args:
         name: The file, without its suffix.
         shared: One more file in front of it.
+        text: What to run instead of the file.
     """
 
-    __slots__ = ("digest", "name", "text")
-
-    def __init__(self, name: str, *, shared: str | None = None) -> None:
+    def __init__(self, name: str, *, shared: str | None = None, text: str | None = None) -> None:
         self.name = name
-        self.text = _lua("prelude") + (_lua(shared) if shared else "") + _lua(name)
+        if text is None:
+            text = _lua("prelude") + (_lua(shared) if shared else "") + _lua(name)
+        self.text = text
         # Not a matter of security: the server names scripts by their SHA-1.
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, keys: Sequence[str], *args: Argument, repeatable: bool = True) -> Call:
         """A call of this script; one that must not happen twice is not repeatable."""
         return Call(self, keys, args, repeatable)
+
+    @cached_property
+    def guarded(self) -> Script:
+        """The script that runs only if its caller holds a lock (`locks/guard.lua`)."""
+        return Script(f"{self.name} under a lock", text=_lua("locks/guard") + self.text)
 
 
 def _packed(words: Sequence[Argument]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from redis import exceptions as redis_errors
 
+from resilient.engine.guard import NotHeld
 from resilient.errors import BackendError
 
 __all__ = ["backend_error", "is_connection_lost"]
@@ -26,6 +27,8 @@ _PASSING_CODES = ("BUSY", "NOREPLICAS", "UNBLOCKED")
 
 def backend_error(where: str, error: BaseException) -> BackendError:
     """What went wrong, at which server, and whether trying again may help; `error` is its cause."""
+    if isinstance(error, redis_errors.ResponseError) and str(error).startswith("NOTHELD "):
+        return NotHeld(str(error).removeprefix("NOTHELD "))
     made = BackendError(f"{where} {_story(error)}", transient=_is_transient(error))
     made.__cause__ = error
     return made

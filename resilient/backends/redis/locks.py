@@ -11,6 +11,7 @@ from typing import Any
 
 from resilient.backends.redis.commands import Script, milliseconds, text
 from resilient.backends.redis.keys import Keys
+from resilient.engine.guard import Guard
 from resilient.engine.identity import new_owner
 from resilient.engine.plan import Ask, Transport
 from resilient.protocols.locks import Grant, Held
@@ -75,6 +76,11 @@ class RedisLocks:
         """Whether `owner` holds the lock now."""
         held = await self.holder(key)
         return held is not None and held.owner == owner
+
+    def guard(self, key: str, *, owner: str) -> Guard:
+        """Have a script on this server run only while `owner` holds the lock."""
+        (lock,) = self._keys.names("lock", key)
+        return Guard(self._transport, lambda command: command.guarded(lock, owner))
 
     def _names(self, key: str) -> list[str]:
         return self._keys.names("lock", key, "memory", "waiters")

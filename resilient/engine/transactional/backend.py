@@ -8,7 +8,7 @@ from resilient.engine.transactional.checkpoints import TransactionalCheckpoints
 from resilient.engine.transactional.circuits import TransactionalCircuits
 from resilient.engine.transactional.idempotency import TransactionalIdempotency
 from resilient.engine.transactional.locks import TransactionalLocks
-from resilient.engine.transactional.store import TransactionalStore
+from resilient.engine.transactional.store import GuardedStore, TransactionalStore
 from resilient.protocols.signals import SignalSource
 
 __all__ = ["TransactionalBackend"]
@@ -34,13 +34,14 @@ class TransactionalBackend(Backend):
         source: SignalSource | None = None,
         modes: frozenset[Mode] = BOTH_MODES,
     ) -> None:
+        guarded = GuardedStore(store)
         super().__init__(
             name,
             locks=TransactionalLocks(store),
             circuits=TransactionalCircuits(store, self._record_ttl),
-            cache=TransactionalCache(store, self._record_ttl),
-            idempotency=TransactionalIdempotency(store),
-            checkpoints=TransactionalCheckpoints(store, self._record_ttl),
+            cache=TransactionalCache(guarded, self._record_ttl),
+            idempotency=TransactionalIdempotency(guarded),
+            checkpoints=TransactionalCheckpoints(guarded, self._record_ttl),
             source=source,
             modes=modes,
         )

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from resilient.engine.guard import Guard, NotHeld
 from resilient.engine.identity import new_owner
-from resilient.engine.transactional.store import Record, Table, Transaction, TransactionalStore
+from resilient.engine.transactional.store import (
+    Record,
+    Table,
+    Transaction,
+    TransactionalStore,
+    Work,
+)
 from resilient.engine.transactional.waiters import Queue, joined, left, was_woken, woken_first
 from resilient.protocols.locks import Grant, Held
 
@@ -74,6 +83,20 @@ class TransactionalLocks:
         """Whether `owner` holds the lock now."""
         held = await self.holder(key)
         return held is not None and held.owner == owner
+
+    def guard(self, key: str, *, owner: str) -> Guard:
+        """Have a transaction on this store fail unless `owner` holds the lock."""
+
+        def wrap(work: Work[Any]) -> Work[Any]:
+            def guarded(tx: Transaction) -> Any:
+                held = holder(tx, key)
+                if held is None or held.owner != owner:
+                    raise NotHeld(owner)
+                return work(tx)
+
+            return guarded
+
+        return Guard(self._store, wrap)
 
 
 def acquire(tx: Transaction, key: str, ttl: float, owner: str, waiter: str | None) -> Grant | Held:

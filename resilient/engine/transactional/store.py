@@ -8,11 +8,14 @@ far as anybody can tell.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Generic, Protocol, TypeVar
+from types import CoroutineType
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-__all__ = ["Record", "Table", "Transaction", "TransactionalStore"]
+from resilient.engine.guard import in_force
+
+__all__ = ["GuardedStore", "Record", "Table", "Transaction", "TransactionalStore", "Work"]
 
 T = TypeVar("T")
 
@@ -117,3 +120,19 @@ class TransactionalStore(Protocol):
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Run a function that only reads: on one consistent state, in the way of no writer."""
         ...
+
+
+class GuardedStore:
+    """The same store, for what may be written under a lock on it (`resilient.engine.guard`)."""
+
+    def __init__(self, store: TransactionalStore) -> None:
+        self._store = store
+        self.read = store.read
+
+    def change(self, work: Callable[[Transaction], T]) -> CoroutineType[Any, Any, T]:
+        """Run a function in a transaction that reads and writes, under the guards in force."""
+        for guard in in_force.get():
+            if guard.server is self._store:
+                work = guard.wrap(work)
+        # Passed on as it is, for one more coroutine would cost: what an `async def` answers.
+        return self._store.change(work)  # type: ignore[return-value]

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from resilient import events
 from resilient.config import Source
 from resilient.engine.budget import within
+from resilient.engine.guard import guarded
 from resilient.engine.identity import describe
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NEW_OWNER, NOW, Ask, Body, Plan
 from resilient.engine.waiting import obtained
-from resilient.errors import BackendError, CallInProgress, CodecError
+from resilient.errors import BackendError, CallInProgress, CodecError, LeaseLost
 from resilient.policies.cached.near import Call, LocalCache, Near
 from resilient.protocols.cache import Busy, CacheStore, Entry, Leased
 
@@ -181,10 +182,14 @@ async def filled(settings: Settings, near: Near, call: Call, lease: Lease, fligh
         store.fill, call.key, encoded, owner=lease.owner, ttl=settings.ttl, tags=call.tags
     )
     try:
-        stored = await insisted(fill, QUICK)
+        stored = await guarded(insisted, fill, QUICK)
     except BackendError as error:
         troubled(settings, near, call, error)
         return value
+    except LeaseLost:  # of a lock around this: what was computed is not to be relied on
+        stored = False
+        with suppress(BackendError):
+            await store.abandon(call.key, owner=lease.owner)
     if stored:
         near.keep(call, value, settings.ttl, began=began, flight=flight)
     return value

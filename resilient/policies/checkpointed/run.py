@@ -8,17 +8,18 @@ saved never holds half an item.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resilient.engine import clock
 from resilient.engine.backend import made_once
+from resilient.engine.guard import guarded
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
-from resilient.engine.plan import NOW, Body
-from resilient.errors import BackendError, CodecError, ConfigurationError, StaleRunner
+from resilient.engine.plan import NOW, Body, Plan
+from resilient.errors import BackendError, CodecError, ConfigurationError, LeaseLost, StaleRunner
 from resilient.policies.checkpointed.places import Place, here, place_in
 from resilient.policies.checkpointed.progress import Meter, Progress
 from resilient.policies.checkpointed.record import Record, Unstored
@@ -275,7 +276,7 @@ class Run:
             if not self.lease.lost and self._is_dirty and self._boundary is not None:
                 until = min(self.lease.deadline, await NOW + BUDGET)
                 await self._saved(self._boundary, until=until)
-        except (BackendError, StaleRunner) as failure:
+        except (BackendError, LeaseLost) as failure:
             error.add_note(f"the last {self.unsaved} items done could not be saved: {failure}")
         finally:
             self.lease.drop()
@@ -353,15 +354,14 @@ class Run:
         except CodecError as error:
             return self.settings.result.encode(Unstored(str(error)))
 
-    async def _insisted(self, ask: Callable[[], Awaitable[T]], until: float | None = None) -> T:
+    async def _insisted(self, ask: Callable[[], Plan[T]], until: float | None = None) -> T:
         """Ask, again after lost replies for as long as the lease lasts."""
         assert self.lease is not None
         try:
-            return await ask()
+            return await guarded(ask)
         except BackendError as error:
-            return await asked_again(
-                error, ask, until=self.lease.deadline if until is None else until
-            )
+            until = self.lease.deadline if until is None else until
+            return await asked_again(error, partial(guarded, ask), until=until)
 
     def _stale(self) -> StaleRunner:
         assert self.lease is not None

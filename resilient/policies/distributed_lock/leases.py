@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from resilient.connections import bound, recognised
 from resilient.engine.drivers.sync import drive
 from resilient.engine.durations import Duration, seconds
+from resilient.engine.guard import Guard, current
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NOW, Plan
@@ -21,13 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncLease", "HeldLock", "LockLease", "current_lease"]
 
-current: ContextVar[HeldLock | None] = ContextVar("resilient.current_lease", default=None)
-
 
 class HeldLock(Lease):
     """A hold on a lock: the plans behind what a lease can do."""
 
-    __slots__ = ("released", "scope", "store")
+    __slots__ = ("outer", "released", "scope", "store")
 
     def __init__(
         self,
@@ -51,6 +49,7 @@ class HeldLock(Lease):
             heartbeat=backend.heartbeat,
         )
         self.store = store
+        self.outer: HeldLock | None = None
         self.scope = backend.prefix
         self.released = False
 
@@ -63,9 +62,14 @@ class HeldLock(Lease):
         lease = cls.__new__(cls)
         lease.kind, lease.key, lease.owner, lease.fence = "lock", key, "", 0
         lease.ttl = lease.deadline = lease.due = math.inf
-        lease.inherited, lease.released = False, True
+        lease.inherited, lease.released, lease.outer = False, True, None
         lease._reason, lease._callbacks = None, None
         return lease
+
+    def guard(self) -> Guard | None:
+        """How the lock's own server makes a write depend on it; `None` where it cannot."""
+        make = getattr(self.store, "guard", None)
+        return None if make is None else make(self.key, owner=self.owner)
 
     async def extending(self, ttl: float) -> None:
         """Live for `ttl` seconds from now, and renew by that TTL from now on."""
@@ -214,7 +218,7 @@ def current_lease() -> LockLease | AsyncLease:
         ...     resilient.current_lease() is lease
         True
     """
-    lease = current.get()
+    lease: HeldLock | None = current.get()
     if lease is None:
         raise ConfigurationError("current_lease(): no lock is held here")
     assert isinstance(lease, LockLease | AsyncLease)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from resilient import events
 from resilient.config import Source
+from resilient.engine.guard import current
 from resilient.engine.identity import describe
 from resilient.engine.plan import ATTEMPT, Body, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, LeaseLost, LockNotAcquired
-from resilient.policies.distributed_lock.leases import HeldLock, current
+from resilient.policies.distributed_lock.leases import HeldLock
 from resilient.protocols.locks import Grant, Held, LockStore
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ async def guarded(settings: Settings, key: str) -> Any:
 
 async def unprotected(settings: Settings, key: str) -> Any:
     """Run the body without the lock, under a lease that holds nothing and is never lost."""
-    outer = current.get()
     lease = settings.lease.pretended(key)
+    outer = lease.outer = current.get()
     current.set(lease)
     try:
         return await Body(lease)
@@ -85,7 +86,7 @@ async def unprotected(settings: Settings, key: str) -> Any:
 
 async def held(lease: HeldLock) -> Any:
     """Run the body under a lease, give the lease back, and report its loss."""
-    outer = current.get()
+    outer = lease.outer = current.get()
     try:
         lease.keep()
         current.set(lease)

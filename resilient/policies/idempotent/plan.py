@@ -9,11 +9,11 @@ and must not run again.
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resilient import events
 from resilient.config import Source
+from resilient.engine.guard import guarded
 from resilient.engine.identity import describe
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import asked_again
@@ -178,18 +178,21 @@ async def complete(
 
     complete = store.complete
     try:
-        accepted = await complete(
-            lease.key, owner=lease.owner, result=result, ttl=settings.ttl, outcome=outcome
+        accepted = await guarded(
+            complete, lease.key, owner=lease.owner, result=result, ttl=settings.ttl, outcome=outcome
         )
     except BackendError as error:
-        ask = partial(
-            complete,
-            lease.key,
-            owner=lease.owner,
-            result=result,
-            ttl=settings.ttl,
-            outcome=outcome,
-        )
+
+        def ask() -> Plan[bool]:
+            return guarded(
+                complete,
+                lease.key,
+                owner=lease.owner,
+                result=result,
+                ttl=settings.ttl,
+                outcome=outcome,
+            )
+
         try:
             # For as long as nobody else may claim the call: it has taken effect.
             accepted = await asked_again(error, ask, until=lease.deadline)
