@@ -1,6 +1,7 @@
 """Decorators that make ordinary functions safe to run many times, in many processes."""
 
 from resilient.config import aclose, close, configure, using
+from resilient.connections.redis import AsyncFenced, Fenced, fenced
 from resilient.engine.backend import Backend
 from resilient.errors import (
     BackendError,
@@ -61,6 +62,7 @@ from resilient.policies.retry import retry
 
 __all__ = [
     "MISSING",
+    "AsyncFenced",
     "AsyncJob",
     "AsyncLease",
     "Backend",
@@ -77,6 +79,7 @@ __all__ = [
     "Consecutive",
     "CountWindow",
     "FailureRate",
+    "Fenced",
     "FingerprintMismatch",
     "HalfOpen",
     "Job",
@@ -105,6 +108,7 @@ __all__ = [
     "current_job",
     "current_lease",
     "distributed_lock",
+    "fenced",
     "idempotent",
     "invalidate_tags",
     "lock",

@@ -5,8 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import assert_type
 
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+
 import resilient
-from resilient import distributed_lock, lock
+from resilient import AsyncFenced, Fenced, distributed_lock, fenced, lock
 from resilient.policies.distributed_lock import AsyncLease, Lock, LockInfo, LockLease
 
 
@@ -67,3 +70,12 @@ def function(n: int) -> str:
 assert_type(distributed_lock.of(function).at(1), Lock)
 assert_type(distributed_lock.of(function).key(1), str)
 distributed_lock.of(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def fenced_writes(client: Redis, aclient: AsyncRedis) -> None:
+    """The form of a fenced key is that of its client."""
+    with lock("k") as lease:
+        lease.bind(object())
+        assert_type(fenced(client, "state", lease), Fenced)
+        assert_type(fenced(aclient, "state", lease), AsyncFenced)
+        fenced(client, "state")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
