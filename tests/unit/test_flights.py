@@ -18,8 +18,19 @@ from typing import Any
 
 import pytest
 
-from resilient.engine import flights as module
-from resilient.engine.flights import Flight, Flights, ashare, share
+from resilient.engine.flights import (
+    Errand,
+    Flight,
+    Flights,
+    Late,
+    Limits,
+    Returned,
+    alaunch,
+    ashare,
+    launch,
+    share,
+)
+from resilient.engine.flights import sharing as module
 from resilient.engine.plan import Body
 from tests.support.modes import Mode
 
@@ -38,10 +49,15 @@ async def body(flight: Flight | None = None) -> Any:
     return await Body()
 
 
+def errand(function: Callable[[], Any], key: str = "k") -> Errand[Any]:
+    """What calls a function."""
+    return Errand(key, (), body, body, lambda _: function())
+
+
 def shared(mode: Mode, flights: Flights, key: str, function: Callable[[], Any]) -> Any:
     """A call of `function` in single flight: its result, and whether it was this caller's own."""
     run = ashare if mode.is_async else share
-    return run(flights, key, (), body, body, lambda _: function())
+    return run(flights, errand(function, key))
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> None:
@@ -143,7 +159,7 @@ def test_exceptions_leave_no_cycles(mode: Mode, flights: Flights) -> None:
 
     def in_thread() -> None:
         with suppress(Failure):
-            share(flights, "k", (), body, body, lambda _: fails_late())
+            share(flights, Errand("k", (), body, body, lambda _: fails_late()))
 
     async def in_task() -> None:
         async def compute() -> None:
@@ -151,7 +167,7 @@ def test_exceptions_leave_no_cycles(mode: Mode, flights: Flights) -> None:
             fails()
 
         with suppress(Failure):
-            await ashare(flights, "k", (), body, body, lambda _: compute())
+            await ashare(flights, errand(compute))
 
     async def tasks() -> None:
         await asyncio.gather(*[in_task() for _ in range(3)])
@@ -203,13 +219,13 @@ def test_a_task_started_inside_may_outlive_the_flight(flights: Flights) -> None:
             return await asyncio.gather(*[call() for _ in range(5)])
 
         def call() -> Any:
-            return ashare(flights, "k", (), body, body, lambda _: compute())
+            return ashare(flights, errand(compute))
 
         async def first() -> int:
             tasks.append(asyncio.create_task(later()))
             return 0
 
-        await ashare(flights, "k", (), body, body, lambda _: first())
+        await ashare(flights, Errand("k", (), body, body, lambda _: first()))
         assert [value for value, _ in await tasks[0]] == [1] * 5
 
     asyncio.run(main())
@@ -268,7 +284,7 @@ def test_called_off(mode: Mode, flights: Flights) -> None:
         def called(_: Any, after: Callable[[], None] = after) -> Any:
             return function(after)
 
-        result = mode.call(run, flights, "k", ("tag",), plan, body, called)
+        result = mode.call(run, flights, Errand("k", ("tag",), plan, body, called))
         assert result == ("value", True)
         assert stale.pop() is expected
         assert joinable == [not expected]
@@ -291,7 +307,7 @@ def test_interrupted_thread(flights: Flights) -> None:
 
     def call() -> Any:
         try:
-            return share(flights, "k", (), body, body, lambda _: compute())[0]
+            return share(flights, errand(compute))[0]
         except KeyboardInterrupt:
             return "interrupted"
 
@@ -326,7 +342,7 @@ def test_cancelled_callers(flights: Flights, who: str) -> None:
 
         async def call() -> Any:
             plan = partial(counted, started, ended, 0.1)
-            return await ashare(flights, "k", (), body, body, lambda _: plan())
+            return await ashare(flights, errand(plan))
 
         tasks = [asyncio.create_task(call()) for _ in range(20)]
         await asyncio.sleep(0.02)
@@ -359,7 +375,7 @@ def test_cancelled_with_its_last_caller(flights: Flights) -> None:
 
         async def call() -> Any:
             plan = partial(counted, started, ended, 30)
-            return await ashare(flights, "k", (), body, body, lambda _: plan())
+            return await ashare(flights, errand(plan))
 
         tasks = [asyncio.create_task(call()) for _ in range(5)]
         await asyncio.sleep(0.02)
@@ -372,7 +388,7 @@ def test_cancelled_with_its_last_caller(flights: Flights) -> None:
 
         # And who comes next starts anew.
         plan = partial(counted, started, ended, 0)
-        value, _ = await ashare(flights, "k", (), body, body, lambda _: plan())
+        value, _ = await ashare(flights, errand(plan))
         assert value == "value"
 
     asyncio.run(main())
@@ -386,7 +402,7 @@ def test_timeout_of_the_only_caller(flights: Flights) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
                 plan = partial(counted, [], ended, 30)
-                await ashare(flights, "k", (), body, body, lambda _: plan())
+                await ashare(flights, errand(plan))
         assert ended == ["cancelled"]
 
     asyncio.run(main())
@@ -404,7 +420,7 @@ def test_cancellation_inside_the_function(flights: Flights) -> None:
             raise asyncio.CancelledError
 
         async def call() -> Any:
-            return await ashare(flights, "k", (), body, body, lambda _: compute())
+            return await ashare(flights, errand(compute))
 
         results = await asyncio.gather(*[call() for _ in range(3)], return_exceptions=True)
         assert {type(result) for result in results} == {asyncio.CancelledError}
@@ -423,7 +439,10 @@ def test_context_of_the_caller(flights: Flights) -> None:
         async def compute() -> str:
             return variable.get()
 
-        assert await ashare(flights, "k", (), body, body, lambda _: compute()) == ("mine", True)
+        assert await ashare(flights, errand(compute)) == (
+            "mine",
+            True,
+        )
 
     asyncio.run(main())
 
@@ -446,12 +465,12 @@ def test_threads_and_loops_share_one_flight(flights: Flights) -> None:
         return "other"
 
     async def many() -> list[Any]:
-        calls = [ashare(flights, "k", (), body, body, lambda _: compute()) for _ in range(5)]
+        calls = [ashare(flights, errand(compute)) for _ in range(5)]
         return [value for value, _ in await asyncio.gather(*calls)]
 
     def one() -> list[Any]:
         within(5, lambda: bool(ran))
-        return [share(flights, "k", (), body, body, lambda _: never())[0]]
+        return [share(flights, Errand("k", (), body, body, lambda _: never()))[0]]
 
     with ThreadPoolExecutor(13) as pool:
         loops = [pool.submit(asyncio.run, many()) for _ in range(3)]
@@ -470,12 +489,12 @@ def test_a_closed_loop_strands_nobody(flights: Flights, monkeypatch: pytest.Monk
         await asyncio.Event().wait()
 
     async def lead() -> None:
-        await ashare(flights, "k", (), body, body, lambda _: endless())
+        await ashare(flights, Errand("k", (), body, body, lambda _: endless()))
 
     leading = loop.create_task(lead())
     loop.run_until_complete(asyncio.sleep(0.01))
     with ThreadPoolExecutor(2) as pool:
-        waiting = pool.submit(share, flights, "k", (), body, body, lambda _: "own")
+        waiting = pool.submit(share, flights, errand(lambda: "own"))
         within(5, lambda: riders(flights) == 2)
         [flying] = flights._tasks
         loop.close()
@@ -494,9 +513,9 @@ def test_blocking_call_in_the_loop_of_a_flight(flights: Flights) -> None:
             await asyncio.sleep(0.05)
             return "task"
 
-        leading = asyncio.create_task(ashare(flights, "k", (), body, body, lambda _: compute()))
+        leading = asyncio.create_task(ashare(flights, errand(compute)))
         await asyncio.sleep(0.01)
-        assert share(flights, "k", (), body, body, lambda _: "own") == ("own", True)
+        assert share(flights, Errand("k", (), body, body, lambda _: "own")) == ("own", True)
         assert await leading == ("task", True)
 
     asyncio.run(main())
@@ -508,11 +527,11 @@ def test_fork(flights: Flights) -> None:
     """A child does not wait for a flight of its parent's."""
     leave = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        leading = pool.submit(share, flights, "k", (), body, body, lambda _: leave.wait(10))
+        leading = pool.submit(share, flights, errand(lambda: leave.wait(10)))
         within(5, lambda: len(flights) == 1)
         child = os.fork()
         if child == 0:
-            value, _ = share(flights, "k", (), body, body, lambda _: "child")
+            value, _ = share(flights, Errand("k", (), body, body, lambda _: "child"))
             os._exit(0 if value == "child" else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         leave.set()
@@ -528,8 +547,103 @@ def test_many_threads_and_keys(flights: Flights) -> None:
 
     def call(number: int) -> bool:
         key = str(number % 7)
-        value: str = share(flights, key, (), body, body, lambda _: compute(key))[0]
+        value: str = share(flights, Errand(key, (), body, body, lambda _: compute(key)))[0]
         return value == key
 
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(call, range(3000)))
+
+
+# --- callers in a hurry, and nobody
+
+
+def in_a_hurry(
+    mode: Mode, flights: Flights, function: Callable[[], Any], limits: Limits, fallback: Any = None
+) -> Any:
+    """A call that waits for so long only; its flight knows of a fallback."""
+
+    async def plan(flight: Flight) -> Any:
+        flight.fallback = None if fallback is None else Returned(fallback)
+        return await Body()
+
+    run = ashare if mode.is_async else share
+    return run(flights, Errand("k", (), plan, body, lambda _: function()), limits)
+
+
+def test_a_flight_in_time(mode: Mode, flights: Flights) -> None:
+    """Limits change nothing for who is served within them; exceptions arrive as well."""
+
+    async def compute() -> str:
+        return "value"
+
+    async def fail() -> str:
+        raise LookupError("nobody")
+
+    for limits in (Limits(5, None), Limits(None, 5), Limits(5, 10)):
+        call = partial(in_a_hurry, mode, flights, mode.function(compute), limits, "old")
+        assert mode.call(call) == ("value", True)
+    with pytest.raises(LookupError, match="nobody"):
+        mode.call(in_a_hurry, mode, flights, mode.function(fail), Limits(5, 10))
+
+
+def test_a_fallback_after_the_soft_limit(mode: Mode, flights: Flights) -> None:
+    """Who waits longer than the soft limit gets the fallback; the flight goes on to its end."""
+    ended = []
+
+    async def compute() -> str:
+        await mode.sleep(0.2)
+        ended.append(1)
+        return "value"
+
+    function = mode.function(compute)
+    call = partial(in_a_hurry, mode, flights, function, Limits(0.02, 30), "old")
+    assert mode.together(*[call] * 5) == [("old", False)] * 5
+    assert ended == []
+    assert mode.call(shared, mode, flights, "k", function) == ("value", False)
+    assert ended == [1]
+
+
+def test_the_hard_limit(mode: Mode, flights: Flights) -> None:
+    """Without a fallback who waits is late at the hard limit; a task is cancelled with its last."""
+    ended = []
+
+    async def compute() -> str:
+        await mode.sleep(0.3)
+        ended.append(1)
+        return "value"
+
+    call = partial(in_a_hurry, mode, flights, mode.function(compute), Limits(0.01, 0.05))
+    late = mode.together(*[call] * 3, return_exceptions=True)
+    assert [type(each) for each in late] == [Late] * 3
+    within(5, lambda: len(flights) == 0)
+    assert ended == ([] if mode.is_async else [1])
+
+
+def test_nobody_waits_for_a_launched_flight(mode: Mode, flights: Flights) -> None:
+    """It flies once, whoever launches it again; who comes meanwhile rides along."""
+    ran = []
+
+    async def compute() -> str:
+        ran.append(1)
+        await mode.sleep(0.1)
+        return "value"
+
+    function = mode.function(compute)
+    one = errand(function)
+    for _ in range(3):
+        mode.call(alaunch if mode.is_async else launch, flights, one)
+    assert mode.call(shared, mode, flights, "k", function) == ("value", False)
+    assert ran == [1]
+
+
+def test_a_launched_flight_that_fails(mode: Mode, flights: Flights) -> None:
+    """Its exception is nobody's: the next one flies again."""
+
+    async def fail() -> str:
+        raise LookupError("nobody")
+
+    function = mode.function(fail)
+    one = errand(function)
+    mode.call(alaunch if mode.is_async else launch, flights, one)
+    mode.call(mode.function(mode.sleep), 0.05)
+    within(5, lambda: len(flights) == 0)

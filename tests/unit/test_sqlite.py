@@ -534,7 +534,7 @@ def test_aclose(backend: SqliteBackend, path: Path) -> None:
 
 def test_idle_threads_end(backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads without work end by themselves, and come again with work."""
-    monkeypatch.setattr("resilient.backends.sqlite.crew.LINGER", 0.05)
+    monkeypatch.setattr("resilient.engine.crew.LINGER", 0.05)
     before = threads()
     assert backend.locks is not None
     acquire_once = partial(backend.locks.acquire, ttl=30, owner="ann")

@@ -11,11 +11,11 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, NamedTuple
 
-from resilient.backends.sqlite.crew import Crew
 from resilient.backends.sqlite.database import Database, roll_back
 from resilient.backends.sqlite.signals import SqliteSignals
 from resilient.backends.sqlite.transaction import Signal, SqliteTransaction
 from resilient.backends.sqlite.trouble import translated
+from resilient.engine.crew import Crew
 from resilient.engine.drivers.aio import Reply
 from resilient.engine.forks import forget_in_child
 from resilient.engine.transactional import Transaction

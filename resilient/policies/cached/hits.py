@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilient import config
 from resilient.engine import clock
-from resilient.engine.flights import ashare, share
+from resilient.engine.flights import Errand, ashare, share
 from resilient.engine.local_store import LocalStore
 from resilient.engine.signatures import compile_with_signature, forwarding
 from resilient.engine.templates import Field, parse_template
@@ -147,11 +147,13 @@ def _fly(settings: Settings, near: Near, call: Call, function: Callable[[Any], A
     """A miss in this process: compute or fetch the value, or wait for who does."""
     value, ours = share(
         near.nearby.flights,
-        call.key,
-        call.tags,
-        partial(loaded, settings, near, call),
-        partial(computed, near),
-        function,
+        Errand(
+            call.key,
+            call.tags,
+            partial(loaded, settings, near, call),
+            partial(computed, near),
+            function,
+        ),
     )
     return value if ours else _shared(near, value)
 
@@ -159,11 +161,13 @@ def _fly(settings: Settings, near: Near, call: Call, function: Callable[[Any], A
 async def _afly(settings: Settings, near: Near, call: Call, function: Callable[[Any], Any]) -> Any:
     value, ours = await ashare(
         near.nearby.flights,
-        call.key,
-        call.tags,
-        partial(loaded, settings, near, call),
-        partial(computed, near),
-        function,
+        Errand(
+            call.key,
+            call.tags,
+            partial(loaded, settings, near, call),
+            partial(computed, near),
+            function,
+        ),
     )
     return value if ours else _shared(near, value)
 

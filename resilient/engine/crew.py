@@ -1,4 +1,4 @@
-"""A few daemon threads that do an event loop's blocking work."""
+"""A few daemon threads that do what no caller shall wait for, or what would block an event loop."""
 
 from __future__ import annotations
 

@@ -1,0 +1,178 @@
+"""One flight: its riders, and what came of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from resilient.engine.flights.table import Flights
+
+__all__ = [
+    "Flight",
+    "Outcome",
+    "Raised",
+    "Returned",
+    "Rider",
+    "TaskRider",
+    "ThreadRider",
+    "flown",
+    "is_nested",
+    "running_loop",
+]
+
+T = TypeVar("T")
+
+flown: ContextVar[tuple[Flight, ...]] = ContextVar("resilient.flights", default=())
+"""The flights within which this code runs, innermost last."""
+
+
+class Flight:
+    """One computation, and who waits for it.
+
+    Attributes:
+        key: What is computed.
+        tags: What it can be told to be stale by, besides its key.
+        stale: Whether it was, since it began: its result is true for its riders, who came before,
+            but not to be kept.
+        is_nested: Whether another flight waits for it.
+        loop: The event loop in which a task flies it.
+        fallback: What its riders may have instead of waiting long, once the flight knows of it.
+    """
+
+    __slots__ = (
+        "_outcome",
+        "_pinned",
+        "_riders",
+        "_table",
+        "_task",
+        "fallback",
+        "is_nested",
+        "key",
+        "landed",
+        "loop",
+        "stale",
+        "tags",
+    )
+
+    def __init__(self, table: Flights, key: str, tags: Iterable[str], *, is_nested: bool) -> None:
+        self.key = key
+        self.tags = frozenset(tags)
+        self.is_nested = is_nested
+        self.stale = False
+        self.landed = False
+        self.fallback: Returned[Any] | None = None
+        self._table = table
+        self._pinned = False
+        self._riders: list[Rider] = []
+        self._outcome: Outcome = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def pin(self) -> None:
+        """Let it end by itself, whoever still wants it."""
+        self._pinned = True
+
+    def is_stale(self) -> bool:
+        """Whether its result must not be kept."""
+        return self.stale
+
+
+class Rider(Protocol):
+    """Whoever waits for a flight."""
+
+    def wake(self) -> None:
+        """Tell it, from any thread, that the flight has landed."""
+        ...
+
+
+class Returned(Generic[T]):
+    """The result of a flight."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+
+class Raised:
+    """The exception in which a flight ended, and where it was raised."""
+
+    __slots__ = ("error", "traceback")
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.traceback: TracebackType | None = error.__traceback__
+
+
+Outcome: TypeAlias = Returned[Any] | Raised | None
+"""`None`: it came to nothing."""
+
+
+class ThreadRider:
+    """A thread that waits."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def wake(self) -> None:
+        """The flight has landed."""
+        self._event.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Block until it has; false if it has not within so many seconds."""
+        return self._event.wait(seconds)
+
+
+class TaskRider:
+    """A task that waits."""
+
+    __slots__ = ("_landed", "loop")
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self.loop = asyncio.get_running_loop()
+        self._landed: asyncio.Future[None] = self.loop.create_future()
+
+    def wake(self) -> None:
+        """The flight has landed."""
+        if running_loop() is self.loop:
+            self._set()
+        elif not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._set)
+
+    def _set(self) -> None:
+        if not self._landed.done():
+            self._landed.set_result(None)
+
+    async def wait(self, seconds: float | None) -> bool:
+        """Wait until it has; false if it has not within so many seconds."""
+        if seconds is None:
+            await self._landed
+            return True
+        import asyncio
+
+        done, _ = await asyncio.wait({self._landed}, timeout=seconds)
+        return bool(done)
+
+
+def is_nested() -> bool:
+    """Whether others wait for what the caller computes."""
+    return any(not flight.landed for flight in flown.get())
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop of this thread, if one runs."""
+    import sys
+
+    # Where nobody has imported asyncio, no loop runs.
+    asyncio = sys.modules.get("asyncio")
+    return None if asyncio is None else asyncio._get_running_loop()

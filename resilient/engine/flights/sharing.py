@@ -1,0 +1,294 @@
+"""How callers share a flight: threads and tasks; and flights in the background, for nobody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from resilient.engine.drivers.sync import drive
+from resilient.engine.flights.flight import (
+    Flight,
+    Outcome,
+    Raised,
+    Returned,
+    Rider,
+    TaskRider,
+    ThreadRider,
+    flown,
+    is_nested,
+    running_loop,
+)
+from resilient.engine.flights.table import Flights
+from resilient.engine.plan import Plan
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["NO_LIMITS", "Errand", "Late", "Limits", "alaunch", "ashare", "launch", "share"]
+
+T = TypeVar("T")
+
+PATIENCE = 30.0
+"""Seconds for which a caller that is itself being waited for waits for others: two computations
+may each want the other's result. After that it computes for itself."""
+LOOK = 1.0
+"""Seconds after which riders from elsewhere look whether the flight's event loop is still there."""
+
+
+class Errand(Generic[T]):
+    """What is wanted, and what makes it.
+
+    Args:
+        key: What is wanted.
+        tags: What it can be told to be stale by, besides its key.
+        plan: What makes it.
+        alone: What makes it for one caller only, where waiting would never end.
+        function: What the plans' `Body` calls.
+    """
+
+    __slots__ = ("alone", "function", "key", "plan", "tags")
+
+    def __init__(
+        self,
+        key: str,
+        tags: Iterable[str],
+        plan: Callable[[Flight], Plan[T]],
+        alone: Callable[[], Plan[T]],
+        function: Callable[[Any], Any],
+    ) -> None:
+        self.key = key
+        self.tags = tags
+        self.plan = plan
+        self.alone = alone
+        self.function = function
+
+
+class Limits(NamedTuple):
+    """How long a caller waits for a flight, in seconds; `None`: without limit.
+
+    Attributes:
+        soft: After that it takes the flight's fallback, if there is one.
+        hard: After that it gives up.
+    """
+
+    soft: float | None = None
+    hard: float | None = None
+
+
+NO_LIMITS = Limits()
+
+
+class Late(Exception):
+    """A flight took longer than its rider was willing to wait."""
+
+
+def share(flights: Flights, errand: Errand[T], limits: Limits = NO_LIMITS) -> tuple[T, bool]:
+    """Run a plan, or wait for the thread or task that runs it: the result, and whether it is ours.
+
+    With limits it runs in a thread of the crew's, where it goes on for those who come later.
+
+    Raises:
+        Late: It took longer than the hard limit.
+    """
+    while True:
+        rider = ThreadRider()
+        flight, leads = flights.board(errand.key, errand.tags, rider, running_loop())
+        if flight is None:
+            return drive(errand.alone(), errand.function), True
+        if leads and limits == NO_LIMITS:
+            return _lead(flights, flight, rider, errand), True
+        if leads:
+            _enlist(flights, flight, errand)
+        patience = _Patience(flights, flight, limits)
+        while not rider.wait(patience.next()):
+            if patience.is_over():
+                flights.left(flight, rider)
+                if patience.alone:
+                    return drive(errand.alone(), errand.function), True
+                return patience.otherwise(), False
+        outcome = flights.taken(flight, rider)
+        if outcome is not None:
+            return outcome.value, leads
+
+
+def launch(flights: Flights, errand: Errand[Any]) -> None:
+    """Have a thread of the crew's fly, unless somebody flies already; nobody waits for it."""
+    flight = flights.launch(errand.key, errand.tags)
+    if flight is not None:
+        _enlist(flights, flight, errand)
+
+
+async def ashare(flights: Flights, errand: Errand[T], limits: Limits = NO_LIMITS) -> tuple[T, bool]:
+    """The same for a task; with limits or without, another task flies."""
+    import asyncio
+
+    from resilient.engine.drivers.aio import adrive
+
+    while True:
+        rider = TaskRider()
+        flight, leads = flights.board(errand.key, errand.tags, rider, None)
+        if flight is None:
+            return await adrive(errand.alone(), errand.function), True
+        patience = _Patience(flights, flight, limits)
+        try:
+            if leads:
+                _start(flights, flight, errand)
+            endless = flight.loop is rider.loop and patience.is_endless
+            landed = await rider.wait(None if endless else patience.next())
+            while not landed and not patience.is_over():
+                landed = await rider.wait(patience.next())
+        except BaseException:
+            await _ended(flights.left(flight, rider))
+            raise
+        if not landed:
+            task = flights.left(flight, rider)
+            if patience.alone:
+                return await adrive(errand.alone(), errand.function), True
+            await _ended(task)
+            return patience.otherwise(), False
+        outcome = flights.taken(flight, rider)
+        if outcome is not None:
+            return outcome.value, leads
+        if leads:
+            raise asyncio.CancelledError  # as the bare function would have raised it
+
+
+async def alaunch(flights: Flights, errand: Errand[Any]) -> None:
+    """Have a task fly, unless somebody flies already; nobody waits for it."""
+    flight = flights.launch(errand.key, errand.tags)
+    if flight is not None:
+        _start(flights, flight, errand)
+
+
+class _Patience:
+    """How long one rider goes on waiting.
+
+    Attributes:
+        alone: Whether, now that it is over, the rider does it for itself.
+    """
+
+    def __init__(self, flights: Flights, flight: Flight, limits: Limits) -> None:
+        self._flights = flights
+        self._flight = flight
+        self._limits = limits
+        self._nested = is_nested()
+        self._began = time.monotonic()
+        self.alone = False
+
+    @property
+    def is_endless(self) -> bool:
+        return not self._nested and self._limits == NO_LIMITS
+
+    def next(self) -> float:
+        """Seconds after which to look at how things are."""
+        passed = time.monotonic() - self._began
+        soft, hard = self._limits
+        moments = [LOOK]
+        if soft is not None:
+            # Past it, the flight may yet learn of a fallback.
+            moments.append(soft - passed if passed < soft else soft)
+        if hard is not None:
+            moments.append(hard - passed)
+        return max(min(moments), 0.0)
+
+    def is_over(self) -> bool:
+        """Whether to wait no longer."""
+        if self._flights.is_lost(self._flight):
+            self._flights.land(self._flight, None)
+            return False
+        passed = time.monotonic() - self._began
+        soft, hard = self._limits
+        if soft is not None and passed >= soft and self._flight.fallback is not None:
+            self._flight.pin()  # it goes on for those who come later
+            return True
+        if hard is not None and passed >= hard:
+            return True
+        self.alone = self._nested and passed > PATIENCE
+        return self.alone
+
+    def otherwise(self) -> Any:
+        """What the rider has instead of the result."""
+        soft, fallback = self._limits.soft, self._flight.fallback
+        if soft is None or fallback is None:
+            raise Late
+        return fallback.value
+
+
+# --- flying ------------------------------------------------------------------------------------
+
+
+def _lead(flights: Flights, flight: Flight, rider: Rider, errand: Errand[T]) -> T:
+    """Fly in this thread."""
+    outcome: Outcome = None
+    outer = flown.set((*flown.get(), flight))
+    try:
+        flight._riders.remove(rider)
+        value = drive(errand.plan(flight), errand.function)
+        outcome = Returned(value)
+        return value
+    except Exception as error:
+        outcome = Raised(error)
+        raise
+    finally:
+        flown.reset(outer)
+        flights.land(flight, outcome)
+        del outcome  # or this frame and its traceback hold one another
+
+
+def _enlist(flights: Flights, flight: Flight, errand: Errand[Any]) -> None:
+    """Fly in a thread of the crew's, in a copy of the caller's context."""
+
+    def fly() -> None:
+        outcome: Outcome = None
+        try:
+            outcome = Returned(drive(errand.plan(flight), errand.function))
+        except Exception as error:
+            outcome = Raised(error)
+        finally:
+            flights.land(flight, outcome)
+
+    context = copy_context()
+    context.run(flown.set, (*flown.get(), flight))
+    flights.crew.submit(partial(context.run, fly))
+
+
+def _start(flights: Flights, flight: Flight, errand: Errand[Any]) -> None:
+    """Fly in a task of its own, in the running loop and a copy of the caller's context."""
+    import asyncio
+
+    from resilient.engine.drivers.aio import adrive
+
+    async def fly() -> None:
+        try:
+            value = await adrive(errand.plan(flight), errand.function)
+        except Exception as error:
+            flights.land(flight, Raised(error))
+        else:
+            flights.land(flight, Returned(value))
+
+    context = copy_context()
+    context.run(flown.set, (*flown.get(), flight))
+    loop = flight.loop = asyncio.get_running_loop()
+    try:
+        task = loop.create_task(fly(), context=context)
+    except BaseException:
+        flights.land(flight, None)
+        raise
+    flights.keep(flight, task)
+
+
+async def _ended(task: asyncio.Task[None] | None) -> None:
+    """Cancel a computation that nobody wants any more, and wait until it has cleaned up."""
+    import asyncio
+
+    if task is None:
+        return
+    loop = task.get_loop()
+    if loop is asyncio.get_running_loop():
+        task.cancel()
+        await asyncio.wait({task})
+    elif not loop.is_closed():
+        loop.call_soon_threadsafe(task.cancel)

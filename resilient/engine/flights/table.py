@@ -1,0 +1,162 @@
+"""The flights of one backend: who flies, who has boarded, and what is called off."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from resilient.engine.crew import Crew
+from resilient.engine.flights.flight import (
+    Flight,
+    Outcome,
+    Raised,
+    Returned,
+    Rider,
+    ThreadRider,
+    flown,
+)
+from resilient.engine.forks import forget_in_child
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Flights"]
+
+CREW = 32
+"""Threads at most for what blocking callers leave to the background; further flights queue."""
+
+
+class Flights:
+    """The flights of one backend in this process. Thread-safe.
+
+    Attributes:
+        crew: The threads that fly for blocking callers who do not wait to the end.
+    """
+
+    def __init__(self) -> None:
+        self.crew = Crew("resilient-flights", CREW)
+        self._forget()
+        forget_in_child(self._forget)
+
+    def _forget(self) -> None:
+        # Reentrant: the garbage collector may close a generator, or end a task, in here.
+        self._lock = threading.RLock()
+        self._flying: dict[str, Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # a loop refers to its tasks weakly
+        self.crew.forget()
+
+    def __len__(self) -> int:
+        return len(self._flying)
+
+    def call_off(self, key: str) -> None:
+        """Whatever computes this key is stale: its result is not kept, and nobody joins it."""
+        with self._lock:
+            flight = self._flying.pop(key, None)
+            if flight is not None:
+                flight.stale = True
+
+    def call_off_tag(self, tag: str) -> None:
+        """The same for every flight with this tag."""
+        with self._lock:
+            for flight in list(self._flying.values()):
+                if tag in flight.tags:
+                    self.call_off(flight.key)
+
+    def call_off_all(self) -> None:
+        """The same for every flight."""
+        with self._lock:
+            for key in list(self._flying):
+                self.call_off(key)
+
+    # --- used by `share` and `ashare`
+
+    def board(
+        self, key: str, tags: Iterable[str], rider: Rider, here: object
+    ) -> tuple[Flight | None, bool]:
+        """The flight of a key, and whether the rider has to fly it.
+
+        No flight at all: it would wait for itself, because this code runs inside of it, or blocks
+        the very loop `here` on which it flies.
+        """
+        outer = [flight for flight in flown.get() if not flight.landed]
+        if any(flight.key == key and flight._table is self for flight in outer):
+            return None, False
+        with self._lock:
+            flight = self._flying.get(key)
+            leads = flight is None
+            if flight is None:
+                flight = self._flying[key] = Flight(self, key, tags, is_nested=bool(outer))
+            elif here is not None and flight.loop is here and isinstance(rider, ThreadRider):
+                return None, False
+            flight._riders.append(rider)
+        return flight, leads
+
+    def launch(self, key: str, tags: Iterable[str]) -> Flight | None:
+        """A flight that nobody waits for, to be flown now; `None` if the key has one already."""
+        if any(each.key == key and each._table is self for each in flown.get() if not each.landed):
+            return None
+        with self._lock:
+            if key in self._flying:
+                return None
+            flight = self._flying[key] = Flight(self, key, tags, is_nested=False)
+            flight.pin()
+        return flight
+
+    def land(self, flight: Flight, outcome: Outcome) -> None:
+        """The flight is over: nobody can join it any more, and its riders are told."""
+        with self._lock:
+            if flight.landed:
+                return
+            flight.landed = True
+            self._remove(flight)
+            riders = list(flight._riders)
+            if riders:
+                flight._outcome = outcome
+        for rider in riders:
+            rider.wake()
+
+    def taken(self, flight: Flight, rider: Rider) -> Returned[Any] | None:
+        """What came of it, for one rider; `None` if nothing did. Raises what it raised."""
+        with self._lock:
+            outcome = flight._outcome
+            flight._riders.remove(rider)
+            if not flight._riders:
+                flight._outcome = None
+        if not isinstance(outcome, Raised):
+            return outcome
+        error, traceback = outcome.error, outcome.traceback
+        try:
+            # All riders raise the one exception: each from where it was raised first, or else its
+            # traceback would grow by the frames of every rider.
+            raise error.with_traceback(traceback)
+        finally:
+            del error, traceback, outcome  # or this frame and the traceback hold one another
+
+    def left(self, flight: Flight, rider: Rider) -> asyncio.Task[None] | None:
+        """A rider waits no longer; the task to cancel, if it was the last one to want it."""
+        with self._lock:
+            flight._riders.remove(rider)
+            if flight._riders or flight.landed or flight._pinned or flight._task is None:
+                return None  # a thread cannot be stopped: whoever comes next rides along
+            self._remove(flight)  # nobody shall join what is about to be cancelled
+            return flight._task
+
+    def keep(self, flight: Flight, task: asyncio.Task[None]) -> None:
+        """A task flies it from now on."""
+        flight._task = task
+        self._tasks.add(task)
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self.land(flight, None)  # unless it has; it may be cancelled before it began
+
+        task.add_done_callback(over)
+
+    def _remove(self, flight: Flight) -> None:
+        if self._flying.get(flight.key) is flight:
+            del self._flying[flight.key]
+
+    def is_lost(self, flight: Flight) -> bool:
+        """Whether it will never land by itself: its loop was closed under it."""
+        return not flight.landed and flight.loop is not None and flight.loop.is_closed()
