@@ -11,11 +11,12 @@ The drift allowance is Redlock's: https://redis.io/docs/latest/develop/use/patte
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from resilient import events
 from resilient.engine import clock
+from resilient.engine.budget import within
 from resilient.engine.forks import forget_in_child
 from resilient.engine.plan import NOW, Plan, Together
 from resilient.errors import LeaseLost
@@ -168,6 +169,10 @@ class Lease:
             self.due = min(clock.now() + self.ttl * RETRY_AFTER, self.deadline)
 
 
+async def _renewed(leases: Sequence[Lease]) -> list[Any]:
+    return await Together([lease.renew(lease.ttl) for lease in leases])
+
+
 class Heartbeat:
     """Renews every lease held on one backend; its thread starts with the first lease."""
 
@@ -187,7 +192,10 @@ class Heartbeat:
         began = await NOW
         due = [lease for lease in list(self.leases.values()) if lease.due <= began]
         alive = [lease for lease in due if lease.deadline > began]
-        answers = await Together([lease.renew(lease.ttl) for lease in alive])
+        # A server that does not answer must not keep us from telling of the first loss in time.
+        deadlines = [lease.deadline for lease in list(self.leases.values())]
+        patience = min([each - began for each in deadlines if each > began], default=0.0)
+        answers = await within(patience, _renewed(alive))
         for lease, answer in zip(alive, answers, strict=True):
             if id(lease) in self.leases:
                 lease.settle(answer, began)
