@@ -169,9 +169,9 @@ def test_transitions_are_announced(run: Run, backend: RedisBackend) -> None:
     view = run(backend.require("circuits").force("a|b:1", CircuitState.OPEN))
 
     assert soon(lambda: heard)
-    key, state, generation, reopens_in, reason = parse_announcement(str(heard[0]))
-    assert (key, state, generation) == ("a|b:1", CircuitState.OPEN, view.generation)
-    assert (reopens_in, reason) == (60.0, view.reason)
+    key, told = parse_announcement(str(heard[0]))
+    assert (key, told.state, told.generation) == ("a|b:1", CircuitState.OPEN, view.generation)
+    assert (told.reopens_in, told.reason) == (60.0, view.reason)
 
 
 def test_a_faulty_listener_harms_nobody(run: Run, backend: RedisBackend) -> None:

@@ -26,7 +26,7 @@ __all__ = ["RedisCheckpoints"]
 _RUNNING = ("start", "renew", "finish", "stop", "runner")
 _SAVING = ("save", "step", "load", "list", "trim", "delete")
 SCRIPTS = {
-    name: Script(f"checkpoints/{name}", shared="checkpoints/job") for name in _RUNNING + _SAVING
+    name: Script(f"checkpoints/{name}", shared=("checkpoints/job",)) for name in _RUNNING + _SAVING
 }
 
 MEMORY_LIVES = 7 * 86_400_000

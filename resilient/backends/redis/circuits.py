@@ -1,34 +1,42 @@
 """Circuit breakers on Redis.
 
-A circuit is one hash that holds its window as a string of outcomes; the probes of a half-open round
-lie beside it, by the moment when their permits lapse. The state machine is `lua/circuits`.
+A circuit is one hash that holds its window as a string of outcomes, or of buckets; the probes of a
+half-open round lie beside it, by the moment when their permits lapse. The state machine is
+`lua/circuits`; the rules go with each operation.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
-from resilient.backends.redis.commands import Plain, Script, milliseconds, text
+from resilient.backends.redis.commands import Plain, Script, text
 from resilient.backends.redis.keys import Keys
 from resilient.engine.plan import Ask, Transport
 from resilient.protocols.circuits import (
     Admission,
     CircuitRules,
     CircuitState,
+    CircuitTransition,
     CircuitView,
     Verdict,
+    fingerprint,
 )
 
 __all__ = ["RedisCircuits"]
 
-VIEW, RECORD, ADMIT, REPORT, FORCE = (
-    Script(f"circuits/{name}", shared="circuits/machine")
-    for name in ("view", "record", "admit", "report", "force")
+VIEW, ADMIT, REPORT, FORCE, RESTORE, HISTORY = (
+    Script(f"circuits/{name}", shared=("circuits/machine",))
+    for name in ("view", "admit", "report", "force", "restore", "history")
 )
+RECORD = Script("circuits/record", shared=("circuits/machine", "circuits/windows"))
 
-OPEN_FOR_WITHOUT_RULES = 60_000
-"""Milliseconds for which a circuit stays open that was forced open without rules."""
+OPEN_FOR_WITHOUT_RULES = 60.0
+DURATIONS = frozenset({"open_for", "lease", "ttl", "seconds", "longest", "calm"})
+FOR_CALLERS = frozenset({"slow_over", "ramp", "ramp_start"})
+"""Rules that the callers apply: no script reads them."""
 
 
 class RedisCircuits:
@@ -41,94 +49,150 @@ class RedisCircuits:
 
     async def view(self, key: str) -> CircuitView:
         """The circuit now."""
-        return _view(await Ask(self._transport, VIEW(self._names(key))))
+        return _view(await self._ask(VIEW, key, None))
 
     async def record(
-        self, key: str, *, rules: CircuitRules, outcomes: str, generation: int | None = None
+        self,
+        key: str,
+        *,
+        rules: CircuitRules,
+        outcomes: str,
+        generation: int | None = None,
+        age: float = 0.0,
+        retry_after: float = 0.0,
+        node: str = "",
+        breached: bool = False,
     ) -> CircuitView:
         """Add outcomes to a closed circuit's window and judge it after each of them."""
-        call = RECORD(
-            self._names(key),
-            *self._common(key, rules.ttl),
+        answer = await self._ask(
+            RECORD,
+            key,
+            rules,
             outcomes,
             "" if generation is None else generation,
-            rules.window,
-            rules.min_calls,
-            _rate(rules),
-            "" if rules.consecutive is None else rules.consecutive,
-            _open_for(rules),
+            _microseconds(age),
+            _microseconds(retry_after),
+            fingerprint(rules),
+            node.replace(",", " ").replace(";", " "),
+            int(breached),
             repeatable=False,  # sent twice it would count twice
         )
-        return _view(await Ask(self._transport, call))
+        return _view(answer)
 
     async def admit(self, key: str, *, rules: CircuitRules, token: str) -> Admission:
         """Ask for one of the probe permits."""
-        call = ADMIT(
-            self._names(key),
-            *self._common(key, rules.ttl),
-            token,
-            rules.permits,
-            milliseconds(rules.lease, "lease"),
-            _rate(rules),
-            _open_for(rules),
-        )
-        verdict, retry_after, seen = await Ask(self._transport, call)
+        verdict, retry_after, seen = await self._ask(ADMIT, key, rules, token)
         return Admission(Verdict(text(verdict)), _view(seen), retry_after / 1e6)
 
     async def report(
-        self, key: str, *, rules: CircuitRules, token: str, generation: int, outcome: str
+        self,
+        key: str,
+        *,
+        rules: CircuitRules,
+        token: str,
+        generation: int,
+        outcome: str,
+        retry_after: float = 0.0,
     ) -> CircuitView:
         """Report a probe."""
-        call = REPORT(
-            self._names(key),
-            *self._common(key, rules.ttl),
-            token,
-            generation,
-            outcome,
-            rules.permits,
-            _rate(rules),
-            _open_for(rules),
+        return _view(
+            await self._ask(
+                REPORT, key, rules, token, generation, outcome, _microseconds(retry_after)
+            )
         )
-        return _view(await Ask(self._transport, call))
 
     async def force(
-        self, key: str, state: CircuitState, *, rules: CircuitRules | None = None
+        self,
+        key: str,
+        state: CircuitState,
+        *,
+        rules: CircuitRules | None = None,
+        lasts: float | None = None,
+        reason: str = "forced",
     ) -> CircuitView:
         """Put the circuit into a state by hand."""
-        ttl = self._max_ttl() if rules is None else rules.ttl
-        open_for = OPEN_FOR_WITHOUT_RULES if rules is None else _open_for(rules)
-        call = FORCE(self._names(key), *self._common(key, ttl), CircuitState(state), open_for)
-        return _view(await Ask(self._transport, call))
+        state = CircuitState(state)
+        if lasts is None and state is CircuitState.OPEN:
+            lasts = OPEN_FOR_WITHOUT_RULES if rules is None else rules.open_for
+        elif lasts is None and state.is_forced:
+            lasts = self._max_ttl()
+        has_end = state is CircuitState.OPEN or state.is_forced
+        ends = _microseconds(lasts) if has_end and lasts is not None else ""
+        return _view(await self._ask(FORCE, key, rules, state, reason, ends))
+
+    async def restore(self, key: str, *, rules: CircuitRules, view: CircuitView) -> CircuitView:
+        """Tell a store that has lost its data what this circuit was."""
+        left = _microseconds(view.reopens_in)
+        return _view(
+            await self._ask(RESTORE, key, rules, view.state, view.generation, left, view.opened)
+        )
+
+    async def history(self, key: str) -> list[CircuitTransition]:
+        """The latest transitions, the newest first."""
+        now, lines = await self._ask(HISTORY, key, None)
+        return [_transition(line, int(now)) for line in text(lines).splitlines()]
 
     async def delete(self, key: str) -> bool:
         """Forget the circuit."""
         return bool(await Ask(self._transport, Plain("DEL", *self._names(key))))
 
+    async def _ask(
+        self,
+        script: Script,
+        key: str,
+        rules: CircuitRules | None,
+        *words: str | int,
+        repeatable: bool = True,
+    ) -> Any:
+        written = _written(rules) if rules else f'{{"ttl":{_microseconds(self._max_ttl())}}}'
+        channel = self._keys.broadcast("circuits")
+        call = script(self._names(key), key, channel, written, *words, repeatable=repeatable)
+        return await Ask(self._transport, call)
+
     def _names(self, key: str) -> list[str]:
         return self._keys.names("circuit", key, "probes")
 
-    def _common(self, key: str, ttl: float) -> tuple[str, str, int]:
-        return key, self._keys.broadcast("circuits"), milliseconds(ttl, "ttl")
+
+@lru_cache(maxsize=1024)
+def _written(rules: CircuitRules) -> str:
+    """The rules as the scripts read them: what is not set is left out."""
+    told = {
+        name: _microseconds(value) if name in DURATIONS else value
+        for name, value in rules._asdict().items()
+        if value is not None and name not in FOR_CALLERS
+    }
+    return json.dumps(told, separators=(",", ":"))
 
 
-def _rate(rules: CircuitRules) -> float | str:
-    return "" if rules.failure_rate is None else rules.failure_rate
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1e6)
 
 
-def _open_for(rules: CircuitRules) -> int:
-    return milliseconds(rules.open_for, "open_for")
+def _transition(line: str, now: int) -> CircuitTransition:
+    moment, before, after, reason, generation = line.split("|")
+    age = (now - int(moment)) / 1e6
+    return CircuitTransition(
+        age, CircuitState(before), CircuitState(after), reason, int(generation)
+    )
 
 
 def _view(fields: list[Any]) -> CircuitView:
-    state, generation, reopens, calls, failures, consecutive, failed, succeeded, reason = fields
+    state, generation, left, calls, failures, consecutive, failed, succeeded, reason = fields[:9]
+    slow, stale, opened, age, breach, rules = fields[9:]
     return CircuitView(
         state=CircuitState(text(state)),
         generation=int(generation),
-        reopens_in=reopens / 1e6,
+        reopens_in=left / 1e6,
         calls=calls,
         failures=failures,
         consecutive=consecutive,
         last_failure=None if failed < 0 else failed / 1e6,
         last_success=None if succeeded < 0 else succeeded / 1e6,
         reason=text(reason),
+        slow=slow,
+        stale=stale,
+        opened=opened,
+        age=age / 1e6,
+        breach=text(breach),
+        fingerprint=text(rules),
     )

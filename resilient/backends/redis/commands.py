@@ -114,15 +114,13 @@ class Script:
 
     Args:
         name: The file, without its suffix.
-        shared: One more file in front of it.
+        shared: More files in front of it, in this order.
         text: What to run instead of the file.
     """
 
-    def __init__(self, name: str, *, shared: str | None = None, text: str | None = None) -> None:
+    def __init__(self, name: str, *, shared: Sequence[str] = (), text: str | None = None) -> None:
         self.name = name
-        if text is None:
-            text = _lua("prelude") + (_lua(shared) if shared else "") + _lua(name)
-        self.text = text
+        self.text = text or "".join(map(_lua, ("prelude", *shared, name)))
         # Not a matter of security: the server names scripts by their SHA-1.
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 

@@ -343,8 +343,7 @@ class KnownCircuits:
             self._must_reread = True
             self._nudge()
             return
-        key, state, generation, reopens_in, reason = parse_announcement(message)
-        view = CircuitView(state, generation, reopens_in, 0, 0, 0, None, None, reason)
+        key, view = parse_announcement(message)
         for table in list(self._tables.values()):
             circuit = table.get(key)
             if circuit is not None:

@@ -14,6 +14,7 @@ from resilient.protocols.circuits import (
     CircuitStore,
     CircuitView,
     Verdict,
+    fingerprint,
     parse_announcement,
 )
 from resilient.testing.conformance._machines.base import World
@@ -83,6 +84,12 @@ class CircuitConformance(Conformance):
             ("0111", RULES._replace(failure_rate=None, consecutive=3), "consecutive"),
             ("111", RULES._replace(failure_rate=1.0, consecutive=3), "consecutive"),
             ("11111" + "0" * 20, RULES, "failure_rate"),
+            ("00222", RULES._replace(slow_rate=0.6, failure_rate=0.9), "slow_rate"),
+            ("00sss", RULES._replace(slow_rate=0.6, failure_rate=0.9), "slow_rate"),
+            ("00sss0fff", RULES._replace(min_calls=6), "failure_rate"),
+            ("11sf", RULES._replace(failure_rate=None, consecutive=3), "consecutive"),
+            ("11111", RULES._replace(seconds=LONG), "failure_rate"),
+            ("0000sfsfsfsf", RULES._replace(seconds=LONG, min_calls=8), "failure_rate"),
         ],
     )
     def test_opens(
@@ -106,6 +113,9 @@ class CircuitConformance(Conformance):
             ("0" * 6 + "1" * 4, RULES),
             ("000000" + "1" * 4 + "0" * 10 + "1" * 4, RULES),
             ("110110110", RULES._replace(failure_rate=None, consecutive=3)),
+            ("0022", RULES._replace(slow_rate=0.6)),
+            ("110sf0", RULES._replace(failure_rate=None, consecutive=3)),
+            ("1111", RULES._replace(seconds=LONG)),
         ],
     )
     def test_stays_closed(
@@ -117,8 +127,68 @@ class CircuitConformance(Conformance):
         for outcome in outcomes:
             view = run(circuits.record("one by one", rules=rules, outcomes=outcome))
         assert view.state is CLOSED
-        counted = outcomes[-rules.window :]
-        assert (view.calls, view.failures) == (len(counted), counted.count("1"))
+        counted = outcomes.replace("f", "")[-rules.window :]
+        assert (view.calls, view.slow) == (len(counted), sum(o in "23s" for o in counted))
+        assert view.failures == counted.count("1") + outcomes.count("f")
+
+    def test_a_time_window_moves_on(self, run: Run, circuits: CircuitStore) -> None:
+        """Outcomes older than the window are not judged, however they were told."""
+        rules = WIDE._replace(seconds=SHORT, buckets=2, min_calls=1000)
+        run(circuits.record("k", rules=rules, outcomes="01"))
+        view = run(circuits.record("k", rules=rules, outcomes="111", age=SHORT * 3))
+        assert (view.calls, view.failures) == (2, 1)
+        self.advance(SHORT * 1.1)
+        assert run(circuits.view("k")).calls == 0
+        view = run(circuits.record("k", rules=rules, outcomes="1"))
+        assert (view.calls, view.failures) == (1, 1)
+
+    def test_each_further_time_is_longer(self, run: Run, circuits: CircuitStore) -> None:
+        """Back-off, up to its longest; with a jitter that stays in its share."""
+        rules = RULES._replace(
+            open_for=LONG, factor=2.0, longest=3 * LONG, permits=1, consecutive=1
+        )
+        for expected in (LONG, 2 * LONG, 3 * LONG, 3 * LONG):
+            view = run(circuits.record("k", rules=rules, outcomes="1"))
+            assert expected * 0.9 < view.reopens_in <= expected
+            run(self._closed_by_probes(circuits, rules))
+        jittered = rules._replace(jitter=0.5)
+        seen = set()
+        for n in range(8):
+            view = run(circuits.record(f"j{n}", rules=jittered, outcomes="1"))
+            assert LONG * 0.45 < view.reopens_in <= LONG * 1.5
+            seen.add(round(view.reopens_in, 3))
+        assert len(seen) > 1
+
+    async def _closed_by_probes(self, circuits: CircuitStore, rules: CircuitRules) -> None:
+        """Closed, as after a round that has passed: the run of openings goes on."""
+        seen = await circuits.view("k")
+        view = seen._replace(state=HALF_OPEN, generation=seen.generation + 1, reopens_in=0.0)
+        begun = await circuits.restore("k", rules=rules, view=view)
+        await circuits.admit("k", rules=rules, token="t")
+        closed = await circuits.report(
+            "k", rules=rules, token="t", generation=begun.generation, outcome="0"
+        )
+        assert closed.state is CLOSED
+
+    def test_the_service_says_for_how_long(self, run: Run, circuits: CircuitStore) -> None:
+        """What opens it may come with a time for which the service wants to be left alone."""
+        view = run(circuits.record("k", rules=RULES, outcomes="11111", retry_after=3 * LONG))
+        assert 2.9 * LONG < view.reopens_in <= 3 * LONG
+
+    def test_a_quorum_opens_it(self, run: Run, circuits: CircuitStore) -> None:
+        """One node alone does not, whatever it has seen; nor two of a hundred."""
+        rules = RULES._replace(quorum=2, quorum_share=0.25)
+        for n in range(10):
+            run(circuits.record("k", rules=rules, outcomes="0", node=f"n{n}"))
+        for n in (0, 0, 1):
+            view = run(
+                circuits.record("k", rules=rules, outcomes="1" * 9, node=f"n{n}", breached=True)
+            )
+            assert view.state is CLOSED
+        run(circuits.record("k", rules=rules, outcomes="0", node="n1", breached=False))
+        run(circuits.record("k", rules=rules, outcomes="", node="n2", breached=True))
+        view = run(circuits.record("k", rules=rules, outcomes="", node="n3", breached=True))
+        assert (view.state, view.reason) == (OPEN, "quorum")
 
     def test_late_outcomes_are_dropped(self, run: Run, circuits: CircuitStore) -> None:
         """Outcomes of calls that were admitted before a transition do not count after it."""
@@ -184,6 +254,27 @@ class CircuitConformance(Conformance):
         verdicts = [answer.verdict for answer in answers]
         assert verdicts.count(Verdict.PROBE) == RULES.permits
         assert verdicts.count(Verdict.REFUSED) == 20 - RULES.permits
+
+    def test_so_many_probes_at_once(self, run: Run, circuits: CircuitStore) -> None:
+        """Of the permits of a round no more are under way at once than the rules say."""
+        rules = RULES._replace(permits=3, concurrency=2)
+        generation = run(circuits.force("k", HALF_OPEN)).generation
+        for token in ("a", "b"):
+            assert run(circuits.admit("k", rules=rules, token=token)).verdict is Verdict.PROBE
+        assert run(circuits.admit("k", rules=rules, token="c")).verdict is Verdict.REFUSED
+        run(circuits.report("k", rules=rules, token="a", generation=generation, outcome="0"))
+        assert run(circuits.admit("k", rules=rules, token="c")).verdict is Verdict.PROBE
+        assert run(circuits.admit("k", rules=rules, token="d")).verdict is Verdict.REFUSED
+
+    def test_the_first_failure_may_end_a_round(self, run: Run, circuits: CircuitStore) -> None:
+        """Where all probes must pass."""
+        rules = RULES._replace(all_must_pass=True, failure_rate=0.9)
+        generation = run(circuits.force("k", HALF_OPEN)).generation
+        for token in "ab":
+            run(circuits.admit("k", rules=rules, token=token))
+        report = circuits.report("k", rules=rules, token="a", generation=generation, outcome="1")
+        view = run(report)
+        assert (view.state, view.reason) == (OPEN, "probes_failed")
 
     def test_permit_asked_for_again(self, run: Run, circuits: CircuitStore) -> None:
         """A prober who asks again after a lost reply takes no second permit."""
@@ -253,14 +344,74 @@ class CircuitConformance(Conformance):
         """By hand a circuit goes from any state into any, with an empty window."""
         run(circuits.record("k", rules=WIDE, outcomes="11"))
         generations = [run(circuits.view("k")).generation]
-        for state in (OPEN, CLOSED, HALF_OPEN, OPEN, HALF_OPEN, CLOSED):
+        for state in (OPEN, CLOSED, HALF_OPEN, *CircuitState, HALF_OPEN, CLOSED):
             view = run(circuits.force("k", state))
             assert (view.state, view.calls, view.failures) == (state, 0, 0)
             assert (0 < view.reopens_in <= 60) is (state is OPEN)
+            assert (view.reopens_in > 60) is state.is_forced
             generations.append(view.generation)
         assert generations == sorted(set(generations))
         view = run(circuits.force("k", OPEN, rules=BRIEF))
         assert view.reopens_in <= SHORT
+
+    @pytest.mark.parametrize("state", [s for s in CircuitState if s.is_forced])
+    def test_what_is_done_by_hand_ends(
+        self, run: Run, circuits: CircuitStore, state: CircuitState
+    ) -> None:
+        """Until then nothing else moves the circuit; afterwards it goes on as usual."""
+        run(circuits.force("k", state, rules=RULES, lasts=SHORT, reason="forced by ana: x|y"))
+        view = run(circuits.record("k", rules=RULES, outcomes="1" * 9))
+        assert (view.state, view.reason) == (state, "forced by ana: x/y")
+        counts = state in (CircuitState.FORCED_CLOSED, CircuitState.METRICS_ONLY)
+        assert (view.calls, view.breach) == ((9, "failure_rate") if counts else (0, ""))
+        verdict = run(circuits.admit("k", rules=RULES, token="t")).verdict
+        assert verdict is (Verdict.ALLOWED if state.lets_through else Verdict.REFUSED)
+        self.advance(SHORT * 1.2)
+        after = run(circuits.admit("k", rules=RULES, token="t")).view
+        assert after.state is (CLOSED if state.lets_through else HALF_OPEN)
+        assert after.reason == "override_ended"
+
+    def test_history(self, run: Run, circuits: CircuitStore) -> None:
+        """The latest 20 transitions are told, the newest first."""
+        assert run(circuits.history("k")) == []
+        for n in range(12):
+            run(circuits.force("k", OPEN, reason=f"forced by ana: {n}"))
+            view = run(circuits.force("k", CLOSED))
+        history = run(circuits.history("k"))
+        assert len(history) == 20
+        assert (history[0].before, history[0].after) == (OPEN, CLOSED)
+        assert history[0].generation == view.generation
+        assert [each.reason for each in history[:4]] == [
+            "forced",
+            "forced by ana: 11",
+            "forced",
+            "forced by ana: 10",
+        ]
+        ages = [each.age for each in history]
+        assert ages == sorted(ages)
+
+    def test_a_lost_circuit_is_told_again(self, run: Run, circuits: CircuitStore) -> None:
+        """It is open for the rest of its time, in a generation that it never had."""
+        opened = run(circuits.record("k", rules=RULES, outcomes="11111"))
+        run(circuits.delete("k"))
+        run(circuits.record("k", rules=RULES, outcomes="0"))
+        told = opened._replace(reopens_in=LONG / 2, opened=3)
+        for _ in range(2):
+            view = run(circuits.restore("k", rules=RULES, view=told))
+            assert (view.state, view.reason, view.opened) == (OPEN, "restored", 3)
+            assert LONG * 0.4 < view.reopens_in <= LONG / 2
+            assert view.generation > opened.generation
+        closed = run(circuits.force("k", CLOSED))
+        assert run(circuits.restore("k", rules=RULES, view=view)).generation == closed.generation
+
+    def test_versions_of_one_breaker_are_told_apart(self, run: Run, circuits: CircuitStore) -> None:
+        """An answer names the rules under which outcomes were recorded before."""
+        other = RULES._replace(min_calls=7)
+        assert run(circuits.record("k", rules=RULES, outcomes="0")).fingerprint == ""
+        told = run(circuits.record("k", rules=other, outcomes="0")).fingerprint
+        assert told == fingerprint(RULES)
+        told = run(circuits.record("k", rules=other, outcomes="0")).fingerprint
+        assert told == fingerprint(other)
 
     def test_idle_circuits_are_forgotten(self, run: Run, circuits: CircuitStore) -> None:
         """A circuit that nobody uses for its TTL is gone."""
@@ -285,8 +436,9 @@ class CircuitConformance(Conformance):
         key = "a|b: c\nd"
         view = run(circuits.record(key, rules=RULES, outcomes="11111"))
         assert arrived.wait(1.0), "the transition was not announced within a second"
-        assert parse_announcement(heard[0])[:3] == (key, OPEN, view.generation)
-        assert parse_announcement(heard[0])[4] == view.reason
+        told, what = parse_announcement(heard[0])
+        assert (told, what.state, what.generation) == (key, OPEN, view.generation)
+        assert (what.reason, what.opened) == (view.reason, 1)
         run(circuits.record(key, rules=RULES, outcomes="1"))
         assert len(heard) == 1, "what is no transition was announced"
 

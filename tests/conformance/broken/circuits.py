@@ -35,9 +35,9 @@ class StaleOutcomesCount(Circuits):
     """The generation of an outcome is ignored."""
 
     async def record(
-        self, key: str, *, rules: CircuitRules, outcomes: str, generation: int | None = None
+        self, key: str, *, generation: int | None = None, **options: Any
     ) -> CircuitView:
-        view: CircuitView = await self.store.record(key, rules=rules, outcomes=outcomes)
+        view: CircuitView = await self.store.record(key, **options)
         return view
 
 
@@ -96,14 +96,42 @@ class ProbedTooEarly(Circuits):
     """A circuit that was forced open does not stay so."""
 
     async def force(
-        self, key: str, state: CircuitState, *, rules: CircuitRules | None = None
+        self, key: str, state: CircuitState, *, rules: CircuitRules | None = None, **options: Any
     ) -> CircuitView:
         if rules is not None:
             rules = rules._replace(open_for=rules.open_for / 10)
-        view: CircuitView = await self.store.force(key, state, rules=rules)
+        view: CircuitView = await self.store.force(key, state, rules=rules, **options)
         return view
 
     noticed_by = (MODEL,)
+
+
+class SlowCallsAreNotCounted(Circuits):
+    """A slow call is one like any other."""
+
+    async def record(
+        self, key: str, *, rules: CircuitRules, outcomes: str, **options: Any
+    ) -> CircuitView:
+        fast = outcomes.translate(str.maketrans("23s", "010"))
+        view: CircuitView = await self.store.record(key, rules=rules, outcomes=fast, **options)
+        return view
+
+
+class AnyNumberOfProbesAtOnce(Circuits):
+    """Only the permits of a round are counted, not those under way."""
+
+    async def admit(self, key: str, *, rules: CircuitRules, token: str) -> Admission:
+        rules = rules._replace(concurrency=None)
+        admission: Admission = await self.store.admit(key, rules=rules, token=token)
+        return admission
+
+
+class ALostCircuitStaysLost(Circuits):
+    """What clients tell a server that has lost its data is not believed."""
+
+    async def restore(self, key: str, **options: Any) -> CircuitView:
+        view: CircuitView = await self.store.view(key)
+        return view
 
 
 class GenerationsReturn(Circuits):

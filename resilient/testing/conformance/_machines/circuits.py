@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from resilient.protocols.circuits import CircuitRules, CircuitState
+from resilient.protocols.circuits import CircuitRules, CircuitState, CircuitView
 from resilient.testing.conformance._machines.base import READY, Machine, World
 from resilient.testing.conformance.models import circuits as models
 from resilient.testing.conformance.models.circuits import CircuitModel
@@ -15,7 +15,12 @@ __all__ = ["CircuitMachine"]
 RULES = {
     "rate": CircuitRules(
         window=4, min_calls=3, failure_rate=0.5, consecutive=None,
-        open_for=100.0, permits=2, lease=50.0, ttl=86400.0,
+        open_for=100.0, permits=2, lease=50.0, ttl=86400.0, factor=2.0, longest=300.0,
+        concurrency=1,
+    ),
+    "slow": CircuitRules(
+        window=5, min_calls=3, failure_rate=0.8, consecutive=None, slow_rate=0.6,
+        open_for=100.0, permits=3, lease=50.0, ttl=86400.0, all_must_pass=True,
     ),
     "run": CircuitRules(
         window=5, min_calls=5, failure_rate=None, consecutive=3,
@@ -29,7 +34,7 @@ RULES = {
 """Each key has rules of its own; a `min_calls` above the window means a full window."""
 
 KEYS = st.sampled_from(sorted(RULES))
-OUTCOMES = st.text(alphabet="01", min_size=1, max_size=5)
+OUTCOMES = st.text(alphabet="0011123sfo", min_size=1, max_size=5)
 TOKENS = st.sampled_from(["p1", "p2", "p3", "p4"])
 STATES = st.sampled_from(list(CircuitState))
 
@@ -77,13 +82,13 @@ class CircuitMachine(Machine):
             actual = self.ask(self.store.admit(self.name(key), rules=RULES[key], token=token))
             self._outdate(key, before, expected.view)
             self.agree(key, expected, actual)
-            longest = max(RULES[key].open_for, RULES[key].lease)
+            longest = max(actual.view.reopens_in, RULES[key].lease) + 1e-3
             assert 0 <= actual.retry_after <= longest, "retry_after is out of all bounds"
 
     @rule(
         key=KEYS,
         token=TOKENS,
-        outcome=st.sampled_from("001-"),
+        outcome=st.sampled_from("00123-"),
         fresh=st.sampled_from([True, True, True, False]),
         times=st.integers(1, 2),
         ready=READY,
@@ -116,14 +121,31 @@ class CircuitMachine(Machine):
             )
             self._agree(key, before, expected, actual)
 
-    @rule(key=KEYS, state=STATES, with_rules=st.booleans())
-    def force(self, key: str, state: CircuitState, with_rules: bool) -> None:
+    @rule(key=KEYS, state=STATES, with_rules=st.booleans(), lasts=st.sampled_from([None, 70.0]))
+    def force(
+        self, key: str, state: CircuitState, with_rules: bool, lasts: float | None = None
+    ) -> None:
         before = self._view(key)
         mine = self._rules(key) if with_rules else None
         theirs = RULES[key] if with_rules else None
-        expected = self.model.force(key, state.value, rules=mine)
-        actual = self.ask(self.store.force(self.name(key), state, rules=theirs))
+        expected = self.model.force(key, state.value, rules=mine, lasts=lasts)
+        actual = self.ask(self.store.force(self.name(key), state, rules=theirs, lasts=lasts))
         self._agree(key, before, expected, actual)
+
+    @rule(key=KEYS, state=st.sampled_from(["open", "forced_open", "disabled"]), loses=st.booleans())
+    def restore(self, key: str, state: str, loses: bool) -> None:
+        """A client tells what it knew last, of a circuit that may be lost."""
+        if loses:
+            self.delete(key)
+        before = self._view(key)
+        told = CircuitView(CircuitState(state), 1, 40.0, 0, 0, 0, None, None, "", opened=1)
+        expected = self.model.restore(key, state, -1, 40.0)
+        actual = self.ask(self.store.restore(self.name(key), rules=RULES[key], view=told))
+        self._agree(key, before, expected, actual)
+
+    @rule(key=KEYS)
+    def history(self, key: str) -> None:
+        self.agree(key, self.model.history(key), self.ask(self.store.history(self.name(key))))
 
     @rule(key=KEYS)
     def view(self, key: str) -> None:

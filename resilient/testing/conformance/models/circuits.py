@@ -16,9 +16,22 @@ from typing import Any, NamedTuple
 
 from .answers import ANYTHING
 
-__all__ = ["Admission", "CircuitModel", "CircuitRules", "CircuitView"]
+__all__ = ["Admission", "CircuitModel", "CircuitRules", "CircuitTransition", "CircuitView"]
 
-FORCED_OPEN_FOR = 60.0
+OPEN_WITHOUT_RULES = 60.0
+MAX_TTL = 30 * 86400.0
+FORCED = ("forced_open", "forced_closed", "metrics_only", "disabled")
+PASSING = ("closed", "forced_closed", "metrics_only", "disabled")
+
+
+class CircuitTransition(NamedTuple):
+    """One transition of a circuit."""
+
+    age: float
+    before: str
+    after: str
+    reason: Any
+    generation: int
 
 
 class CircuitRules(NamedTuple):
@@ -32,6 +45,20 @@ class CircuitRules(NamedTuple):
     permits: int
     lease: float
     ttl: float
+    seconds: float | None = None
+    buckets: int = 10
+    slow_rate: float | None = None
+    slow_over: float | None = None
+    factor: float = 1.0
+    longest: float | None = None
+    jitter: float = 0.0
+    calm: float = 60.0
+    concurrency: int | None = None
+    all_must_pass: bool = False
+    ramp: float | None = None
+    ramp_start: float = 0.1
+    quorum: int | None = None
+    quorum_share: float = 0.0
 
 
 class CircuitView(NamedTuple):
@@ -46,6 +73,12 @@ class CircuitView(NamedTuple):
     last_failure: float | None
     last_success: float | None
     reason: str
+    slow: int
+    stale: int
+    opened: int
+    age: float
+    breach: str
+    fingerprint: Any
 
 
 class Admission(NamedTuple):
@@ -67,6 +100,11 @@ class _Circuit:
     """Live permits: the token of the prober, and when its lease runs out."""
     last: dict[str, float] = field(default_factory=dict)
     reason: Any = ""
+    stale: int = 0
+    opened: int = 0
+    since: float | None = None
+    breach: str = ""
+    history: list[tuple[float, str, str, Any, int]] = field(default_factory=list)
 
 
 class CircuitModel:
@@ -84,17 +122,24 @@ class CircuitModel:
     def record(
         self, key: str, *, rules: CircuitRules, outcomes: str, generation: int | None
     ) -> CircuitView:
-        """Add outcomes to a closed circuit's window and judge it after each of them.
+        """Add outcomes to the window of a circuit that lets calls through, and judge after each.
 
-        Those of another generation are dropped; `None` and 0 always count.
+        Those of another generation are dropped and counted as stale; `None` and 0 always count.
         """
         circuit = self._circuits.get(key, _Circuit())
-        if circuit.state == "closed" and generation in (None, 0, circuit.generation):
-            if key not in self._circuits:
-                # Seen from now on, and so not 0 any more: what is admitted now can become stale.
-                self._circuits[key], circuit.generation = circuit, self._draw()
+        is_theirs = generation in (None, 0, circuit.generation)
+        if key not in self._circuits and not is_theirs:
+            return self._view(circuit)
+        if key not in self._circuits:
+            # Seen from now on, and so not 0 any more: what is admitted now can become stale.
+            self._circuits[key], circuit.generation = circuit, self._draw()
+        self._pass_time(circuit)
+        if circuit.state not in PASSING or not is_theirs:
+            circuit.stale += sum(outcome in "0123s" for outcome in outcomes)
+        elif circuit.state != "disabled":
+            begun = circuit.generation
             for outcome in outcomes:
-                if circuit.state == "closed":
+                if circuit.generation == begun:
                     self._add(circuit, rules, outcome)
         return self._view(circuit)
 
@@ -104,15 +149,16 @@ class CircuitModel:
         Permits whose lease has run out are given back first.
         """
         circuit = self._circuits.get(key, _Circuit())
-        if circuit.state == "closed":
+        self._pass_time(circuit)
+        if circuit.state in PASSING:
             return Admission("allowed", self._view(circuit), 0.0)
-        if circuit.state == "open":
-            if self.now < circuit.until:
-                return Admission("refused", self._view(circuit), circuit.until - self.now)
-            self._move(circuit, "half_open", ANYTHING)
+        if circuit.state != "half_open":
+            return Admission("refused", self._view(circuit), circuit.until - self.now)
         self._give_back(circuit)
         if token not in circuit.probes:
-            if len(circuit.window) + len(circuit.probes) >= rules.permits:
+            live = len(circuit.probes)
+            too_many = rules.concurrency is not None and live >= rules.concurrency
+            if len(circuit.window) + live >= rules.permits or too_many:
                 return Admission("refused", self._view(circuit), ANYTHING)
             circuit.probes[token] = self.now + rules.lease
         return Admission("probe", self._view(circuit), ANYTHING)
@@ -120,70 +166,143 @@ class CircuitModel:
     def report(
         self, key: str, *, rules: CircuitRules, token: str, generation: int, outcome: str
     ) -> CircuitView:
-        """Report a probe: `"0"` success, `"1"` failure, `"-"` neither (the permit goes back).
+        """Report a probe: `"0"` to `"3"`, or `"-"`: no outcome (the permit goes back).
 
         A report from another generation, or without a live permit, changes nothing. The round is
         judged when all probes have ended: it closes unless the failure rate (1 failure, if only
-        `consecutive` is set) was reached.
+        `consecutive` is set) or the slow rate was reached; or at the first failure.
         """
         circuit = self._circuits.get(key, _Circuit())
         self._give_back(circuit)
+        if generation != circuit.generation and key in self._circuits:
+            circuit.stale += outcome != "-"
         if generation != circuit.generation or token not in circuit.probes:
             return self._view(circuit)
         del circuit.probes[token]
         if outcome != "-":
-            circuit.last[outcome] = self.now
+            self._date(circuit, outcome)
             circuit.window.append(outcome)
-        if len(circuit.window) >= rules.permits:
-            failed = circuit.window.count("1")
-            rate = failed / len(circuit.window)
-            bad = failed > 0 if rules.failure_rate is None else rate >= rules.failure_rate
-            if bad:
-                circuit.until = self.now + rules.open_for
-            self._move(circuit, "open" if bad else "closed", ANYTHING)
+            self._judge_round(circuit, rules)
         return self._view(circuit)
 
-    def force(self, key: str, state: str, *, rules: CircuitRules | None) -> CircuitView:
+    def _judge_round(self, circuit: _Circuit, rules: CircuitRules) -> None:
+        calls = len(circuit.window)
+        failed = sum(outcome in "13" for outcome in circuit.window)
+        slow = sum(outcome in "23" for outcome in circuit.window)
+        if not (calls >= rules.permits or (rules.all_must_pass and failed)):
+            return
+        if rules.failure_rate is not None:
+            bad = failed / calls >= rules.failure_rate
+        else:
+            bad = failed > 0 and (rules.consecutive is not None or rules.slow_rate is None)
+        if rules.slow_rate is not None:
+            bad = bad or slow / calls >= rules.slow_rate
+        if rules.all_must_pass:
+            bad = bad or failed > 0
+        if bad:
+            self._open(circuit, rules, "probes_failed")
+        else:
+            self._move(circuit, "closed", "probes_passed")
+
+    def force(
+        self, key: str, state: str, *, rules: CircuitRules | None, lasts: float | None = None
+    ) -> CircuitView:
         """Put the circuit into a state by hand: a transition, with an empty window.
 
-        Open lasts `rules.open_for` (60 seconds without rules) and then goes on as usual.
+        Without `lasts`, open lasts `rules.open_for` (60 seconds without rules), and the states that
+        exist by hand only last as long as anything is kept.
         """
         circuit = self._circuits.setdefault(key, _Circuit())
-        circuit.until = self.now + (FORCED_OPEN_FOR if rules is None else rules.open_for)
-        self._move(circuit, state, ANYTHING)
+        circuit.opened = int(state == "open")
+        self._move(circuit, state, "forced")
+        if state == "open":
+            usual = OPEN_WITHOUT_RULES if rules is None else rules.open_for
+            circuit.until = self.now + (usual if lasts is None else lasts)
+        elif state in FORCED:
+            circuit.until = self.now + (MAX_TTL if lasts is None else lasts)
         return self._view(circuit)
+
+    def restore(self, key: str, state: str, generation: int, left: float) -> CircuitView:
+        """Tell a store that has lost its data what this circuit was: not if it knows better."""
+        circuit = self._circuits.setdefault(key, _Circuit())
+        if circuit.since is None or circuit.generation < generation:
+            circuit.opened = 1
+            self._move(circuit, state, "restored")
+            circuit.until = self.now + left
+        return self._view(circuit)
+
+    def history(self, key: str) -> list[CircuitTransition]:
+        """The latest 20 transitions, the newest first."""
+        history = self._circuits.get(key, _Circuit()).history
+        return [CircuitTransition(self.now - each[0], *each[1:]) for each in history[:-21:-1]]
 
     def delete(self, key: str) -> bool:
         """Forget the circuit; false if there was none."""
         return self._circuits.pop(key, None) is not None
 
     def _add(self, circuit: _Circuit, rules: CircuitRules, outcome: str) -> None:
-        circuit.last[outcome] = self.now
-        circuit.window.append(outcome)
+        self._date(circuit, outcome)
+        if outcome == "f":
+            slow = [at for at, each in enumerate(circuit.window) if each == "2"]
+            if slow:
+                circuit.window[slow[-1]] = "3"
+        elif outcome != "o":
+            circuit.window.append("2" if outcome == "s" else outcome)
         while len(circuit.window) > rules.window:
             circuit.window.popleft()
-        circuit.consecutive = circuit.consecutive + 1 if outcome == "1" else 0
+        if outcome != "s":
+            circuit.consecutive = circuit.consecutive + 1 if outcome in "13f" else 0
         reasons = self._reasons(circuit, rules)
-        if reasons:
-            circuit.until = self.now + rules.open_for
-            self._move(circuit, "open", reasons[0] if len(reasons) == 1 else ANYTHING)
+        reason = "" if not reasons else reasons[0] if len(reasons) == 1 else ANYTHING
+        if circuit.state != "closed":
+            circuit.breach = reason
+        elif reasons:
+            self._open(circuit, rules, reason)
 
     def _reasons(self, circuit: _Circuit, rules: CircuitRules) -> list[str]:
         calls = len(circuit.window)
-        enough = calls >= min(rules.min_calls, rules.window)
-        rate = circuit.window.count("1") / calls
         found = []
-        if rules.failure_rate is not None and enough and rate >= rules.failure_rate:
-            found.append("failure_rate")
+        if calls and calls >= min(rules.min_calls, rules.window):
+            failed = sum(outcome in "13" for outcome in circuit.window) / calls
+            slow = sum(outcome in "23" for outcome in circuit.window) / calls
+            if rules.failure_rate is not None and failed >= rules.failure_rate:
+                found.append("failure_rate")
+            if rules.slow_rate is not None and slow >= rules.slow_rate:
+                found.append("slow_rate")
         if rules.consecutive is not None and circuit.consecutive >= rules.consecutive:
             found.append("consecutive")
         return found
 
+    def _open(self, circuit: _Circuit, rules: CircuitRules, reason: Any) -> None:
+        is_first = circuit.since is None or self.now - circuit.since > rules.calm
+        if circuit.state == "closed" and is_first:
+            circuit.opened = 0
+        circuit.opened += 1
+        pause = rules.open_for * rules.factor ** (circuit.opened - 1)
+        self._move(circuit, "open", reason)
+        circuit.until = self.now + min(pause, rules.longest or rules.open_for)
+
     def _move(self, circuit: _Circuit, state: str, reason: Any) -> None:
-        circuit.state, circuit.generation, circuit.reason = state, self._draw(), reason
+        before, circuit.state = circuit.state, state
+        circuit.generation, circuit.reason = self._draw(), reason
+        circuit.since, circuit.until, circuit.breach = self.now, 0.0, ""
         circuit.window.clear()
         circuit.probes.clear()
         circuit.consecutive = 0
+        circuit.history.append((self.now, before, state, reason, circuit.generation))
+
+    def _pass_time(self, circuit: _Circuit) -> None:
+        """What was open, or was done by hand, for a time that is over moves on."""
+        if self.now < circuit.until:
+            return
+        if circuit.state in ("open", "forced_open"):
+            self._move(circuit, "half_open", ANYTHING)
+        elif circuit.state in FORCED:
+            self._move(circuit, "closed", "override_ended")
+
+    def _date(self, circuit: _Circuit, outcome: str) -> None:
+        if outcome != "s":
+            circuit.last["1" if outcome in "13f" else "0"] = self.now
 
     def _draw(self) -> int:
         self._generations += 1
@@ -193,17 +312,24 @@ class CircuitModel:
         circuit.probes = {t: until for t, until in circuit.probes.items() if until > self.now}
 
     def _view(self, circuit: _Circuit) -> CircuitView:
+        is_over = circuit.state in FORCED and self.now >= circuit.until
         return CircuitView(
-            state=circuit.state,
+            state="closed" if is_over and circuit.state in PASSING else circuit.state,
             generation=circuit.generation,
-            reopens_in=max(0.0, circuit.until - self.now) if circuit.state == "open" else 0.0,
+            reopens_in=max(0.0, circuit.until - self.now),
             calls=len(circuit.window),
-            failures=circuit.window.count("1"),
+            failures=sum(outcome in "13" for outcome in circuit.window),
             # What the run of failures is while the circuit is not closed is left open.
             consecutive=circuit.consecutive if circuit.state == "closed" else ANYTHING,
             last_failure=self._age(circuit, "1"),
             last_success=self._age(circuit, "0"),
             reason=circuit.reason,
+            slow=sum(outcome in "23" for outcome in circuit.window),
+            stale=circuit.stale,
+            opened=circuit.opened,
+            age=0.0 if circuit.since is None else self.now - circuit.since,
+            breach=circuit.breach,
+            fingerprint=ANYTHING,
         )
 
     def _age(self, circuit: _Circuit, outcome: str) -> float | None:

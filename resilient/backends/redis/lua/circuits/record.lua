@@ -1,39 +1,55 @@
--- ARGV ..., outcomes, generation ('': any), window, min_calls, rate, consecutive ('': none), open_for
-local outcomes, window, minimum = ARGV[4], tonumber(ARGV[6]), tonumber(ARGV[7])
-local rate, consecutive, open_for = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
-local generation = tonumber(ARGV[5]) or 0
-if circuit.state ~= 'closed' or outcomes == '' then return view() end
-if generation ~= 0 and generation ~= circuit.generation then return view() end
+-- ARGV ..., outcomes, generation ('': any), age and retry_after in microseconds, fingerprint,
+-- node ('': none), 1 if the node finds the service bad
+local outcomes, generation = ARGV[4], tonumber(ARGV[5]) or 0
+local age, retry_after, node = tonumber(ARGV[6]), ARGV[7], ARGV[9]
+if outcomes == '' and node == '' then return view() end
+if not circuit.seen and generation ~= 0 then return view() end  -- of a circuit that was lost
+local is_theirs = generation == 0 or generation == circuit.generation
 -- Seen from now on: what is admitted now can become stale.
 if not circuit.seen then circuit.generation = us end
+move_on()
+if not lets_through() or not is_theirs then
+  circuit.stale = circuit.stale + count(outcomes, CALLS)
+  store(tonumber((redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')[2])))
+  return view()
+end
+if circuit.state == 'disabled' then return view() end
+circuit.fingerprint = ARGV[8]
 
-local ring = circuit.outcomes .. outcomes
-local first, calls, failed = 1, #circuit.outcomes, failures_in(circuit.outcomes)
-
-local function reason_to_open()
-  if consecutive and circuit.consecutive >= consecutive then return 'consecutive' end
-  if rate and calls >= math.min(minimum, window) and failed / calls >= rate then
-    return 'failure_rate'
+-- A node's word on the service: "name,until,1 if it is bad;" for each that is heard of late.
+local function poll()
+  local lives = math.max(60000000, rules.seconds or 0, 2 * rules.open_for)
+  local words, live, bad = {}, 1, tonumber(ARGV[10])
+  for name, till, breached in string.gmatch(circuit.nodes, '([^,]+),(%d+),(%d);') do
+    if name ~= node and tonumber(till) > us then
+      table.insert(words, string.format('%s,%s,%s;', name, till, breached))
+      live, bad = live + 1, bad + tonumber(breached)
+    end
   end
+  table.insert(words, string.format('%s,%.0f,%s;', node, us + lives, ARGV[10]))
+  circuit.nodes = table.concat(words)
+  return bad >= math.max(rules.quorum, math.ceil(rules.quorum_share * live))
 end
 
-for last = #circuit.outcomes + 1, #ring do
-  local outcome = string.sub(ring, last, last)
-  note(outcome)
-  calls = calls + 1
-  if outcome == '1' then failed = failed + 1 end
-  while calls > window do
-    if string.sub(ring, first, first) == '1' then failed = failed - 1 end
-    first, calls = first + 1, calls - 1
-  end
+if rules.quorum and node ~= '' and poll() and circuit.state == 'closed' then
+  open('quorum', retry_after)
+  store()
+  return view()
+end
+
+if rules.seconds then time_window(age) else count_window() end
+for outcome in string.gmatch(outcomes, '.') do
+  window.add(outcome)
+  note(outcome, us - age)
   local reason = reason_to_open()
-  if reason then
+  circuit.breach = circuit.state ~= 'closed' and reason or ''
+  if reason and circuit.state == 'closed' and not rules.quorum then
     -- What follows was admitted before the transition: it is dropped.
-    move('open', reason, open_for)
+    open(reason, retry_after)
     store()
     return view()
   end
 end
-circuit.outcomes = string.sub(ring, first)
+window.keep()
 store()
 return view()

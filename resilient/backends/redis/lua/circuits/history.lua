@@ -1,0 +1,1 @@
+return {digits(us), redis.call('HGET', KEYS[1], 'history') or ''}
