@@ -128,7 +128,9 @@ def _encoded_fields(kind: Any) -> tuple[frozenset[str], frozenset[str]]:
 
 def _is_nested(hint: Any) -> bool:
     text = repr(hint)
-    return hint is not Encoded and ("Encoded" in text or "Checkpoint" in text)
+    return hint is not Encoded and any(
+        name in text for name in ("Encoded", "Checkpoint", "cache.Entry")
+    )
 
 
 def _decoded(answer: Any) -> Any:

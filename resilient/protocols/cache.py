@@ -15,33 +15,41 @@ class Entry(NamedTuple):
 
     Attributes:
         value: What was stored.
-        ttl: Seconds for which it may still be served.
+        ttl: Seconds for which it may still be served; of a stale copy, less than nothing if that
+            time is over.
+        fresh: Seconds until somebody should compute it anew, at most as many; less than nothing
+            if that time has come.
     """
 
     value: Encoded
     ttl: float
+    fresh: float
 
 
 class Leased(NamedTuple):
-    """There is no value, and the caller is the one who computes it.
+    """There is no fresh value, and the caller is the one who computes it.
 
     Attributes:
         fence: Grows with every lease of the key.
+        stale: What there was, if it is kept still and was not invalidated.
     """
 
     fence: int
+    stale: Entry | None = None
 
 
 class Busy(NamedTuple):
-    """There is no value, and somebody else is computing it.
+    """There is no fresh value, and somebody else is computing it.
 
     Attributes:
         owner: The token of whoever computes.
         ttl: Seconds until that lease runs out.
+        stale: What there was, if it is kept still and was not invalidated.
     """
 
     owner: str
     ttl: float
+    stale: Entry | None = None
 
 
 class CacheStore(Protocol):
@@ -55,6 +63,10 @@ class CacheStore(Protocol):
     served only while each of its tags exists and is not newer than the entry, whose own time is
     that of the lease under which it was computed: so a value computed before an invalidation is
     never served after it, and a tag that the server has lost makes a miss, never stale data.
+
+    A value has three times. Until the first it is fresh. Then it is still served, but whoever
+    fetches it gets the right to compute it anew. After its TTL it is served no more, and kept
+    for a while only as a copy to fall back on, for those who fetch it and fail to compute it.
     """
 
     async def get(self, key: str) -> Entry | None:
@@ -70,7 +82,9 @@ class CacheStore(Protocol):
         tags: Sequence[str] = (),
         waiter: str | None = None,
     ) -> Entry | Leased | Busy:
-        """The live value, or the right to compute it, or who is computing it: one round trip.
+        """The fresh value, or the right to compute it, or who is computing it: one round trip.
+
+        The last two come with the stale copy, if there is one.
 
         Nobody waits for a computation that began before one of its tags was invalidated: the
         caller gets a lease of its own, and that computation's `fill` is refused.
@@ -89,12 +103,29 @@ class CacheStore(Protocol):
         ...
 
     async def fill(
-        self, key: str, value: Encoded, *, owner: str, ttl: float, tags: Sequence[str] = ()
+        self,
+        key: str,
+        value: Encoded,
+        *,
+        owner: str,
+        ttl: float,
+        fresh: float | None = None,
+        stale: float = 0.0,
+        tags: Sequence[str] = (),
     ) -> bool:
         """Store the computed value, end the lease and wake all waiters.
 
         False, and nothing is stored, if the lease was lost or taken by an invalidation. Asked
         again by the same owner after it stored, it answers true.
+
+        Args:
+            key: The entry.
+            value: What to store.
+            owner: The token under which the lease is held.
+            ttl: Seconds for which it may be served; may be 0 for a copy to fall back on.
+            fresh: Seconds for which nobody needs to compute it anew; `None`: as long as the TTL.
+            stale: Seconds after its TTL for which it is kept as a copy to fall back on.
+            tags: What it can be invalidated by.
         """
         ...
 
@@ -103,16 +134,30 @@ class CacheStore(Protocol):
         ...
 
     async def set(
-        self, key: str, value: Encoded, *, ttl: float | None = None, tags: Sequence[str] = ()
+        self,
+        key: str,
+        value: Encoded,
+        *,
+        ttl: float | None = None,
+        fresh: float | None = None,
+        stale: float = 0.0,
+        tags: Sequence[str] = (),
     ) -> None:
         """Store a value whoever computes; a computation in flight will not overwrite it.
 
-        `ttl=None` means the backend's `max_ttl`.
+        `ttl=None` means the backend's `max_ttl`; the times are those of `fill`.
         """
         ...
 
     async def delete(self, key: str) -> bool:
         """Remove the value and take the lease of a computation in flight; false if no value."""
+        ...
+
+    async def expire(self, key: str) -> bool:
+        """Serve the value no more, but keep its stale copy; false if there was no live value.
+
+        Like `delete`, it takes the lease of a computation in flight, and is announced.
+        """
         ...
 
     async def has(self, key: str) -> bool:

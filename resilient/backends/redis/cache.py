@@ -27,6 +27,7 @@ FILL = Script("cache/fill")
 ABANDON = Script("cache/abandon")
 SET = Script("cache/set")
 DELETE = Script("cache/delete")
+EXPIRE = Script("cache/expire")
 TAG_ENSURE = Script("cache/tag_ensure")
 TAG_KEEP = Script("cache/tag_keep")
 TAG_BUMP = Script("cache/tag_bump")
@@ -36,6 +37,8 @@ TAG_LIVES = 86_400_000
 as the values that have it, and one that is lost makes them misses."""
 SCAN_STEP = 500
 
+Kept = tuple[bytes | None, int, int, bytes, bytes]
+"""A value, for how long it may be served and is fresh, in ms, its birth and its tags."""
 Numbers = dict[str, int | None]
 """The numbers of tags; `None`: the server has no such tag."""
 
@@ -56,10 +59,7 @@ class RedisCache:
         found = await Ask(self._transport, GET(self._keys.names("cache", key)))
         if found is None:
             return None
-        value, ttl, born, tags = found
-        if await self._oldest_valid(int(born), tags, {}) > int(born):
-            return None
-        return Entry(Encoded(value), ttl / 1000)
+        return await self._valid(found, {})
 
     async def has(self, key: str) -> bool:
         """Whether there is a live value."""
@@ -81,26 +81,36 @@ class RedisCache:
         while True:
             ask = FETCH(names, owner, lives, waiter or "", oldest_valid)
             if its_numbers is None:
-                (outcome, *rest), numbers = await Ask(self._transport, ask), {}
+                (outcome, kept, *rest), numbers = await Ask(self._transport, ask), {}
             else:
-                (outcome, *rest), found = await Ask(self._transport, Batch([ask, its_numbers]))
+                (outcome, kept, *rest), found = await Ask(
+                    self._transport, Batch([ask, its_numbers])
+                )
                 numbers = _numbers(tags, found)
             if outcome == b"leased":
+                stale = await self._valid(kept, numbers)
                 await self._begin(numbers, rest[0], TAG_LIVES)
-                return Leased(int(rest[0]))
+                return Leased(int(rest[0]), stale)
             if outcome == b"busy":
                 owner_there, left, begun = rest
                 newest = max((number for number in numbers.values() if number), default=0)
                 if newest <= int(begun):
-                    return Busy(text(owner_there), left / 1000)
+                    stale = await self._valid(kept, numbers)
+                    return Busy(text(owner_there), left / 1000, stale)
                 oldest_valid = newest
                 continue
-            value, ttl, born, stored_tags = rest
-            if not stored_tags:
-                return Entry(Encoded(value), ttl / 1000)
-            oldest_valid = await self._oldest_valid(int(born), stored_tags, numbers)
-            if oldest_valid <= int(born):
-                return Entry(Encoded(value), ttl / 1000)
+            value, ttl, fresh, born, stored_tags = kept
+            if stored_tags:
+                oldest_valid = await self._oldest_valid(int(born), stored_tags, numbers)
+            if not stored_tags or oldest_valid <= int(born):
+                return Entry(Encoded(value), ttl / 1000, fresh / 1000)
+
+    async def _valid(self, kept: Kept, numbers: Numbers) -> Entry | None:
+        """What is kept of a value, if there is anything and no tag has made it a miss."""
+        value, ttl, fresh, born, tags = kept
+        if value is None or await self._oldest_valid(int(born), tags, numbers) > int(born):
+            return None
+        return Entry(Encoded(value), ttl / 1000, fresh / 1000)
 
     async def _oldest_valid(self, born: int, stored_tags: bytes, numbers: Numbers) -> int:
         """The earliest birth of a value with these tags that may be served, as of now."""
@@ -124,11 +134,19 @@ class RedisCache:
         return bool(await Ask(self._transport, call))
 
     async def fill(
-        self, key: str, value: Encoded, *, owner: str, ttl: float, tags: Sequence[str] = ()
+        self,
+        key: str,
+        value: Encoded,
+        *,
+        owner: str,
+        ttl: float,
+        fresh: float | None = None,
+        stale: float = 0.0,
+        tags: Sequence[str] = (),
     ) -> bool:
         """Store the computed value, end the lease and wake all waiters."""
-        lives = milliseconds(ttl, "ttl")
-        fill = FILL(self._names(key), owner, value, lives, _stored(tags))
+        lives, *times = _times(ttl, fresh, stale)
+        fill = FILL(self._names(key), owner, value, _stored(tags), lives, *times)
         keep = [TAG_KEEP([self._keys.tag(tag)], lives) for tag in tags]
         *found, born = await Ask(self._transport, Batch([*keep, fill]))
         if born is None:
@@ -158,20 +176,35 @@ class RedisCache:
     # --- by hand
 
     async def set(
-        self, key: str, value: Encoded, *, ttl: float | None = None, tags: Sequence[str] = ()
+        self,
+        key: str,
+        value: Encoded,
+        *,
+        ttl: float | None = None,
+        fresh: float | None = None,
+        stale: float = 0.0,
+        tags: Sequence[str] = (),
     ) -> None:
         """Store a value whoever computes."""
-        lives = milliseconds(self._max_ttl() if ttl is None else ttl, "ttl")
+        lives, *times = _times(self._max_ttl() if ttl is None else ttl, fresh, stale)
         ensure = [TAG_ENSURE([self._keys.tag(tag)], max(2 * lives, TAG_LIVES)) for tag in tags]
-        store = SET(self._names(key), value, lives, _stored(tags), key, self._channel)
+        store = SET(self._names(key), value, _stored(tags), key, self._channel, lives, *times)
         await Ask(self._transport, Batch([*ensure, store]))
 
     async def delete(self, key: str) -> bool:
         """Remove the value and take the lease of a computation in flight."""
-        removed = await Ask(self._transport, self._deletion(key))
-        if removed is None:
+        return await self._was_valid(await Ask(self._transport, self._deletion(key)))
+
+    async def expire(self, key: str) -> bool:
+        """Serve the value no more, but keep its stale copy."""
+        call = EXPIRE(self._names(key), key, self._channel)
+        return await self._was_valid(await Ask(self._transport, call))
+
+    async def _was_valid(self, was: tuple[bytes, bytes] | None) -> bool:
+        """Whether a value of this birth and these tags was no miss."""
+        if was is None:
             return False
-        born, tags = removed
+        born, tags = was
         return await self._oldest_valid(int(born), tags, {}) <= int(born)
 
     async def invalidate_tags(self, tags: Sequence[str]) -> None:
@@ -226,6 +259,14 @@ class RedisCache:
 def _numbers(tags: Sequence[str], found: Sequence[bytes | None]) -> Numbers:
     pairs = zip(tags, found, strict=True)
     return {tag: None if number is None else int(number) for tag, number in pairs}
+
+
+def _times(ttl: float, fresh: float | None, stale: float) -> tuple[int, int, int]:
+    """For how long a value is kept, and of that not served, and not fresh, in ms."""
+    kept = milliseconds(ttl + stale, "ttl")
+    unserved = min(round(stale * 1000), kept)
+    lag = 0 if fresh is None else max(round((ttl - fresh) * 1000), 0)
+    return kept, unserved, lag
 
 
 def _stored(tags: Iterable[str]) -> str:

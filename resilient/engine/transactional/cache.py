@@ -38,6 +38,8 @@ class Value(Record, frozen=True, array_like=True):
         born: The time of the lease under which it was computed.
         tags: Its tags.
         owner: Who computed it; `""` if it was set by hand.
+        stale: Seconds before it expires from when on it is no longer served.
+        lag: Seconds before that from when on it is no longer fresh.
     """
 
     data: bytes
@@ -45,6 +47,8 @@ class Value(Record, frozen=True, array_like=True):
     born: int
     tags: tuple[str, ...] = ()
     owner: str = ""
+    stale: float = 0.0
+    lag: float = 0.0
 
 
 class Computation(Record, frozen=True, array_like=True):
@@ -121,8 +125,8 @@ class TransactionalCache:
     ) -> Entry | Leased | Busy:
         """The live value, or the right to compute it, or who is computing it."""
         # A hit only reads: in the way of no writer.
-        hit = await self._store.read(lambda tx: entry(tx, key))
-        if hit is not None:
+        hit = await self._store.read(lambda tx: copy(tx, key))
+        if hit is not None and hit.fresh > 0:
             return hit
         keep = self._max_ttl()
         return await self._store.change(lambda tx: fetch(tx, key, owner, lease, tags, waiter, keep))
@@ -132,27 +136,46 @@ class TransactionalCache:
         return await self._store.change(lambda tx: renew(tx, key, owner, lease))
 
     async def fill(
-        self, key: str, value: Encoded, *, owner: str, ttl: float, tags: Sequence[str] = ()
+        self,
+        key: str,
+        value: Encoded,
+        *,
+        owner: str,
+        ttl: float,
+        fresh: float | None = None,
+        stale: float = 0.0,
+        tags: Sequence[str] = (),
     ) -> bool:
         """Store the computed value, end the lease and wake all waiters."""
-        keep = self._max_ttl()
-        return await self._store.change(lambda tx: fill(tx, key, value, owner, ttl, tags, keep))
+        keep, life = self._max_ttl(), Life.of(ttl, fresh, stale)
+        return await self._store.change(lambda tx: fill(tx, key, value, owner, life, tags, keep))
 
     async def abandon(self, key: str, *, owner: str) -> bool:
         """End the lease without a value and wake all waiters."""
         return await self._store.change(lambda tx: abandon(tx, key, owner))
 
     async def set(
-        self, key: str, value: Encoded, *, ttl: float | None = None, tags: Sequence[str] = ()
+        self,
+        key: str,
+        value: Encoded,
+        *,
+        ttl: float | None = None,
+        fresh: float | None = None,
+        stale: float = 0.0,
+        tags: Sequence[str] = (),
     ) -> None:
         """Store a value whoever computes."""
         keep = self._max_ttl()
-        lifetime = keep if ttl is None else ttl
-        await self._store.change(lambda tx: put(tx, key, value, lifetime, tags, keep))
+        life = Life.of(keep if ttl is None else ttl, fresh, stale)
+        await self._store.change(lambda tx: put(tx, key, value, life, tags, keep))
 
     async def delete(self, key: str) -> bool:
         """Remove the value and take the lease of a computation in flight."""
         return await self._store.change(lambda tx: delete(tx, key))
+
+    async def expire(self, key: str) -> bool:
+        """Serve the value no more, but keep its stale copy."""
+        return await self._store.change(lambda tx: expire(tx, key))
 
     async def invalidate_tags(self, tags: Sequence[str]) -> None:
         """Make every entry that has one of these tags a miss."""
@@ -181,12 +204,32 @@ class TransactionalCache:
         return found + step.keys
 
 
-def entry(tx: Transaction, key: str) -> Entry | None:
-    """The value of a key, if it may be served."""
+class Life(NamedTuple):
+    """How long a value is kept, and of that how long it is neither served nor fresh."""
+
+    kept: float
+    stale: float
+    lag: float
+
+    @classmethod
+    def of(cls, ttl: float, fresh: float | None, stale: float) -> Life:
+        """From the times of `CacheStore.fill`."""
+        return cls(ttl + stale, stale, 0.0 if fresh is None else max(ttl - fresh, 0.0))
+
+
+def copy(tx: Transaction, key: str) -> Entry | None:
+    """What is kept of a key, however old, if no tag has made it a miss."""
     value = tx.get(VALUES, key)
     if value is None or not is_current(tx, value.tags, value.born):
         return None
-    return Entry(Encoded(value.data), value.expires - tx.now)
+    ttl = value.expires - value.stale - tx.now
+    return Entry(Encoded(value.data), ttl, ttl - value.lag)
+
+
+def entry(tx: Transaction, key: str) -> Entry | None:
+    """The value of a key, if it may be served."""
+    found = copy(tx, key)
+    return found if found is not None and found.ttl > 0 else None
 
 
 def is_current(tx: Transaction, tags: Iterable[str], born: int) -> bool:
@@ -214,9 +257,9 @@ def fetch(
     keep: float,
 ) -> Entry | Leased | Busy:
     """The value, or a lease, or a place among those who wait."""
-    hit = entry(tx, key)
-    if hit is not None:
-        return hit
+    stale = copy(tx, key)
+    if stale is not None and stale.fresh > 0:
+        return stale
     now = tx.now
     running = tx.get(COMPUTATIONS, key)
     queue: Queue = () if running is None else running.queue
@@ -224,17 +267,21 @@ def fetch(
         if running.owner != owner:
             if waiter is not None and (longer := joined(queue, waiter, now)) is not queue:
                 tx.put(COMPUTATIONS, key, replace(running, queue=longer), ttl=running.until - now)
-            return Busy(running.owner, running.until - now)
+            return Busy(running.owner, running.until - now, stale)
         fence = running.fence
     else:
         for name in tags:
             if tx.get(TAGS, name) is None:
                 tx.put(TAGS, name, Tag(tx.tick(), now + keep), ttl=keep)
         fence = tx.tick()  # after its tags: the value is newer than they are
-        # A value that a tag has made a miss stays one. Whoever computed it has nothing here now.
-        tx.delete(VALUES, key)
+        if stale is None:
+            # A value that a tag has made a miss stays one.
+            tx.delete(VALUES, key)
+        elif (value := tx.get(VALUES, key)) is not None and value.owner:
+            # Whoever computed it has nothing here now.
+            tx.put(VALUES, key, replace(value, owner=""), ttl=value.expires - now)
     tx.put(COMPUTATIONS, key, Computation(owner, fence, now + lease, queue), ttl=lease)
-    return Leased(fence)
+    return Leased(fence, stale)
 
 
 def renew(tx: Transaction, key: str, owner: str, lease: float) -> bool:
@@ -259,7 +306,7 @@ def fill(
     key: str,
     data: bytes,
     owner: str,
-    ttl: float,
+    life: Life,
     tags: Sequence[str],
     keep: float,
 ) -> bool:
@@ -268,11 +315,10 @@ def fill(
     if running is None:
         value = tx.get(VALUES, key)
         return value is not None and value.owner == owner
-    keep_tags(tx, tags, running.fence, ttl, keep)
+    keep_tags(tx, tags, running.fence, life.kept, keep)
     current = is_current(tx, tags, running.fence)
     if current:
-        filled = Value(data, tx.now + ttl, running.fence, tuple(tags), owner)
-        tx.put(VALUES, key, filled, ttl=ttl)
+        store(tx, key, data, running.fence, tags, owner, life)
     end(tx, key)
     return current
 
@@ -307,15 +353,42 @@ def abandon(tx: Transaction, key: str, owner: str) -> bool:
     return True
 
 
+def store(
+    tx: Transaction,
+    key: str,
+    data: bytes,
+    born: int,
+    tags: Sequence[str],
+    owner: str,
+    life: Life,
+) -> None:
+    """Write a value."""
+    value = Value(data, tx.now + life.kept, born, tuple(tags), owner, life.stale, life.lag)
+    tx.put(VALUES, key, value, ttl=life.kept)
+
+
+def expire(tx: Transaction, key: str) -> bool:
+    """Serve a value no more, but keep it."""
+    existed = entry(tx, key) is not None
+    value = tx.get(VALUES, key)
+    if value is not None:
+        left = value.expires - tx.now
+        expired = replace(value, stale=max(value.stale, left), lag=0.0, owner="")
+        tx.put(VALUES, key, expired, ttl=left)
+    end(tx, key)
+    tx.publish(CHANNEL, key)
+    return existed
+
+
 def put(
-    tx: Transaction, key: str, data: bytes, ttl: float, tags: Sequence[str], keep: float
+    tx: Transaction, key: str, data: bytes, life: Life, tags: Sequence[str], keep: float
 ) -> None:
     """Store a value by hand; what replaces a value removes it, and that is announced."""
     if tx.get(VALUES, key) is not None:
         tx.publish(CHANNEL, key)
     born = tx.tick()
-    keep_tags(tx, tags, born, ttl, keep)
-    tx.put(VALUES, key, Value(data, tx.now + ttl, born, tuple(tags)), ttl=ttl)
+    keep_tags(tx, tags, born, life.kept, keep)
+    store(tx, key, data, born, tags, "", life)
     end(tx, key)
 
 
@@ -340,7 +413,11 @@ def invalidate(tx: Transaction, tags: Sequence[str], keep: float) -> None:
 def keys(tx: Transaction, after: str | None) -> Step:
     """The next live keys."""
     records = list(tx.scan(VALUES, after=after, limit=STEP))
-    live = [key for key, value in records if is_current(tx, value.tags, value.born)]
+    live = [
+        key
+        for key, value in records
+        if value.expires - value.stale > tx.now and is_current(tx, value.tags, value.born)
+    ]
     return Step(live, records[-1][0] if len(records) == STEP else None)
 
 

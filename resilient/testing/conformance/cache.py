@@ -96,6 +96,70 @@ class CacheConformance(Conformance):
         assert run(cache.get("k")) is None
         assert run(cache.delete("k")) is False
 
+    # --- fresh, live, kept
+
+    @pytest.mark.parametrize("how", ["set", "fill"])
+    def test_three_times(self, run: Run, cache: CacheStore, how: str) -> None:
+        """A value is fresh, then served while somebody computes it anew, then only kept."""
+        if how == "set":
+            run(cache.set("k", ONE, ttl=2 * SHORT, fresh=SHORT, stale=LONG))
+        else:
+            run(cache.fetch("k", owner="ann", lease=LONG))
+            run(cache.fill("k", ONE, owner="ann", ttl=2 * SHORT, fresh=SHORT, stale=LONG))
+        found = run(cache.fetch("k", owner="bob", lease=LONG))
+        assert isinstance(found, Entry)
+        assert 0 < found.fresh <= SHORT * 1.01
+        assert SHORT < found.ttl <= SHORT * 2.01
+        self.advance(SHORT * 1.1)
+        assert self._value(run, cache) == ONE
+        leased = run(cache.fetch("k", owner="bob", lease=LONG))
+        busy = run(cache.fetch("k", owner="cid", lease=LONG))
+        assert isinstance(leased, Leased)
+        assert isinstance(busy, Busy)
+        for stale in (leased.stale, busy.stale):
+            assert stale is not None
+            assert stale.value == ONE
+            assert stale.fresh < 0 < stale.ttl
+        self.advance(SHORT)
+        assert run(cache.get("k")) is None
+        assert run(cache.has("k")) is False
+        again = run(cache.fetch("k", owner="bob", lease=LONG))
+        assert isinstance(again, Leased)
+        assert again.fence == leased.fence
+        assert again.stale is not None
+        assert again.stale.ttl < 0
+        assert run(cache.fill("k", TWO, owner="bob", ttl=LONG)) is True
+        assert self._value(run, cache) == TWO
+
+    def test_expire(self, run: Run, cache: CacheStore) -> None:
+        """What is expired by hand is served no more, but kept for those who fail to compute it."""
+        run(cache.set("k", ONE, ttl=LONG))
+        assert run(cache.expire("k")) is True
+        assert run(cache.expire("k")) is False
+        assert run(cache.get("k")) is None
+        assert run(cache.delete("k")) is False
+        run(cache.set("k", ONE, ttl=LONG, fresh=SHORT))
+        self.advance(SHORT * 1.1)
+        run(cache.fetch("k", owner="ann", lease=LONG))
+        assert run(cache.expire("k")) is True
+        assert run(cache.fill("k", TWO, owner="ann", ttl=LONG)) is False
+        answer = run(cache.fetch("k", owner="bob", lease=LONG))
+        assert isinstance(answer, Leased)
+        assert answer.stale is not None
+        assert answer.stale.value == ONE
+
+    def test_no_copy_of_what_was_invalidated(self, run: Run, cache: CacheStore) -> None:
+        """What a tag, or a deletion, has made a miss is no copy to fall back on."""
+        for key, tags in (("k", ["t"]), ("gone", [])):
+            run(cache.set(key, ONE, ttl=LONG, fresh=SHORT, stale=LONG, tags=tags))
+        self.advance(SHORT * 1.1)
+        run(cache.invalidate_tags(["t"]))
+        run(cache.delete("gone"))
+        for key in ("k", "gone"):
+            answer = run(cache.fetch(key, owner="ann", lease=LONG, tags=["t"]))
+            assert isinstance(answer, Leased)
+            assert answer.stale is None
+
     # --- one computation
 
     def test_one_computes(self, run: Run, cache: CacheStore) -> None:

@@ -54,9 +54,10 @@ class ValuesNeverExpire(Cache):
     """The TTL is ignored."""
 
     async def set(
-        self, key: str, value: Encoded, *, ttl: float | None = None, tags: Sequence[str] = ()
+        self, key: str, value: Encoded, *, ttl: float | None = None, **options: Any
     ) -> None:
-        await self.store.set(key, value, ttl=None if ttl is None else ttl * NEVER, tags=tags)
+        ttl = None if ttl is None else ttl * NEVER
+        await self.store.set(key, value, ttl=ttl, **options)
 
 
 class EverybodyComputes(Cache):
@@ -94,9 +95,34 @@ class KeptForEver(Cache):
     """Without a TTL nothing expires."""
 
     async def set(
-        self, key: str, value: Encoded, *, ttl: float | None = None, tags: Sequence[str] = ()
+        self, key: str, value: Encoded, *, ttl: float | None = None, **options: Any
     ) -> None:
-        await self.store.set(key, value, ttl=1e9 if ttl is None else ttl, tags=tags)
+        await self.store.set(key, value, ttl=1e9 if ttl is None else ttl, **options)
+
+
+class NothingGoesStale(Cache):
+    """Nobody is told to compute a value anew before its TTL is over."""
+
+    async def set(
+        self, key: str, value: Encoded, *, fresh: float | None = None, **options: Any
+    ) -> None:
+        await self.store.set(key, value, **options)
+
+
+class CopiesAreServed(Cache):
+    """What is only kept to fall back on is served as if it lived."""
+
+    async def set(
+        self, key: str, value: Encoded, *, stale: float = 0.0, ttl: float = 60.0, **options: Any
+    ) -> None:
+        await self.store.set(key, value, ttl=ttl + stale, **options)
+
+
+class ExpiringRemoves(Cache):
+    """Nothing is left to fall back on of what is expired by hand."""
+
+    async def expire(self, key: str) -> bool:
+        return bool(await self.store.delete(key))
 
 
 class PatternIsIgnored(Cache):

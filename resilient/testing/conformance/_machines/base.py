@@ -26,7 +26,9 @@ STEPS_OF_TIME = st.sampled_from([1.0, 60.0, 250.0])
 MOMENT = 0.001
 """Seconds that every operation takes: a clock never stands still."""
 
-SECONDS = frozenset({"ttl", "age", "reopens_in", "retry_after", "last_failure", "last_success"})
+SECONDS = frozenset(
+    {"ttl", "fresh", "age", "reopens_in", "retry_after", "last_failure", "last_success"}
+)
 NUMBERS = frozenset({"fence", "generation"})
 
 

@@ -15,6 +15,8 @@ KEYS = st.sampled_from(["a", "a", "a", "b", "a:1"])
 OWNERS = st.sampled_from(["ann", "bob"])
 TAGS = st.lists(st.sampled_from(["red", "blue"]), max_size=2, unique=True)
 TTLS = LEASES
+FRESH = st.one_of(st.none(), LEASES)
+STALE = st.one_of(st.just(0.0), LEASES)
 VALUES = st.sampled_from([b"", b"one", b"two\x00\xff\n"]).map(Encoded)
 PATTERNS = st.sampled_from(["*", "a*", "a:?", "?", "[a-b]", "c*", "a"])
 
@@ -59,17 +61,44 @@ class CacheMachine(Machine):
         actual = self.ask(self.store.renew(self.name(key), owner=owner, lease=lease))
         self.agree(key, expected, actual)
 
-    @rule(key=KEYS, owner=OWNERS, value=VALUES, ttl=TTLS, times=st.integers(1, 2), ready=READY)
+    @rule(
+        key=KEYS,
+        owner=OWNERS,
+        value=VALUES,
+        ttl=TTLS,
+        times=st.integers(1, 2),
+        ready=READY,
+        fresh=FRESH,
+        stale=STALE,
+    )
     def fill(
-        self, key: str, owner: str, value: Encoded, ttl: float, times: int, ready: bool
+        self,
+        key: str,
+        owner: str,
+        value: Encoded,
+        ttl: float,
+        times: int,
+        ready: bool,
+        fresh: float | None = None,
+        stale: float = 0.0,
     ) -> None:
         self._compute(key, owner, ready)
         tags = self._tags.get(key, ())
         answers = []
         for _ in range(times):
-            expected = self.model.fill(key, value, owner=owner, ttl=ttl, tags=tags)
+            expected = self.model.fill(
+                key, value, owner=owner, ttl=ttl, tags=tags, fresh=fresh, stale=stale
+            )
             actual = self.ask(
-                self.store.fill(self.name(key), value, owner=owner, ttl=ttl, tags=self._named(tags))
+                self.store.fill(
+                    self.name(key),
+                    value,
+                    owner=owner,
+                    ttl=ttl,
+                    fresh=fresh,
+                    stale=stale,
+                    tags=self._named(tags),
+                )
             )
             self.agree(key, expected, actual)
             answers.append(actual)
@@ -86,12 +115,38 @@ class CacheMachine(Machine):
         if expected is True:
             self._tags.pop(key, None)
 
-    @rule(key=KEYS, value=VALUES, ttl=st.one_of(st.none(), TTLS), tags=TAGS)
-    def set(self, key: str, value: Encoded, ttl: float | None, tags: list[str]) -> None:
-        self.model.set(key, value, ttl=ttl, tags=tags)
+    @rule(
+        key=KEYS,
+        value=VALUES,
+        ttl=st.one_of(st.none(), TTLS),
+        tags=TAGS,
+        fresh=FRESH,
+        stale=STALE,
+    )
+    def set(
+        self,
+        key: str,
+        value: Encoded,
+        ttl: float | None,
+        tags: list[str],
+        fresh: float | None,
+        stale: float,
+    ) -> None:
+        self.model.set(key, value, ttl=ttl, tags=tags, fresh=fresh, stale=stale)
         self._tags.pop(key, None)
-        answer = self.ask(self.store.set(self.name(key), value, ttl=ttl, tags=self._named(tags)))
+        answer = self.ask(
+            self.store.set(
+                self.name(key), value, ttl=ttl, fresh=fresh, stale=stale, tags=self._named(tags)
+            )
+        )
         assert answer is None
+
+    @rule(key=KEYS, ready=READY)
+    def expire(self, key: str, ready: bool = False) -> None:
+        self._compute(key, "ann", ready)
+        expected = self.model.expire(key)
+        self._tags.pop(key, None)
+        self.agree(key, expected, self.ask(self.store.expire(self.name(key))))
 
     @rule(key=KEYS, ready=READY)
     def delete(self, key: str, ready: bool = False) -> None:

@@ -24,25 +24,30 @@ class Entry(NamedTuple):
 
     value: bytes
     ttl: float
+    fresh: float
 
 
 class Leased(NamedTuple):
-    """There is no value, and the caller is the one who computes it."""
+    """There is no fresh value, and the caller is the one who computes it."""
 
     fence: int
+    stale: Entry | None
 
 
 class Busy(NamedTuple):
-    """There is no value, and somebody else is computing it."""
+    """There is no fresh value, and somebody else is computing it."""
 
     owner: str
     ttl: float
+    stale: Entry | None
 
 
 @dataclass
 class _Stored:
     value: bytes
+    fresh: float
     expires: float
+    kept: float
     born: int
     tags: tuple[str, ...]
 
@@ -77,10 +82,15 @@ class CacheModel:
 
     def get(self, key: str) -> Entry | None:
         """The live value; `None` if there is none."""
+        found = self.copy(key)
+        return found if found is not None and found.ttl > 0 else None
+
+    def copy(self, key: str) -> Entry | None:
+        """What is kept, however old; `None` if there is nothing, or a tag has made it a miss."""
         stored = self._slot(key).stored
         if stored is None or self._is_invalid(stored):
             return None
-        return Entry(stored.value, stored.expires - self.now)
+        return Entry(stored.value, stored.expires - self.now, stored.fresh - self.now)
 
     def fetch(
         self, key: str, *, owner: str, lease: float, tags: Sequence[str]
@@ -93,16 +103,17 @@ class CacheModel:
         slot = self._slot(key)
         if slot.lease is not None and self._is_outdated(tags, slot.lease.born):
             slot.lease = None
-        if (entry := self.get(key)) is not None:
-            return entry
+        copy = self.copy(key)
+        if copy is not None and copy.fresh > 0:
+            return copy
         if slot.lease is not None and slot.lease.owner != owner:
-            return Busy(slot.lease.owner, slot.lease.expires - self.now)
+            return Busy(slot.lease.owner, slot.lease.expires - self.now, copy)
         if slot.lease is None:
             slot.fence += 1
             slot.lease = _Lease(owner, slot.fence, 0.0, self._event())
             slot.filled_by = slot.abandoned_by = None
         slot.lease.expires = self.now + lease
-        return Leased(slot.lease.fence)
+        return Leased(slot.lease.fence, copy)
 
     def renew(self, key: str, *, owner: str, lease: float) -> bool:
         """Start the lease anew; false if the owner does not hold it."""
@@ -112,7 +123,17 @@ class CacheModel:
         held.expires = self.now + lease
         return True
 
-    def fill(self, key: str, value: bytes, *, owner: str, ttl: float, tags: Sequence[str]) -> bool:
+    def fill(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        owner: str,
+        ttl: float,
+        tags: Sequence[str],
+        fresh: float | None = None,
+        stale: float = 0.0,
+    ) -> bool:
         """Store the computed value and end the lease; false, and no change, if it was lost.
 
         The entry's time is that of the lease: an invalidation of a tag since then makes a miss,
@@ -122,7 +143,7 @@ class CacheModel:
         if slot.lease is None or slot.lease.owner != owner:
             return EITHER if slot.filled_by == owner else False
         born, slot.lease = slot.lease.born, None
-        slot.stored = _Stored(value, self.now + ttl, born, tuple(tags))
+        slot.stored = self._stored(value, ttl, fresh, stale, born, tags)
         slot.filled_by = owner
         return EITHER if self._is_invalid(slot.stored) else True
 
@@ -134,20 +155,55 @@ class CacheModel:
         slot.lease, slot.abandoned_by = None, owner
         return True
 
-    def set(self, key: str, value: bytes, *, ttl: float | None, tags: Sequence[str]) -> None:
+    def set(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        ttl: float | None,
+        tags: Sequence[str],
+        fresh: float | None = None,
+        stale: float = 0.0,
+    ) -> None:
         """Store a value whoever computes; a computation in flight will not overwrite it."""
         slot = self._slot(key)
-        expires = self.now + (self._max_ttl if ttl is None else ttl)
-        slot.stored = _Stored(value, expires, self._event(), tuple(tags))
+        lives = self._max_ttl if ttl is None else ttl
+        slot.stored = self._stored(value, lives, fresh, stale, self._event(), tags)
         slot.lease = None
 
     def delete(self, key: str) -> bool:
         """Remove the value and take the lease of a computation in flight; false if no value."""
         slot = self._slot(key)
         stored, slot.stored, slot.lease = slot.stored, None, None
-        if stored is None:
+        return self._was_live(stored)
+
+    def expire(self, key: str) -> bool:
+        """Serve the value no more, but keep it; take the lease of a computation in flight."""
+        slot = self._slot(key)
+        slot.lease = None
+        was = self._was_live(slot.stored)
+        if slot.stored is not None:
+            slot.stored.fresh = min(slot.stored.fresh, self.now)
+            slot.stored.expires = min(slot.stored.expires, self.now)
+        return was
+
+    def _was_live(self, stored: _Stored | None) -> bool:
+        if stored is None or stored.expires <= self.now:
             return False
         return EITHER if self._is_invalid(stored) else True
+
+    def _stored(
+        self,
+        value: bytes,
+        ttl: float,
+        fresh: float | None,
+        stale: float,
+        born: int,
+        tags: Sequence[str],
+    ) -> _Stored:
+        expires = self.now + ttl
+        until = expires if fresh is None else min(self.now + fresh, expires)
+        return _Stored(value, until, expires, expires + stale, born, tuple(tags))
 
     def has(self, key: str) -> bool:
         """Whether there is a live value."""
@@ -163,7 +219,8 @@ class CacheModel:
 
         An entry that a tag has made a miss is not there, but may still be stored.
         """
-        stored = {key for key in self._slots if self._slot(key).stored is not None}
+        slots = [(key, self._slot(key).stored) for key in self._slots]
+        stored = {key for key, each in slots if each is not None}
         may = {key for key in stored if fnmatchcase(key, pattern)}
         return {key for key in may if self.has(key)}, may
 
@@ -181,7 +238,7 @@ class CacheModel:
 
     def _slot(self, key: str) -> _Slot:
         slot = self._slots.setdefault(key, _Slot())
-        if slot.stored is not None and slot.stored.expires <= self.now:
+        if slot.stored is not None and slot.stored.kept <= self.now:
             slot.stored = None
         if slot.lease is not None and slot.lease.expires <= self.now:
             slot.lease = None

@@ -1,8 +1,9 @@
 -- KEYS value, lease, waiters
 -- ARGV key, channel
--- Answers the birth and the tags of what was removed.
-local entry = redis.call('HMGET', KEYS[1], 'born', 'tags')
+-- Answers the birth and the tags of what was live.
+local entry = redis.call('HMGET', KEYS[1], 'born', 'tags', 'stale')
+local live = entry[1] and redis.call('PTTL', KEYS[1]) > (tonumber(entry[3]) or 0)
 redis.call('DEL', KEYS[1], KEYS[2])
 wake_all(KEYS[3])
 redis.call('PUBLISH', ARGV[2], ARGV[1])
-return entry[1] and entry
+return live and {entry[1], entry[2]}
