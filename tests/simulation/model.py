@@ -1,6 +1,8 @@
 """A lock server as a plain object: what `protocols/locks.py` promises, written apart.
 
-It imports nothing of the library. Times are seconds of the server's own clock.
+It imports nothing of the library. Times are seconds of the server's own clock. One lock has a
+number of permits, held for writing (all permits at once) or for reading (side by side); whoever
+frees something hands it over at once to whoever has waited longest, if that one is still there.
 """
 
 from __future__ import annotations
@@ -8,90 +10,138 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+GRANT_LIVES = 1.0
+"""Seconds for which what was handed over waits to be confirmed by its new holder."""
+
 
 class Violation(AssertionError):
     """Something happened that must never happen."""
 
 
-class LockServer:
-    """One lock: an owner until a deadline, a fence that only grows, and a queue of waiters."""
+class Hold:
+    """What one owner holds."""
 
-    def __init__(self, wake: Callable[[str], None]) -> None:
-        self.owner: str | None = None
-        self.until = 0.0
-        self.since = 0.0
+    __slots__ = ("fence", "shared", "since", "until")
+
+    def __init__(self, fence: int, since: float, until: float, shared: bool) -> None:
+        self.fence = fence
+        self.since = since
+        self.until = until
+        self.shared = shared
+
+
+class LockServer:
+    """One lock: its holders until their deadlines, a fence that only grows, and a queue.
+
+    Args:
+        wake: Signals to a waiter; false if its process is gone.
+        permits: How many may hold it side by side, unless one holds it for itself alone.
+        exclusive: Whether a holder that does not share takes all permits (a lock, a writer) or
+            one (a semaphore).
+    """
+
+    def __init__(
+        self, wake: Callable[[str], bool], *, permits: int = 1, exclusive: bool = True
+    ) -> None:
+        self.permits = permits
+        self.exclusive = exclusive
+        self.holds: dict[str, Hold] = {}
         self.fence = 0
         self.released: str | None = None
-        self.queue: list[str] = []
+        self.queue: list[tuple[str, str, bool]] = []
         self.fences: list[int] = []
-        self.gone: set[str] = set()
-        self._wake = wake
+        self.wake = wake
 
     def __call__(self, command: tuple[str, dict[str, Any]], now: float) -> Any:
         """Carry one command out."""
         name, arguments = command
-        answer = getattr(self, name)(now, **arguments)
-        if self.held(now) and self.owner in self.gone:
-            raise Violation(f"{self.owner} holds the lock again after it released it")
-        return answer
+        self.expire(now)
+        return getattr(self, name)(now, **arguments)
 
-    def held(self, now: float) -> bool:
-        """Whether somebody holds the lock."""
-        return self.owner is not None and now < self.until
+    def expire(self, now: float) -> None:
+        """Forget whoever did not renew in time."""
+        over = [owner for owner, hold in self.holds.items() if hold.until <= now]
+        for owner in over:
+            del self.holds[owner]
+        if over:
+            self.hand_over(now)
 
-    def acquire(self, now: float, owner: str, ttl: float, waiter: str | None) -> tuple[Any, ...]:
-        """Grant a free lock; the same owner asking again keeps its fence."""
-        if self.held(now) and not self.is_mine(owner):
-            if waiter is not None and waiter not in self.queue:
-                self.queue.append(waiter)
-            assert self.owner is not None
-            return ("held", self.owner, self.fence, self.until - now, now - self.since)
-        if waiter in self.queue:
-            self.queue.remove(waiter)
-        if not self.held(now):
-            self.fence, self.since = self.next_fence(now), now
-            self.fences.append(self.fence)
-        self.owner, self.until = owner, now + ttl
-        return ("grant", self.fence)
+    # --- commands
 
-    def is_mine(self, owner: str) -> bool:
-        """Whether an acquire by this owner is a repeated one."""
-        return owner == self.owner
+    def acquire(
+        self, now: float, owner: str, ttl: float, waiter: str | None, shared: bool
+    ) -> tuple[Any, ...]:
+        """Grant what is free and nobody waits for; the same owner asking again keeps its fence."""
+        if (hold := self.mine(owner)) is not None:
+            hold.until = now + ttl
+            return ("grant", hold.fence)
+        if self.may_pass(shared) and self.is_free(shared):
+            return ("grant", self.grant(now, owner, ttl, shared))
+        if waiter is not None and all(waiter != each for each, _, _ in self.queue):
+            self.queue.append((waiter, owner, shared))
+            self.hand_over(now)  # to those before it, if they have died meanwhile
+            if owner in self.holds:
+                return self.acquire(now, owner, ttl, waiter, shared)
+        if not self.holds:
+            return ("held", "", 0, GRANT_LIVES, 0.0)
+        holder, hold = next(iter(self.holds.items()))
+        return ("held", holder, hold.fence, hold.until - now, now - hold.since)
+
+    def renew(self, now: float, owner: str, ttl: float) -> bool:
+        """Only whoever holds the lock may renew it."""
+        if owner not in self.holds:
+            return False
+        self.holds[owner].until = now + ttl
+        return True
+
+    def release(self, now: float, owner: str) -> bool:
+        """Only whoever holds the lock may free it; asked twice, it says yes twice."""
+        if owner not in self.holds:
+            return owner == self.released
+        del self.holds[owner]
+        self.released = owner
+        self.hand_over(now)
+        return True
+
+    def withdraw(self, now: float, owner: str, waiter: str) -> None:
+        """Wait no longer, and give back what was handed over meanwhile."""
+        self.queue = [each for each in self.queue if each[0] != waiter]
+        self.holds.pop(owner, None)
+        self.hand_over(now)
+
+    # --- what the variants break
+
+    def mine(self, owner: str) -> Hold | None:
+        """What an acquire that is sent again finds."""
+        return self.holds.get(owner)
+
+    def may_pass(self, shared: bool) -> bool:
+        """Whether a newcomer need not queue up."""
+        return not self.queue
+
+    def is_free(self, shared: bool) -> bool:
+        """Whether there is a permit for one more holder of this kind."""
+        if not self.exclusive:
+            return len(self.holds) < self.permits
+        return not self.holds or (shared and all(hold.shared for hold in self.holds.values()))
 
     def next_fence(self, now: float) -> int:
         """Larger than every earlier one, also after the server lost its data."""
         return max(self.fence + 1, int(now * 1_000_000))
 
-    def renew(self, now: float, owner: str, ttl: float) -> bool:
-        """Only whoever holds the lock may renew it."""
-        if not self.held(now) or owner != self.owner:
-            return False
-        self.until = now + ttl
-        return True
+    def grant(self, now: float, owner: str, ttl: float, shared: bool) -> int:
+        """Give one owner its hold."""
+        self.fence = self.next_fence(now)
+        self.fences.append(self.fence)
+        self.holds[owner] = Hold(self.fence, now, now + ttl, shared)
+        return self.fence
 
-    def release(self, now: float, owner: str) -> bool:
-        """Only whoever holds the lock may free it; asked twice, it says yes twice."""
-        if not self.held(now) or owner != self.owner:
-            return owner == self.released
-        self.gone.add(owner)
-        self.free()
-        self.released = owner
-        return True
-
-    def free(self) -> None:
-        """Free the lock, and wake whoever waited longest."""
-        self.owner = None
-        if self.queue:
-            self._wake(self.queue.pop(0))
-
-    def withdraw(self, now: float, owner: str, waiter: str) -> None:
-        """Forget a waiter; a wake-up that was meant for it goes to the next one."""
-        if waiter in self.queue:
-            self.queue.remove(waiter)
-        if self.held(now) and owner == self.owner:
-            self.release(now, owner)
-        elif not self.held(now):
-            self.free()
+    def hand_over(self, now: float) -> None:
+        """Grant what is free to those who waited longest and are still there."""
+        while self.queue and self.is_free(self.queue[0][2]):
+            waiter, owner, shared = self.queue.pop(0)
+            if self.wake(waiter):
+                self.grant(now, owner, GRANT_LIVES, shared)
 
 
 class NoOwnerCheck(LockServer):
@@ -99,17 +149,28 @@ class NoOwnerCheck(LockServer):
 
     def release(self, now: float, owner: str) -> bool:
         """Free the lock whoever holds it."""
-        self.gone.add(owner)
-        self.free()
+        self.holds.clear()
+        self.hand_over(now)
         return True
 
 
 class ForgetfulAcquire(LockServer):
     """Broken: an acquire whose reply was lost finds itself in the way."""
 
-    def is_mine(self, owner: str) -> bool:
+    def mine(self, owner: str) -> Hold | None:
         """Never: a repeated acquire is like a stranger's."""
-        return False
+        return None
+
+
+class DuplicateGrant(LockServer):
+    """Broken: an acquire that is sent again is granted anew, as FencedLock counts re-entries."""
+
+    def mine(self, owner: str) -> Hold | None:
+        """The old hold, under a new fence."""
+        if (hold := self.holds.get(owner)) is not None:
+            hold.fence = self.fence = self.fence + 1
+            self.fences.append(hold.fence)
+        return hold
 
 
 class ZombieRenewal(LockServer):
@@ -117,15 +178,68 @@ class ZombieRenewal(LockServer):
 
     def renew(self, now: float, owner: str, ttl: float) -> bool:
         """Renew a free lock too."""
-        if self.held(now) and owner != self.owner:
-            return False
-        self.owner, self.until = owner, now + ttl
-        return True
+        if owner not in self.holds and self.is_free(shared=False):
+            self.grant(now, owner, ttl, shared=False)
+        return super().renew(now, owner, ttl)
 
 
 class FenceStartsAgain(LockServer):
     """Broken: the fence is a counter that a release deletes (madelson's on MongoDB)."""
 
     def next_fence(self, now: float) -> int:
-        """Count from one after each release."""
-        return 1 if self.released is not None and self.owner is None else self.fence + 1
+        """Count from one whenever the lock was free."""
+        return self.fence + 1 if self.holds else 1
+
+
+class GrantToTheDead(LockServer):
+    """Broken: what is handed to a waiter that has died stays with it while the grant lives."""
+
+    def hand_over(self, now: float) -> None:
+        """Grant to the head of the queue, there or not."""
+        while self.queue and self.is_free(self.queue[0][2]):
+            waiter, owner, shared = self.queue.pop(0)
+            self.wake(waiter)
+            self.grant(now, owner, GRANT_LIVES, shared)
+
+
+class ForgetfulWithdraw(LockServer):
+    """Broken: whoever gives up in the moment of its grant keeps it."""
+
+    def withdraw(self, now: float, owner: str, waiter: str) -> None:
+        """Leave the queue, and nothing else."""
+        self.queue = [each for each in self.queue if each[0] != waiter]
+
+
+class LostWakeUp(LockServer):
+    """Broken: a release frees the lock and tells nobody (redisson issue 5761)."""
+
+    def release(self, now: float, owner: str) -> bool:
+        """Leave it to the waiters' own slow look."""
+        queue, self.queue = self.queue, []
+        answer = super().release(now, owner)
+        self.queue = queue
+        return answer
+
+
+class ReaderPastWriter(LockServer):
+    """Broken: readers join readers while a writer waits, for ever if need be."""
+
+    def may_pass(self, shared: bool) -> bool:
+        """A reader asks nobody."""
+        return shared or not self.queue
+
+
+class OneTooMany(LockServer):
+    """Broken: a semaphore counted with `<=`."""
+
+    def is_free(self, shared: bool) -> bool:
+        """Whether there are not more holders than permits yet."""
+        return len(self.holds) <= self.permits
+
+
+class ReaderBesideWriter(LockServer):
+    """Broken: a reader looks only at the other readers."""
+
+    def is_free(self, shared: bool) -> bool:
+        """A writer waits for readers, and no reader for a writer."""
+        return shared or not self.holds

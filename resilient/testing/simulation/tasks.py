@@ -171,7 +171,7 @@ ANSWERED_AT_ONCE: dict[type, Callable[[Task, Any], Any]] = {
     type(NEW_OWNER): lambda task, _: task.client.new_owner(),
     type(ATTEMPT): lambda task, _: (task.client.clock(), task.client.new_owner()),
     IsDead: lambda task, operation: False,
-    Listen: lambda task, operation: task.client.simulation.new_waiter(),
+    Listen: lambda task, operation: task.client.simulation.new_waiter(task.client),
 }
 ANSWERED_LATER: dict[type, Callable[[Task, Any], None]] = {
     Ask: Task._ask,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -16,6 +15,7 @@ from resilient.engine.backend import Backend
 from resilient.engine.background import Chore
 from resilient.engine.plan import Plan
 from resilient.errors import BackendError
+from resilient.protocols.signals import Hub
 from resilient.testing.simulation.tasks import SimulatedWaiter, Task
 
 __all__ = ["Client", "Faults", "Server", "Simulation"]
@@ -33,6 +33,7 @@ class Faults:
         lose_request: The share of requests that never arrive.
         lose_reply: The share of replies that never arrive.
         repeat_request: The share of requests that arrive twice.
+        repeat_reply: The share of replies that arrive twice.
         timeout: Seconds after which a client gives a reply up.
     """
 
@@ -40,6 +41,7 @@ class Faults:
     lose_request: float = 0.0
     lose_reply: float = 0.0
     repeat_request: float = 0.0
+    repeat_reply: float = 0.0
     timeout: float = 0.5
 
 
@@ -53,7 +55,7 @@ class Simulation:
         self.active: Client | None = None
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
-        self._waiters: dict[str, SimulatedWaiter] = {}
+        self._waiters: dict[str, tuple[Client, SimulatedWaiter]] = {}
         self._ids = count(1)
         self._tasks: list[Task] = []
 
@@ -69,14 +71,17 @@ class Simulation:
         """Do something after a while."""
         self.at(self.now + seconds, action)
 
-    def wake(self, waiter: str) -> None:
-        """The server signals to a waiter; the signal takes its time, and is lost like a reply."""
-        if self.random.random() >= self.faults.lose_reply:
-            self.after(self.delay(), lambda: self._wake(waiter))
+    def wake(self, waiter: str) -> bool:
+        """The server signals to a waiter; the signal takes its time, and is lost like a reply.
 
-    def _wake(self, waiter: str) -> None:
-        if waiter in self._waiters:
-            self._waiters[waiter].wake()
+        What the server learns is whether the waiter's process was there to hear it.
+        """
+        found = self._waiters.get(waiter)
+        if found is None or not found[0].alive:
+            return False
+        if self.random.random() >= self.faults.lose_reply:
+            self.after(self.delay(), found[1].wake)
+        return True
 
     def delay(self) -> float:
         """How long the next message is under way."""
@@ -99,20 +104,11 @@ class Simulation:
         """Remember a task until the end."""
         self._tasks.append(task)
 
-    def new_waiter(self) -> SimulatedWaiter:
+    def new_waiter(self, client: Client) -> SimulatedWaiter:
         """A waiter that `wake` finds by its id."""
         waiter = SimulatedWaiter(f"waiter-{next(self._ids)}")
-        self._waiters[waiter.id] = waiter
+        self._waiters[waiter.id] = (client, waiter)
         return waiter
-
-    @contextmanager
-    def on(self, client: Client) -> Iterator[None]:
-        """What runs now runs in this client, and reads its clock."""
-        before, self.active = self.active, client
-        try:
-            yield
-        finally:
-            self.active = before
 
 
 class _VirtualClock(clock.SystemClock):
@@ -143,7 +139,7 @@ class Client:
 
     def backend(self, **stores: Any) -> Backend:
         """A backend of these stores, whose background work runs in this client."""
-        backend = Backend(f"simulated-{self.name}", **stores)
+        backend = Backend(f"simulated-{self.name}", source=SimulatedSource(), **stores)
         backend.__dict__["worker"] = SimulatedWorker(self)
         return backend
 
@@ -163,16 +159,17 @@ class Client:
 
     def resume(self, action: Callable[[], None]) -> None:
         """Do something in this process: when it is no longer paused, never if it is dead."""
-        self.simulation.at(self._paused_until, lambda: self._act(action))
-
-    def _act(self, action: Callable[[], None]) -> None:
-        if not self.alive:
-            return
-        if self.simulation.now < self._paused_until:
-            self.resume(action)
-            return
-        with self.simulation.on(self):
-            action()
+        simulation = self.simulation
+        if simulation.now < self._paused_until or simulation.active is not None:
+            # One thing after the other, also what one process wants done in the midst of its own.
+            simulation.at(self._paused_until, lambda: self.resume(action))
+        elif self.alive:
+            # What runs now runs in this client, and reads its clock.
+            simulation.active = self
+            try:
+                action()
+            finally:
+                simulation.active = None
 
     def pause(self, seconds: float) -> None:
         """Stop the process for so many seconds, as `SIGSTOP` does."""
@@ -214,8 +211,10 @@ class Link:
             reply, error = self._server(command, simulation.now), None
         except BackendError as raised:
             reply, error = None, raised
-        if simulation.random.random() >= simulation.faults.lose_reply:
-            simulation.after(simulation.delay(), lambda: once(reply, error))
+        chance, faults = simulation.random.random, simulation.faults
+        for _ in range(2 if chance() < faults.repeat_reply else 1):
+            if chance() >= faults.lose_reply:
+                simulation.after(simulation.delay(), lambda: once(reply, error))
 
 
 class _Once:
@@ -230,6 +229,22 @@ class _Once:
         if not self._answered:
             self._answered = True
             self._client.resume(lambda: self._answer(reply, error))
+
+
+class SimulatedSource:
+    """Signals arrive by `Simulation.wake`; what was missed is found by a slow look."""
+
+    is_listening = True
+
+    def start(self, hub: Hub) -> None:
+        """It always listens."""
+
+    def address(self, waiter: str) -> str:
+        """The waiter's id, which no other waiter of any client has."""
+        return waiter
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
 
 
 class SimulatedWorker:
