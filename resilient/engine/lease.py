@@ -29,6 +29,9 @@ __all__ = ["Heartbeat", "Lease"]
 SAFE_SHARE = 0.99
 DRIFT_SECONDS = 0.002
 RENEW_AFTER = 1 / 3
+EARLY = 1 / 6
+"""The share of its TTL by which a lease is renewed early, when another one is due: so that leases
+that began one after the other fall into step, and are renewed in one trip."""
 RETRY_AFTER = 1 / 20
 
 
@@ -190,11 +193,12 @@ class Heartbeat:
     async def run(self) -> None:
         """Renew what is due in one trip, and tell the holders of what is lost."""
         began = await NOW
-        due = [lease for lease in list(self.leases.values()) if lease.due <= began]
+        leases = list(self.leases.values())
+        due = [lease for lease in leases if lease.due - lease.ttl * EARLY <= began]
         alive = [lease for lease in due if lease.deadline > began]
         # A server that does not answer must not keep us from telling of the first loss in time.
-        deadlines = [lease.deadline for lease in list(self.leases.values())]
-        patience = min([each - began for each in deadlines if each > began], default=0.0)
+        left = [lease.deadline - began for lease in leases]
+        patience = min([seconds for seconds in left if seconds > 0], default=0.0)
         answers = await within(patience, _renewed(alive))
         for lease, answer in zip(alive, answers, strict=True):
             if id(lease) in self.leases:

@@ -117,6 +117,7 @@ class RedisServer(RedisAt):
             restarts with everything it acknowledged. Otherwise it restarts empty.
         unix_socket: listen on a unix socket as well, see `unix_url`.
         config: further settings, as on the command line: `{"maxmemory": "10mb"}`.
+        env: added to its environment.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class RedisServer(RedisAt):
         persistence: bool = False,
         unix_socket: bool = False,
         config: dict[str, str] | None = None,
+        env: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         installed = flavours()
@@ -134,6 +136,7 @@ class RedisServer(RedisAt):
         self.flavour: Flavour = flavour or installed[0]
         self.persistence = persistence
         self.config = config or {}
+        self.env = env or {}
         # Short, since a unix socket's path may have 107 bytes at most.
         self.directory = Path(tempfile.mkdtemp(prefix="rsl-"))
         self.socket_path = self.directory / "s.sock" if unix_socket else None
@@ -251,7 +254,11 @@ class RedisServer(RedisAt):
         logged_before = len(self.log())
         with (self.directory / "log").open("ab") as log:
             process = subprocess.Popen(
-                self._command(port), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self._command(port),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.env},
             )
         url = f"redis://127.0.0.1:{port}/0"
         deadline = time.monotonic() + START_TIMEOUT
@@ -296,9 +303,12 @@ def redis_server(
     persistence: bool = False,
     unix_socket: bool = False,
     config: dict[str, str] | None = None,
+    env: dict[str, str] | None = None,
 ) -> Iterator[RedisServer]:
     """A server for the length of the block; the arguments are `RedisServer`'s."""
-    server = RedisServer(flavour, persistence=persistence, unix_socket=unix_socket, config=config)
+    server = RedisServer(
+        flavour, persistence=persistence, unix_socket=unix_socket, config=config, env=env
+    )
     try:
         server.start()
         yield server

@@ -1,0 +1,104 @@
+"""Crowds that want one lock: a nursery process forks them, so that they start at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import resilient
+
+Take = Callable[[], Any]
+"""Makes a context manager that holds the lock; its value may have a fence."""
+
+
+def taker(kind: str, url: str, prefix: str, ttl: float) -> Take:
+    """The lock of this library, or of another."""
+    if kind == "resilient":
+        resilient.configure(url, prefix=prefix)
+        return lambda: resilient.lock("k", ttl=ttl, wait=60)
+    import redis
+
+    client = redis.Redis.from_url(url)
+    if kind == "redis-py":
+        return lambda: client.lock(prefix + "k", timeout=ttl, blocking_timeout=60)
+    if kind == "python-redis-lock":
+        import redis_lock
+
+        return lambda: redis_lock.Lock(client, prefix + "k", expire=max(1, round(ttl)))
+    return lambda: _token(client, prefix + "token")
+
+
+@contextlib.contextmanager
+def _token(client: Any, key: str) -> Iterator[None]:
+    """The least that a lock can be: a token in a list, lost for ever with whoever has it."""
+    client.blpop([key])
+    try:
+        yield
+    finally:
+        client.rpush(key, "token")
+
+
+def _forked(run: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    with contextlib.suppress(BaseException):
+        run()
+    os._exit(0)
+
+
+def hammer(
+    kind: str, url: str, prefix: str, processes: int, seconds: float, path: str
+) -> list[dict[str, float]]:
+    """Many processes take the lock for 1 ms again and again: how often each, and its waits."""
+    start = time.monotonic() + 0.5
+
+    def child(number: int) -> None:
+        take, count, longest = taker(kind, url, prefix, 10), 0, 0.0
+        with take():  # connected, and every script known
+            pass
+        time.sleep(max(0.0, start - time.monotonic()))
+        while (asked := time.monotonic()) < start + seconds:
+            with take():
+                longest = max(longest, time.monotonic() - asked)
+                time.sleep(0.001)
+                count += 1
+        Path(f"{path}.{number}").write_text(f"{count} {longest}")
+
+    for pid in [_forked(partial(child, number)) for number in range(processes)]:
+        os.waitpid(pid, 0)
+    reports = [Path(f"{path}.{number}").read_text().split() for number in range(processes)]
+    return [{"count": int(count), "longest": float(longest)} for count, longest in reports]
+
+
+def storm(kind: str, url: str, prefix: str, seconds: float, ttl: float, path: str) -> None:
+    """Six processes take the lock for 1 ms again and again, and one is killed every 0.3 s."""
+    chance = random.Random(11)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def child() -> None:
+        take = taker(kind, url, prefix, ttl)
+        while True:
+            with take() as lease:
+                fence = getattr(lease, "fence", 0)
+                os.write(file, f"{fence} {time.monotonic()}\n".encode())
+                time.sleep(0.001)
+
+    pids = [_forked(child) for _ in range(6)]
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.3)
+        victim = chance.randrange(6)
+        os.kill(pids[victim], signal.SIGKILL)
+        os.waitpid(pids[victim], 0)
+        pids[victim] = _forked(child)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)

@@ -1,0 +1,103 @@
+"""Clocks that are wrong, and clocks that step: of the processes, and of the server."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import resilient
+from tests.process import lock_fault_workers as workers
+from tests.support.fixtures import Target
+from tests.support.processes import group, run_all
+from tests.support.scale import scaled
+from tests.support.servers import RedisServer, redis_server
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+
+TTL = 2.0
+SLACK = 1.0
+"""Seconds that a busy machine may add."""
+
+
+def test_the_wall_clock_of_a_process_does_not_matter(shared_target: Target) -> None:
+    """One an hour fast, one an hour slow, one right: they take turns as if all were right."""
+    rounds = scaled(300, 30)
+    arguments = [(shared_target.url, shared_target.prefix, hours, rounds) for hours in (1, -1, 0)]
+    held = sorted(turn for turns in run_all(workers.in_another_time, arguments) for turn in turns)
+    assert len(held) == 3 * rounds
+    for (_, until, fence), (since, _, next_fence) in itertools.pairwise(held):
+        assert since >= until
+        assert next_fence > fence
+
+
+class Timekeeper:
+    """A server whose clock can be stepped while it runs."""
+
+    def __init__(self, server: RedisServer, file: Path) -> None:
+        self.server = server
+        self._file = file
+
+    def step(self, seconds: int) -> None:
+        """Step its clock, and wait until it shows."""
+        before = self._now()
+        self._file.write_text(f"{seconds:+d}")
+        while abs(self._now() - before) < abs(seconds) / 2:
+            time.sleep(0.005)
+
+    def _now(self) -> int:
+        with self.server.client() as client:
+            return int(client.time()[0])
+
+
+@pytest.fixture
+def timekeeper(tmp_path: Path) -> Iterator[Timekeeper]:
+    """The server, under `libfaketime`."""
+    found = importlib.util.find_spec("libfaketime")
+    assert found is not None
+    assert found.origin is not None
+    library = Path(found.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
+    file = tmp_path / "time"
+    file.write_text("+0")
+    env = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_NO_CACHE": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
+    with redis_server(env=env) as server:
+        yield Timekeeper(server, file)
+
+
+@pytest.mark.slow
+def test_a_server_clock_that_steps_forward_ends_a_lease_and_its_holder_learns_of_it(
+    timekeeper: Timekeeper, prefix: str
+) -> None:
+    """The server lets the lock expire at once: its holder is told, and writes nothing any more."""
+    url = timekeeper.server.url
+    ledger = workers.Ledger(f"{url}#{prefix}ledger")
+    with (
+        resilient.using(url, prefix=prefix),
+        group(workers.watch, [(url, prefix, "async", TTL)]) as (holder,),
+    ):
+        fence = holder.wait_for("holding")
+        with pytest.raises(resilient.LeaseLost), resilient.lock("other", ttl=TTL) as blind:
+            blind.drop()
+            blind.deadline = math.inf
+            assert ledger.write(blind, "before")
+            timekeeper.step(3600)
+            stepped = time.monotonic()
+            with resilient.lock("other", ttl=TTL, wait=10) as lease:
+                assert ledger.write(lease, "after")
+                assert not ledger.write(blind, "stale")
+                assert ledger.read() == "after"
+        report = holder.result(30)
+        print(f"loss seen after {report['lost'] - stepped:.2f} s of TTL {TTL}")
+        assert report["lost"] - stepped < TTL / 3 + SLACK
+        with resilient.lock("k", ttl=TTL, wait=10) as lease:
+            assert lease.fence > fence + 3_000_000_000
