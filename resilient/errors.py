@@ -11,6 +11,8 @@
     │   ├── CircuitOpen            the dependency is being left alone
     │   ├── CallInProgress         the same idempotent call is running elsewhere
     │   └── JobRunning             the same job is running elsewhere
+    ├── JobCancelled               somebody has asked a running job to stop
+    ├── SourceChanged              a resumed loop gets other items than those that are done
     ├── LeaseLost                  a holder outlived its lease; its writes are refused
     │   └── StaleRunner            ... of a checkpointed job
     ├── FingerprintMismatch        one idempotency key, two different payloads
@@ -32,6 +34,8 @@ __all__ = [
     "CodecError",
     "ConfigurationError",
     "FingerprintMismatch",
+    "JobCancelled",
+    "JobCodeChanged",
     "JobRunning",
     "KeyMissing",
     "LeaseLost",
@@ -39,6 +43,7 @@ __all__ = [
     "Rejected",
     "ResilientError",
     "ResultUnavailable",
+    "SourceChanged",
     "StaleRunner",
 ]
 
@@ -130,6 +135,32 @@ class JobRunning(Rejected):
     """The same job has a live runner; the message names it."""
 
 
+class JobCancelled(ResilientError):
+    """Somebody has asked this run of a job to stop; what is done is saved.
+
+    Args:
+        message: Which job.
+        key: The job's key, without the backend's prefix.
+    """
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class SourceChanged(ResilientError):
+    """A loop with `verify=True` reads other items than those that an earlier run has done.
+
+    Args:
+        message: Which loop.
+        key: The job's key, without the backend's prefix.
+    """
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class LeaseLost(ResilientError):
     """The holder outlived its lease: somebody else may hold it now, and its writes are refused.
 
@@ -173,6 +204,10 @@ class ResultUnavailable(ResilientError):
     def __init__(self, message: str, *, key: str) -> None:
         super().__init__(message)
         self.key = key
+
+
+class JobCodeChanged(RuntimeWarning):
+    """A job goes on with another source of its function than it was saved by, of one version."""
 
 
 class BlockingCallInLoop(RuntimeWarning):

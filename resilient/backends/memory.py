@@ -187,7 +187,8 @@ class MemoryStore:
         self._undo.append((records, key, before))
         records[key] = (record, self.now + ttl)
         if before is None:
-            self._sorted.pop(table, None)
+            if (names := self._sorted.get(table)) is not None:
+                _insert(names, key)
             self._new_entries += 1
             if self._new_entries >= COLLECT_EVERY:
                 self._collect()
@@ -209,7 +210,8 @@ class MemoryStore:
     ) -> Iterator[tuple[str, R]]:
         """The live records of a range of keys, by key."""
         keys = self._sorted.get(table)
-        if keys is None:
+        # It may still name what was deleted since: up to as many as there are.
+        if keys is None or len(keys) > 2 * len(self._tables[table]) + COLLECT_EVERY:
             keys = self._sorted[table] = sorted(self._tables[table])
         start = bisect_left(keys, prefix)
         if after is not None:
@@ -219,7 +221,6 @@ class MemoryStore:
             key = keys[index]
             if found == limit or not key.startswith(prefix):
                 return
-            # The list may still name what was deleted since.
             record = self.get(table, key)
             if record is not None:
                 found += 1
@@ -249,3 +250,10 @@ class MemoryStore:
             entry = self._unseen_in.get(key)
             if entry is not None and entry[1] <= self.now:
                 del self._unseen_in[key]
+
+
+def _insert(names: list[str], key: str) -> None:
+    """Put a key where it belongs, unless it is there still from before it was deleted."""
+    place = bisect_left(names, key)
+    if place == len(names) or names[place] != key:
+        names.insert(place, key)

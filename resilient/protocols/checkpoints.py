@@ -51,6 +51,8 @@ class Started(NamedTuple):
         checkpoint: The latest checkpoint, if any.
         steps: The results of the steps that were done, by name.
         version: The version under which the job was last started; `""` at first.
+        life: The same for all attempts of this job, and for no earlier job of its name: one that
+            was forgotten, expired, or begun again from the beginning.
     """
 
     fence: int
@@ -58,6 +60,7 @@ class Started(NamedTuple):
     checkpoint: Checkpoint | None
     steps: Mapping[str, Encoded]
     version: str
+    life: int = 0
 
 
 class Running(NamedTuple):
@@ -67,11 +70,13 @@ class Running(NamedTuple):
         owner: The runner's token.
         ttl: Seconds until its lease runs out.
         attempt: Its attempt.
+        cancelled: Whether it has been asked to stop.
     """
 
     owner: str
     ttl: float
     attempt: int
+    cancelled: bool = False
 
 
 class Finished(NamedTuple):
@@ -172,9 +177,26 @@ class CheckpointStore(Protocol):
         ...
 
     async def step(
-        self, task: str, name: str, value: Encoded, *, fence: int, ttl: float, lease: float
+        self,
+        task: str,
+        name: str,
+        value: Encoded,
+        *,
+        fence: int,
+        ttl: float,
+        lease: float | None = None,
     ) -> bool:
-        """Store the result of a step; the first writer wins. False for a stale runner."""
+        """Store the result of a step; the first writer wins. False for a stale runner.
+
+        Args:
+            task: The job.
+            name: The step.
+            value: Its result.
+            fence: The runner's fence.
+            ttl: Seconds for which the job is kept.
+            lease: Starts the runner's lease anew, in seconds; `None` leaves it and the time of the
+                job as they are, which costs less: the next renewal sees to both.
+        """
         ...
 
     async def finish(self, task: str, result: Encoded, *, fence: int, ttl: float) -> bool:
@@ -190,6 +212,25 @@ class CheckpointStore(Protocol):
 
     async def runner(self, task: str) -> Running | Finished | None:
         """Who runs the job, or its result; `None` if it is neither running nor finished."""
+        ...
+
+    async def cancel(self, task: str) -> bool:
+        """Ask the runner to stop, by `Running.cancelled`; false if the job has none.
+
+        The next start of another owner begins uncancelled.
+        """
+        ...
+
+    async def rewind(self, task: str, sequence: int) -> bool:
+        """Let the next start go on from this checkpoint: later ones and a result are dropped.
+
+        Steps stay. False, and nothing is changed, if the job has a live runner or does not keep
+        that checkpoint.
+        """
+        ...
+
+    async def steps(self, task: str) -> Mapping[str, Encoded]:
+        """The results of the steps that were done, by name."""
         ...
 
     async def latest(self, task: str) -> Checkpoint | None:

@@ -41,6 +41,13 @@ def load(job: Job[State], path: str, *, dry: bool = False) -> dict[str, int]:
     job.state.columns = 1  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     for row in job.iterate(["a", "b"], total=2):
         assert_type(row, str)
+    for chunk in job.chunks(["a", "b"], 2):
+        assert_type(chunk, list[str])
+    for after in job.iterate(lambda key: ["a", "b"], key=len):
+        assert_type(after, str)
+    assert_type(job.map(count, ["a", "b"], workers=2), list[int])
+    assert_type(job.map(count, ["a", "b"], on_error="collect"), list[int | Exception])
+    job.map(count, [1, 2])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     job.save("half")
     return {"rows": job.state.rows}
 
@@ -58,6 +65,10 @@ async def aload(job: AsyncJob[State], path: str) -> list[str]:
     assert_type(await job.step("count", acount, path), int)
     async for row in job.iterate(["a", "b"]):
         assert_type(row, str)
+    async for chunk in job.chunks(["a", "b"], 2):
+        assert_type(chunk, list[str])
+    assert_type(await job.map(acount, ["a", "b"]), list[int])
+    assert_type(await job.map(acount, ["a"], on_error="collect"), list[int | Exception])
     await job.save()
     job.save()  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
     return [path]
@@ -124,6 +135,18 @@ async def askipping(job: AsyncJob[State], n: int) -> int:
     return n
 
 
+def migrate(fields: dict[str, int], version: str) -> State:
+    """What another version has saved."""
+    return State(fields["rows"])
+
+
+@checkpointed("new:{n}", state=State, version="2", migrate=migrate, on_complete="rerun")
+def migrated(job: Job[State], n: int) -> int:
+    """A later version."""
+    return job.state.rows
+
+
+assert_type(migrated(1), int)
 assert_type(skipping(1), int | None)
 
 
@@ -143,5 +166,5 @@ def without_a_job(path: str) -> int:
 
 
 checkpointed("k", wait="1m", on_busy="queue")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
-checkpointed("k", on_complete="return")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+checkpointed("k", on_complete="again")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 assert_type(resilient.current_job().attempt, int)

@@ -144,17 +144,6 @@ def test_wrong_keys_are_refused() -> None:
             decorate()
 
 
-def test_options_of_later_versions_do_not_exist_yet() -> None:
-    """What is not there is a `TypeError`, never accepted and ignored."""
-    decorator: Any = checkpointed
-    for option in ("migrate", "verify", "on_complete", "progress"):
-        with pytest.raises(TypeError, match=option):
-            decorator(**{option: None})
-    for name in ("map", "chunks", "transaction"):
-        assert not hasattr(Job, name)
-        assert not hasattr(AsyncJob, name)
-
-
 def test_callers_leave_the_job_out() -> None:
     """The signature has the other parameters, with their defaults and kinds."""
 

@@ -6,7 +6,7 @@ is a hash of its own, found by its number.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from resilient.backends.redis.commands import Call, Script, milliseconds, text
@@ -25,9 +25,12 @@ __all__ = ["RedisCheckpoints"]
 
 _RUNNING = ("start", "renew", "finish", "stop", "runner")
 _SAVING = ("save", "step", "load", "list", "trim", "delete")
+_BY_HAND = ("cancel", "rewind", "steps")
 SCRIPTS = {
-    name: Script(f"checkpoints/{name}", shared=("checkpoints/job",)) for name in _RUNNING + _SAVING
+    name: Script(f"checkpoints/{name}", shared=("checkpoints/job",))
+    for name in _RUNNING + _SAVING + _BY_HAND
 }
+STEP = Script("checkpoints/step_alone")
 
 MEMORY_LIVES = 7 * 86_400_000
 """Milliseconds for which the fence of a forgotten job is remembered."""
@@ -72,14 +75,14 @@ class RedisCheckpoints:
             return ArgumentsDiffer(text(rest[0]))
         if outcome != b"started":
             return _runner(outcome, rest)
-        fence, attempt, before, latest, steps = rest
-        names = [text(name) for name in steps[::2]]
+        fence, attempt, before, latest, steps, life = rest
         return Started(
             fence=int(fence),
             attempt=int(attempt),
             checkpoint=_checkpoint(task, latest),
-            steps=dict(zip(names, map(Encoded, steps[1::2]), strict=True)),
+            steps=_steps(steps),
             version=text(before),
+            life=int(life),
         )
 
     async def renew(self, task: str, *, owner: str, lease: float) -> bool:
@@ -130,12 +133,36 @@ class RedisCheckpoints:
         return _checkpoint(task, await Ask(self._transport, call))
 
     async def step(
-        self, task: str, name: str, value: Encoded, *, fence: int, ttl: float, lease: float
+        self,
+        task: str,
+        name: str,
+        value: Encoded,
+        *,
+        fence: int,
+        ttl: float,
+        lease: float | None = None,
     ) -> bool:
         """Store the result of a step; the first writer wins. False for a stale runner."""
-        times = milliseconds(ttl, "ttl"), milliseconds(lease, "lease")
-        call = self._call("step", task, fence, name, value, *times)
+        lives = milliseconds(ttl, "ttl")
+        if lease is None:
+            call = STEP(self._keys.job(task)[:2], fence, name, value, lives)
+        else:
+            call = self._call("step", task, fence, name, value, lives, milliseconds(lease, "lease"))
         return bool(await Ask(self._transport, call))
+
+    # --- by hand
+
+    async def cancel(self, task: str) -> bool:
+        """Ask the runner to stop; false if the job has none."""
+        return bool(await Ask(self._transport, self._call("cancel", task)))
+
+    async def rewind(self, task: str, sequence: int) -> bool:
+        """Let the next start go on from this checkpoint: later ones and a result are dropped."""
+        return bool(await Ask(self._transport, self._call("rewind", task, sequence)))
+
+    async def steps(self, task: str) -> Mapping[str, Encoded]:
+        """The results of the steps that were done, by name."""
+        return _steps(await Ask(self._transport, self._call("steps", task)))
 
     # --- what is saved
 
@@ -169,7 +196,13 @@ class RedisCheckpoints:
 def _runner(outcome: bytes, fields: list[Any]) -> Running | Finished:
     if outcome == b"finished":
         return Finished(Encoded(fields[0]), fields[1] / 1000)
-    return Running(text(fields[0]), fields[1] / 1e6, int(fields[2]))
+    owner, left, attempt, cancelled = fields
+    return Running(text(owner), left / 1e6, int(attempt), bool(cancelled))
+
+
+def _steps(fields: list[bytes]) -> dict[str, Encoded]:
+    names = [text(name) for name in fields[::2]]
+    return dict(zip(names, map(Encoded, fields[1::2]), strict=True))
 
 
 def _checkpoint(task: str, fields: list[Any] | None) -> Checkpoint | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
@@ -23,6 +23,7 @@ from resilient.engine.transactional.jobs import (
     drop_contents,
     kept,
     numbered,
+    steps_of,
     trimmed,
 )
 from resilient.engine.transactional.store import Transaction, TransactionalStore
@@ -98,7 +99,14 @@ class TransactionalCheckpoints:
         return await self._store.change(work)
 
     async def step(
-        self, task: str, name: str, value: Encoded, *, fence: int, ttl: float, lease: float
+        self,
+        task: str,
+        name: str,
+        value: Encoded,
+        *,
+        fence: int,
+        ttl: float,
+        lease: float | None = None,
     ) -> bool:
         """Store the result of a step; the first writer wins."""
         return await self._store.change(lambda tx: step(tx, task, name, value, fence, ttl, lease))
@@ -114,6 +122,18 @@ class TransactionalCheckpoints:
     async def runner(self, task: str) -> Running | Finished | None:
         """Who runs the job, or its result."""
         return await self._store.read(lambda tx: runner(tx, task))
+
+    async def cancel(self, task: str) -> bool:
+        """Ask the runner to stop."""
+        return await self._store.change(lambda tx: cancel(tx, task))
+
+    async def rewind(self, task: str, sequence: int) -> bool:
+        """Let the next start go on from this checkpoint."""
+        return await self._store.change(lambda tx: rewind(tx, task, sequence))
+
+    async def steps(self, task: str) -> Mapping[str, Encoded]:
+        """The results of the steps that were done."""
+        return await self._store.read(lambda tx: steps(tx, task))
 
     async def latest(self, task: str) -> Checkpoint | None:
         """The newest checkpoint."""
@@ -169,7 +189,7 @@ def start(
     if job is None:
         job = begun(tx, owner, lease, ttl, version, fingerprint)
         tx.put(JOBS, task, job, ttl=job.ttl)
-        return Started(job.fence, 1, None, {}, "")
+        return Started(job.fence, 1, None, {}, "", job.life)
     if job.last < job.first:  # nothing to go on from: the numbers begin anew, as for a new job
         job = replace(job, first=1, last=0)
     job = replace(
@@ -182,6 +202,7 @@ def start(
         version=version,
         previous_version=job.version,
         fingerprint=fingerprint or job.fingerprint,
+        cancelled=False,
     )
     kept(tx, task, job, max(ttl, lease))
     return started(tx, task, job)
@@ -209,13 +230,13 @@ def begun(
 
 def started(tx: Transaction, task: str, job: Job) -> Started:
     """Everything that a runner needs."""
-    prefix = contents(task, job)
     return Started(
         fence=job.fence,
         attempt=job.attempt,
         checkpoint=checkpoint(tx, task, job, job.last),
-        steps={key[len(prefix) :]: Encoded(step.value) for key, step in tx.scan(STEPS, prefix)},
+        steps=steps_of(tx, task, job),
         version=job.previous_version,
+        life=job.life,
     )
 
 
@@ -273,7 +294,7 @@ def is_running(tx: Transaction, job: Job) -> bool:
 
 def running(tx: Transaction, job: Job) -> Running:
     """The runner as others see it."""
-    return Running(job.owner, job.until - tx.now, job.attempt)
+    return Running(job.owner, job.until - tx.now, job.attempt, job.cancelled)
 
 
 def finished(tx: Transaction, job: Job) -> Finished:
@@ -317,21 +338,60 @@ def save(
 
 
 def step(
-    tx: Transaction, task: str, name: str, value: bytes, fence: int, ttl: float, lease: float
+    tx: Transaction,
+    task: str,
+    name: str,
+    value: bytes,
+    fence: int,
+    ttl: float,
+    lease: float | None,
 ) -> bool:
     """Store the result of a step, if nobody else has started the job."""
     job = tx.get(JOBS, task)
     if job is None or job.state != RUNNING or job.fence != fence:
         return False
-    lifetime = max(ttl, lease)
+    lifetime = max(ttl, lease or job.until - tx.now)
     key = contents(task, job) + name
     if tx.get(STEPS, key) is None:
-        tx.put(STEPS, key, Step(value), ttl=2 * lifetime)
-    kept(tx, task, replace(job, until=tx.now + lease), lifetime)
+        # Where the job is not written, its next write counts the step as one of that moment, which
+        # comes within the job's own lifetime: so it is kept for that much longer.
+        tx.put(STEPS, key, Step(value), ttl=(3 if lease is None else 2) * lifetime)
+    if lease is not None:
+        kept(tx, task, replace(job, until=tx.now + lease), lifetime)
+    return True
+
+
+# --- by hand
+
+
+def cancel(tx: Transaction, task: str) -> bool:
+    """Mark the run of a live runner."""
+    job = tx.get(JOBS, task)
+    if job is None or not is_running(tx, job):
+        return False
+    tx.put(JOBS, task, replace(job, cancelled=True), ttl=job.expires - tx.now)
+    return True
+
+
+def rewind(tx: Transaction, task: str, sequence: int) -> bool:
+    """Make a checkpoint the newest one, of a job that nobody runs."""
+    job = tx.get(JOBS, task)
+    if job is None or is_running(tx, job) or checkpoint(tx, task, job, sequence) is None:
+        return False
+    for number in range(sequence + 1, job.last + 1):
+        tx.delete(SAVED, numbered(task, job, number))
+    idle = replace(job, state=IDLE, until=0.0, last=sequence, result=b"")
+    kept(tx, task, idle, job.ttl)
     return True
 
 
 # --- what is saved
+
+
+def steps(tx: Transaction, task: str) -> Mapping[str, Encoded]:
+    """The results of the steps that were done."""
+    job = tx.get(JOBS, task)
+    return {} if job is None else steps_of(tx, task, job)
 
 
 def latest(tx: Transaction, task: str) -> Checkpoint | None:

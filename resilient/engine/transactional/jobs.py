@@ -31,6 +31,7 @@ __all__ = [
     "drop_contents",
     "kept",
     "numbered",
+    "steps_of",
     "trimmed",
 ]
 
@@ -58,6 +59,7 @@ class Job(Record, frozen=True, array_like=True):
         saved_by: The fence under which the newest was saved; 0: by hand.
         result: Of a finished job.
         queue: Who waits for the runner to end.
+        cancelled: Whether the runner has been asked to stop.
     """
 
     state: str
@@ -77,6 +79,7 @@ class Job(Record, frozen=True, array_like=True):
     saved_by: int = 0
     result: bytes = b""
     queue: Queue = ()
+    cancelled: bool = False
 
 
 class Saved(Record, frozen=True, array_like=True):
@@ -154,6 +157,12 @@ def trimmed(tx: Transaction, task: str, job: Job, keep: int) -> Job:
     for number in range(job.first, first):
         tx.delete(SAVED, numbered(task, job, number))
     return job if first == job.first else replace(job, first=first)
+
+
+def steps_of(tx: Transaction, task: str, job: Job) -> dict[str, Encoded]:
+    """The results of a job's steps, by name."""
+    prefix = contents(task, job)
+    return {key[len(prefix) :]: Encoded(step.value) for key, step in tx.scan(STEPS, prefix)}
 
 
 def drop_contents(tx: Transaction, task: str, job: Job) -> None:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+from resilient.engine.drivers.sync import drive
 from resilient.engine.identity import describe
-from resilient.engine.plan import Plan, Together
+from resilient.engine.plan import NEW_OWNER, Plan, Together
 from resilient.engine.wrap import Layer, Shape
+from resilient.errors import ConfigurationError, JobRunning
 from resilient.policies.checkpointed.plan import POLICY, Settings
 from resilient.policies.checkpointed.record import Record
-from resilient.protocols.checkpoints import Checkpoint, CheckpointStore, Finished, Running
+from resilient.protocols.checkpoints import (
+    Checkpoint,
+    CheckpointStore,
+    Finished,
+    Running,
+    Started,
+)
 
 __all__ = ["CheckpointedControls", "CheckpointedLayer", "JobCheckpoint", "JobControls", "JobStatus"]
 
@@ -25,7 +34,9 @@ class JobCheckpoint:
         saved_at: Seconds since the epoch, by the server's clock.
         label: What `job.save(label)` named it; `""` if nothing.
         done: Items done, over the job's outermost loops.
+        total: How many there are; `None` if unknown.
         percent: 0 to 100; `None` if unknown.
+        rate: Items a second at that time; `None` if unknown.
         eta: Estimated seconds that were to go; `None` if unknown.
         state: `job.state` as it was.
         version: The `version=` of the code that saved it.
@@ -35,7 +46,9 @@ class JobCheckpoint:
     saved_at: float
     label: str
     done: int
+    total: int | None
     percent: float | None
+    rate: float | None
     eta: float | None
     state: Any
     version: str
@@ -51,6 +64,7 @@ class JobStatus:
             `"new"`: nothing is saved.
         runner: The process that runs it, such as `pid 812 on host-3`; `None` if none does.
         attempt: The runner's attempt; `None` if there is no runner.
+        cancelled: Whether the runner has been asked to stop, and has not yet.
         checkpoint: The latest; `None` if none is saved.
     """
 
@@ -59,6 +73,7 @@ class JobStatus:
     runner: str | None
     attempt: int | None
     checkpoint: JobCheckpoint | None
+    cancelled: bool = False
 
 
 class CheckpointedLayer(Layer):
@@ -79,9 +94,12 @@ class CheckpointedLayer(Layer):
 class CheckpointedControls:
     """`checkpointed.of(f)`: the jobs of one function."""
 
-    def __init__(self, layer: CheckpointedLayer, bound: tuple[Any, ...]) -> None:
+    def __init__(
+        self, layer: CheckpointedLayer, bound: tuple[Any, ...], function: Callable[..., Any]
+    ) -> None:
         self._layer = layer
         self._bound = bound
+        self._function = function
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         """The key of the job that a call with these arguments runs."""
@@ -89,14 +107,16 @@ class CheckpointedControls:
 
     def at(self, *args: Any, **kwargs: Any) -> JobControls:
         """The job that a call with these arguments runs."""
-        return JobControls(self._layer, self.key(*args, **kwargs))
+        call = partial(self._function, *args, **kwargs)
+        return JobControls(self._layer, self.key(*args, **kwargs), call)
 
 
 class JobControls:
     """One job; what is asked of that of an `async def` is awaited."""
 
-    def __init__(self, layer: CheckpointedLayer, task: str) -> None:
+    def __init__(self, layer: CheckpointedLayer, task: str, call: Callable[[], Any]) -> None:
         self._layer = layer
+        self._call = call
         self.task = task
 
     def status(self) -> Any:
@@ -106,6 +126,51 @@ class JobControls:
     def history(self) -> Any:
         """The checkpoints that are kept, as a list of `JobCheckpoint`, the oldest first."""
         return self._layer.run(self._history())
+
+    def cancel(self) -> Any:
+        """Ask the job's runner to stop; false if it has none.
+
+        It sees that when an item or a step is done, within a second: what is done is saved, and
+        its call raises `JobCancelled`. The next call goes on from there.
+        """
+        return self._layer.run(self._cancel())
+
+    def resume(self, *, from_checkpoint: int | None = None) -> Any:
+        """Call the function with these arguments; its result.
+
+        Args:
+            from_checkpoint: The number of a kept checkpoint (`history()`) to go on from, of a
+                finished job too. Later checkpoints are dropped; the results of steps stay, and so
+                does what a loop with `conn=` has committed. By default it is the latest.
+
+        Raises:
+            ConfigurationError: There is no such checkpoint.
+            JobRunning: The job has a live runner.
+        """
+        if self._layer.shape.mode == "sync":
+            drive(self._rewind(from_checkpoint))
+            return self._call()
+        return self._aresume(from_checkpoint)
+
+    async def _aresume(self, from_checkpoint: int | None) -> Any:
+        from resilient.engine.drivers.aio import adrive
+
+        await adrive(self._rewind(from_checkpoint))
+        return await self._call()
+
+    def fork(self, to: JobControls, *, from_checkpoint: int | None = None) -> Any:
+        """Let another job, of other arguments, begin where this one was saved.
+
+        Args:
+            to: The other job, new so far: `runs.at("b.csv")`.
+            from_checkpoint: The number of a kept checkpoint; by default the latest. The results
+                of all steps go along.
+
+        Raises:
+            ConfigurationError: There is no such checkpoint, or the other job has one already.
+            JobRunning: The other job has a live runner.
+        """
+        return self._layer.run(self._fork(to, from_checkpoint))
 
     def forget(self) -> Any:
         """Forget the job, so that the next call begins it anew; false if there was none.
@@ -118,11 +183,13 @@ class JobControls:
         store = self._store()
         if store is None:
             return JobStatus(self.task, "new", None, None, None)
-        runner, latest = await _both(store.runner(self.task), store.latest(self.task))
+        runner, latest = await _all([store.runner(self.task), store.latest(self.task)])
         checkpoint = None if latest is None else self._readable(latest)
         if isinstance(runner, Running):
             who = describe(runner.owner)
-            return JobStatus(self.task, "running", who, runner.attempt, checkpoint)
+            return JobStatus(
+                self.task, "running", who, runner.attempt, checkpoint, runner.cancelled
+            )
         phase: Literal["new", "stopped", "finished"] = (
             "finished"
             if isinstance(runner, Finished)
@@ -136,6 +203,66 @@ class JobControls:
         store = self._store()
         return [] if store is None else [self._readable(c) for c in await store.list(self.task)]
 
+    async def _cancel(self) -> bool:
+        store = self._store()
+        return False if store is None else await store.cancel(self.task)
+
+    async def _rewind(self, sequence: int | None) -> None:
+        store = self._store()
+        if store is None or sequence is None or await store.rewind(self.task, sequence):
+            return
+        runner = await store.runner(self.task)
+        if isinstance(runner, Running):
+            raise _has_runner(self.task, runner)
+        raise ConfigurationError(f"the job {self.task!r} keeps no checkpoint {sequence}")
+
+    async def _fork(self, to: JobControls, sequence: int | None) -> None:
+        store = self._store()
+        if store is None:
+            return
+        if to.task == self.task:
+            raise ConfigurationError(f"fork: {self.task!r} is the job itself")
+        settings = self._layer.settings
+        saved = await (
+            store.latest(self.task) if sequence is None else store.load(self.task, sequence)
+        )
+        steps = await store.steps(self.task)
+        if saved is None:
+            raise ConfigurationError(f"the job {self.task!r} keeps no such checkpoint")
+        owner, ttl = await NEW_OWNER, settings.kept_for()
+        version = Record.decode(saved.data).version
+        started = await store.start(
+            to.task, owner=owner, lease=settings.lease, ttl=ttl, version=version
+        )
+        if isinstance(started, Running):
+            raise _has_runner(to.task, started)
+        try:
+            if not isinstance(started, Started) or started.checkpoint is not None:
+                raise ConfigurationError(
+                    f"fork: the job {to.task!r} has been begun already: forget() it first"
+                )
+            # The checkpoint comes last: a fork that was killed half-way is none, and is done again.
+            fence = started.fence
+            await _all(
+                [
+                    store.step(to.task, name, value, fence=fence, ttl=ttl)
+                    for name, value in steps.items()
+                ]
+            )
+            await store.save(
+                to.task,
+                saved.data,
+                fence=fence,
+                progress=saved.progress,
+                eta=saved.eta,
+                label=f"fork of {saved.id}",
+                keep=settings.keep,
+                ttl=ttl,
+            )
+        finally:
+            if isinstance(started, Started):
+                await store.stop(to.task, owner=owner)
+
     async def _forget(self) -> bool:
         store = self._store()
         return False if store is None else await store.delete(self.task)
@@ -147,7 +274,9 @@ class JobControls:
             saved_at=checkpoint.timestamp,
             label=checkpoint.label,
             done=record.done,
+            total=record.total,
             percent=checkpoint.progress,
+            rate=record.rate,
             eta=checkpoint.eta,
             state=self._layer.settings.state.codec.decode(record.state),
             version=record.version,
@@ -164,8 +293,17 @@ class JobControls:
         return f"<the job {self.task!r} of {self._layer.name}>"
 
 
-async def _both(first: Plan[Any], second: Plan[Any]) -> list[Any]:
-    answers = await Together([first, second])
+def _has_runner(task: str, runner: Running) -> JobRunning:
+    return JobRunning(
+        f"the job {task!r} is run by {describe(runner.owner)}",
+        policy=POLICY,
+        key=task,
+        retry_after=runner.ttl,
+    )
+
+
+async def _all(plans: list[Plan[Any]]) -> list[Any]:
+    answers = await Together(plans)
     for answer in answers:
         if isinstance(answer, BaseException):
             raise answer

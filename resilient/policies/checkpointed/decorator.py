@@ -15,10 +15,12 @@ from resilient.engine.durations import seconds as in_seconds
 from resilient.engine.keys import compile_fingerprint, key_function, refuse_missing_parentheses
 from resilient.engine.wrap import around, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
+from resilient.policies.checkpointed.bars import Bar, check_bar
 from resilient.policies.checkpointed.controls import CheckpointedControls, CheckpointedLayer
 from resilient.policies.checkpointed.declaration import declaration_of
 from resilient.policies.checkpointed.plan import POLICY, Settings, resumable
 from resilient.policies.checkpointed.typing import JobDecorator, SkippingJobDecorator
+from resilient.policies.checkpointed.versions import Code
 
 __all__ = ["checkpointed"]
 
@@ -37,6 +39,7 @@ class Checkpointed:
         key: Callable[..., Any] | None = None,
         state: Callable[[], S] | None = None,
         version: str = "",
+        migrate: Callable[[Any, str], S] | None = None,
         every: int = 100,
         seconds: Duration | None = 5,
         lease: Duration = 30,
@@ -44,6 +47,8 @@ class Checkpointed:
         on_busy: Literal["raise"] = "raise",
         keep: int = 5,
         ttl: Duration | None = "7d",
+        on_complete: Literal["return", "rerun"] = "return",
+        progress: Bar | None = None,
         fingerprint: Sequence[str] | None = None,
         on_backend_error: Literal["raise", "run"] = "raise",
         backend: BackendLike | None = None,
@@ -57,6 +62,7 @@ class Checkpointed:
         key: Callable[..., Any] | None = None,
         state: Callable[[], S] | None = None,
         version: str = "",
+        migrate: Callable[[Any, str], S] | None = None,
         every: int = 100,
         seconds: Duration | None = 5,
         lease: Duration = 30,
@@ -64,6 +70,8 @@ class Checkpointed:
         on_busy: Literal["skip"],
         keep: int = 5,
         ttl: Duration | None = "7d",
+        on_complete: Literal["return", "rerun"] = "return",
+        progress: Bar | None = None,
         fingerprint: Sequence[str] | None = None,
         on_backend_error: Literal["raise", "run"] = "raise",
         backend: BackendLike | None = None,
@@ -77,6 +85,7 @@ class Checkpointed:
         key: Callable[..., Any] | None = None,
         state: Callable[[], S] | None = None,
         version: str = "",
+        migrate: Callable[[Any, str], S] | None = None,
         every: int = 100,
         seconds: Duration | None = 5,
         lease: Duration = 30,
@@ -85,6 +94,8 @@ class Checkpointed:
         skipped: K,
         keep: int = 5,
         ttl: Duration | None = "7d",
+        on_complete: Literal["return", "rerun"] = "return",
+        progress: Bar | None = None,
         fingerprint: Sequence[str] | None = None,
         on_backend_error: Literal["raise", "run"] = "raise",
         backend: BackendLike | None = None,
@@ -97,6 +108,7 @@ class Checkpointed:
         key: Callable[..., Any] | None = None,
         state: Callable[[], Any] | None = None,
         version: str = "",
+        migrate: Callable[[Any, str], Any] | None = None,
         every: int = 100,
         seconds: Duration | None = 5,
         lease: Duration = 30,
@@ -105,6 +117,8 @@ class Checkpointed:
         skipped: Any = None,
         keep: int = 5,
         ttl: Duration | None = "7d",
+        on_complete: Literal["return", "rerun"] = "return",
+        progress: Bar | None = None,
         fingerprint: Sequence[str] | None = None,
         on_backend_error: Literal["raise", "run"] = "raise",
         backend: BackendLike | None = None,
@@ -126,7 +140,12 @@ class Checkpointed:
                 struct, a `dict`. By default what the job is annotated with, as in `Job[State]`,
                 else a `dict`.
             version: Of the function's code. A job that was begun under another version is not
-                resumed: change it when the new code cannot go on from what the old one saved.
+                resumed, unless there is `migrate`: change it when the new code cannot go on from
+                what the old one saved. Another source of the same version only warns
+                (`JobCodeChanged`).
+            migrate: Makes the state of this version from the fields of one that another version
+                has saved: `migrate(fields, version)`, with plain data such as
+                `{"rows": 3}`. Positions and steps are taken over as they are.
             every: Items after which a checkpoint is saved.
             seconds: Time after which one is saved when an item is done: seconds, or as `"5s"`;
                 `None`: by `every` alone.
@@ -140,6 +159,11 @@ class Checkpointed:
             keep: How many checkpoints are kept.
             ttl: How long a job is kept after its last write: seconds, or as `"7d"`; `None`: the
                 `max_ttl` of `configure`.
+            on_complete: What a call does whose job has run to its end: `"return"` its result, or
+                `"rerun"` the job from the beginning.
+            progress: `"auto"`: a bar of rich or tqdm where one is installed and standard error is
+                a terminal, else a line in the log (`resilient.jobs`) every ten seconds; `"rich"`
+                and `"tqdm"` choose the bar, `"log"` always writes lines. `None`: nothing.
             fingerprint: The arguments that must be the same each time. By default all that are no
                 part of the key; `()` for none.
             on_backend_error: `"raise"` when the backend is away at the start, since there may be
@@ -154,6 +178,8 @@ class Checkpointed:
             FingerprintMismatch: The job was started with other arguments.
             StaleRunner: Another runner has taken the job over. An async body is cancelled as
                 soon as that is known.
+            JobCancelled: Somebody has called `checkpointed.of(...).at(...).cancel()`.
+            SourceChanged: A loop with `verify=True` reads other items than those that are done.
             ResultUnavailable: The job has run to its end, but its result has no stored form.
             CodecError: What was saved cannot be read, or the state cannot be stored.
             BackendError: The backend is away: at the start, or for as long as the lease lasts.
@@ -170,7 +196,17 @@ class Checkpointed:
             (6, 'finished')
         """
         refuse_missing_parentheses(template, policy=POLICY)
-        _check(version, every, keep, on_busy, on_backend_error)
+        _check(version, every, keep, migrate)
+        for option, value, choices in (
+            ("on_busy", on_busy, ("raise", "skip")),
+            ("on_complete", on_complete, ("return", "rerun")),
+            ("on_backend_error", on_backend_error, ("raise", "run")),
+        ):
+            if value not in choices:
+                raise ConfigurationError(
+                    f'@{POLICY}: {option}={value!r} is not "{choices[0]}" or "{choices[1]}"'
+                )
+        check_bar(progress, POLICY)
         lifetime = in_seconds(lease, option="lease")
         between = optional_seconds(seconds, option="seconds")
         patience = optional_seconds(wait, option="wait", allow_zero=True)
@@ -193,6 +229,10 @@ class Checkpointed:
                 state=declared.state,
                 result=codec_for(function),
                 version=version,
+                migrate=migrate,
+                code=Code(function),
+                rerun=on_complete == "rerun",
+                bar=progress,
                 every=every,
                 seconds=math.inf if between is None else between,
                 lease=lifetime,
@@ -216,23 +256,17 @@ class Checkpointed:
     def of(self, function: Callable[..., Any]) -> CheckpointedControls:
         """The controls of a checkpointed function, wherever the decorator is in its stack."""
         bound = layer_of(function, CheckpointedLayer, POLICY)
-        return CheckpointedControls(bound.layer, bound.arguments)
+        return CheckpointedControls(bound.layer, bound.arguments, function)
 
 
-def _check(
-    version: object, every: object, keep: object, on_busy: object, on_backend_error: object
-) -> None:
+def _check(version: object, every: object, keep: object, migrate: object) -> None:
     if not isinstance(version, str):
         raise ConfigurationError(f"@{POLICY}: version={version!r} is not a text")
     for option, value in (("every", every), ("keep", keep)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigurationError(f"@{POLICY}: {option}={value!r} is not a number from 1 on")
-    if on_busy not in ("raise", "skip"):
-        raise ConfigurationError(f'@{POLICY}: on_busy={on_busy!r} is not "raise" or "skip"')
-    if on_backend_error not in ("raise", "run"):
-        raise ConfigurationError(
-            f'@{POLICY}: on_backend_error={on_backend_error!r} is not "raise" or "run"'
-        )
+    if migrate is not None and not callable(migrate):
+        raise ConfigurationError(f"@{POLICY}: migrate={migrate!r} is not a function")
 
 
 checkpointed = Checkpointed()

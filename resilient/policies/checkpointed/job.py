@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, overload
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from contextlib import aclosing, closing
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeAlias, overload
 
 from typing_extensions import TypeVar
 
 from resilient.engine.drivers.sync import drive
+from resilient.engine.side_by_side import as_tasks, in_threads
 from resilient.errors import ConfigurationError
 from resilient.policies.checkpointed.loops import AsyncItems, Items
+from resilient.policies.checkpointed.mapping import Mapping
 from resilient.policies.checkpointed.places import here
 from resilient.policies.checkpointed.progress import Progress
+from resilient.policies.checkpointed.sources import Reading
 
 if TYPE_CHECKING:
     from resilient.engine.codecs import Codec
@@ -22,6 +27,7 @@ __all__ = ["AnyJob", "AsyncJob", "Job", "current_job"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 S = TypeVar("S", default=dict[str, Any])
 
 BY_ANNOTATION: Any = object()
@@ -87,9 +93,35 @@ class Job(JobInHand[S]):
 
     __slots__ = ()
 
+    @overload
     def iterate(
-        self, items: Iterable[T], *, total: int | None = None, name: str | None = None
-    ) -> Items[T]:
+        self,
+        items: Iterable[T],
+        *,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> Items[T]: ...
+
+    @overload
+    def iterate(
+        self,
+        items: Callable[[Any], Iterable[T]],
+        *,
+        key: Callable[[T], Any],
+        total: int | None = None,
+        name: str | None = None,
+    ) -> Items[T]: ...
+
+    def iterate(
+        self,
+        items: Iterable[Any] | Callable[[Any], Iterable[Any]],
+        *,
+        key: Callable[[Any], Any] | None = None,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> Items[Any]:
         """The items that are not done yet, in order.
 
         An item is done when the body asks for the next one. Every `every` items or `seconds`
@@ -101,17 +133,154 @@ class Job(JobInHand[S]):
         items that were not saved: at most `every` each time that the process is killed.
 
         Args:
-            items: Whatever can be iterated; it is read one by one.
+            items: Whatever can be iterated; it is read one by one. With `key`, a function that
+                answers the items after a key: `lambda after: rows_after(after)`. It is called once,
+                with the key of the last item that is done, or `None`.
+            key: The key of an item, by which its source is ordered. A job that is resumed then
+                reads nothing again, however much is done.
             total: How many there are, for `progress`; known by itself of what has a length.
             name: Tells this loop from the others in its place; by default it is its number
                 among them. A loop inside another one's item belongs to that item.
+            verify: Keep a digest of the items that are done, and compare it with those that a
+                resumed job skips. It costs a few microseconds an item.
 
         Raises:
             StaleRunner: From the loop: another runner has taken the job over.
+            JobCancelled: From the loop: somebody has cancelled the job.
+            SourceChanged: From the loop: the items that are done are others now.
             BackendError: From the loop: the backend was away for as long as the lease lasts.
-            ConfigurationError: Two loops of one name, or fewer items than are done already.
+            ConfigurationError: Two loops of one name, a wrong option, or fewer items than are
+                done already.
         """
-        return Items(self._run, self._run.begin_loop(name, items, total), items)
+        reading = Reading(None, key, verify)
+        reading.check(items, "iterate()")
+        return Items(self._run, self._run.begin_loop(name, items, total), items, reading)
+
+    @overload
+    def chunks(
+        self,
+        items: Iterable[T],
+        size: int,
+        *,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> Items[list[T]]: ...
+
+    @overload
+    def chunks(
+        self,
+        items: Callable[[Any], Iterable[T]],
+        size: int,
+        *,
+        key: Callable[[T], Any],
+        total: int | None = None,
+        name: str | None = None,
+    ) -> Items[list[T]]: ...
+
+    def chunks(
+        self,
+        items: Iterable[Any] | Callable[[Any], Iterable[Any]],
+        size: int,
+        *,
+        key: Callable[[Any], Any] | None = None,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> Items[list[Any]]:
+        """The items that are not done yet, in lists of `size`; the last one may be shorter.
+
+        A chunk is done when the body asks for the next one. Progress, `total` and the decorator's
+        `every` count items, and the other arguments are those of `iterate`. The size may be
+        another one when the job is resumed.
+        """
+        reading = Reading(size, key, verify)
+        reading.check(items, "chunks()")
+        return Items(self._run, self._run.begin_loop(name, items, total), items, reading)
+
+    @overload
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T],
+        *,
+        workers: int = 8,
+        total: int | None = None,
+        name: str | None = None,
+        retries: int = 0,
+        on_error: Literal["raise"] = "raise",
+        returns: Any = BY_ANNOTATION,
+    ) -> list[R]: ...
+
+    @overload
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T],
+        *,
+        workers: int = 8,
+        total: int | None = None,
+        name: str | None = None,
+        retries: int = 0,
+        on_error: Literal["collect"],
+        returns: Any = BY_ANNOTATION,
+    ) -> list[R | Exception]: ...
+
+    def map(
+        self,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        *,
+        workers: int = 8,
+        total: int | None = None,
+        name: str | None = None,
+        retries: int = 0,
+        on_error: Literal["raise", "collect"] = "raise",
+        returns: Any = BY_ANNOTATION,
+    ) -> list[Any]:
+        """Call the function for every item, in threads; the results in the order of the items.
+
+        Each result is stored as soon as it is there, and is not computed again when the job is
+        resumed: a kill costs at most the calls that are under way. The items must come in the same
+        order again.
+
+        Args:
+            function: What to call, with one item. It runs in other threads than the body, and
+                leaves the state alone.
+            items: Whatever can be iterated; it is read as there is room for it.
+            workers: Calls at a time.
+            total: How many items there are, for `progress`.
+            name: As that of a loop.
+            retries: How often a call that raised is tried again, at once; `@retry` on the function
+                knows pauses.
+            on_error: `"raise"` the first error when the calls under way have ended, or
+                `"collect"`: errors stand in the place of their results. The calls that failed are
+                made again when the job is resumed.
+            returns: What the results are stored as, where the function is not annotated.
+
+        Raises:
+            StaleRunner: Another runner has taken the job over.
+            JobCancelled: Somebody has cancelled the job.
+            CodecError: A result has no stored form.
+            BackendError: The backend was away for as long as the lease lasts.
+            ConfigurationError: A wrong option, or two loops of one name.
+        """
+        mapping = Mapping(
+            self._run, items, _codec(function, returns), name=name, total=total,
+            workers=workers, retries=retries, on_error=on_error,
+        )  # fmt: skip
+
+        def one(number: int, item: Any) -> Any:
+            return drive(mapping.one(number), lambda _: function(item))
+
+        try:
+            with closing(in_threads(one, items, workers)) as outcomes:
+                for number, result, error in outcomes:
+                    if mapping.is_due(number, result, error):
+                        drive(self._run.tend())
+            return mapping.ended()
+        finally:
+            mapping.left()
 
     @overload
     def step(
@@ -174,19 +343,143 @@ class AsyncJob(JobInHand[S]):
 
     __slots__ = ()
 
+    @overload
     def iterate(
         self,
         items: Iterable[T] | AsyncIterable[T],
         *,
         total: int | None = None,
         name: str | None = None,
-    ) -> AsyncItems[T]:
+        verify: bool = False,
+    ) -> AsyncItems[T]: ...
+
+    @overload
+    def iterate(
+        self,
+        items: Callable[[Any], Iterable[T] | AsyncIterable[T] | Awaitable[Iterable[T]]],
+        *,
+        key: Callable[[T], Any],
+        total: int | None = None,
+        name: str | None = None,
+    ) -> AsyncItems[T]: ...
+
+    def iterate(
+        self,
+        items: Any,
+        *,
+        key: Callable[[Any], Any] | None = None,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> AsyncItems[Any]:
         """The items that are not done yet, for `async for`: see `Job.iterate`.
 
         Tasks of one body may each have a loop. The state is then saved with an item of another
         loop half done, unless no item awaits between its changes of the state.
         """
-        return AsyncItems(self._run, self._run.begin_loop(name, items, total), items)
+        reading = Reading(None, key, verify)
+        reading.check(items, "iterate()")
+        return AsyncItems(self._run, self._run.begin_loop(name, items, total), items, reading)
+
+    @overload
+    def chunks(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        size: int,
+        *,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> AsyncItems[list[T]]: ...
+
+    @overload
+    def chunks(
+        self,
+        items: Callable[[Any], Iterable[T] | AsyncIterable[T] | Awaitable[Iterable[T]]],
+        size: int,
+        *,
+        key: Callable[[T], Any],
+        total: int | None = None,
+        name: str | None = None,
+    ) -> AsyncItems[list[T]]: ...
+
+    def chunks(
+        self,
+        items: Any,
+        size: int,
+        *,
+        key: Callable[[Any], Any] | None = None,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> AsyncItems[list[Any]]:
+        """The items that are not done yet, in lists of `size`: see `Job.chunks`."""
+        reading = Reading(size, key, verify)
+        reading.check(items, "chunks()")
+        return AsyncItems(self._run, self._run.begin_loop(name, items, total), items, reading)
+
+    @overload
+    async def map(
+        self,
+        function: Callable[[T], Coroutine[Any, Any, R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        workers: int = 8,
+        total: int | None = None,
+        name: str | None = None,
+        retries: int = 0,
+        on_error: Literal["raise"] = "raise",
+        returns: Any = BY_ANNOTATION,
+    ) -> list[R]: ...
+
+    @overload
+    async def map(
+        self,
+        function: Callable[[T], Coroutine[Any, Any, R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        workers: int = 8,
+        total: int | None = None,
+        name: str | None = None,
+        retries: int = 0,
+        on_error: Literal["collect"],
+        returns: Any = BY_ANNOTATION,
+    ) -> list[R | Exception]: ...
+
+    async def map(
+        self,
+        function: Callable[[Any], Coroutine[Any, Any, Any]],
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        workers: int = 8,
+        total: int | None = None,
+        name: str | None = None,
+        retries: int = 0,
+        on_error: Literal["raise", "collect"] = "raise",
+        returns: Any = BY_ANNOTATION,
+    ) -> list[Any]:
+        """Await the function for every item, in tasks: see `Job.map`.
+
+        With `on_error="raise"`, and when the body is cancelled, the calls under way are cancelled.
+        """
+        from resilient.engine.drivers.aio import adrive
+
+        mapping = Mapping(
+            self._run, items, _codec(function, returns), name=name, total=total,
+            workers=workers, retries=retries, on_error=on_error,
+        )  # fmt: skip
+
+        async def one(number: int, item: Any) -> Any:
+            return await adrive(mapping.one(number), lambda _: function(item))
+
+        try:
+            async with aclosing(as_tasks(one, items, workers)) as outcomes:
+                async for number, result, error in outcomes:
+                    if mapping.is_due(number, result, error):
+                        await adrive(self._run.tend())
+            return mapping.ended()
+        finally:
+            mapping.left()
 
     @overload
     async def step(
@@ -264,6 +557,15 @@ def current_job() -> AnyJob:
 
 
 def _codec(function: Callable[..., Any], returns: Any) -> Codec:
+    try:
+        return _known_codec(function, returns)
+    except TypeError:  # a function, or a type, without a hash
+        return _known_codec.__wrapped__(function, returns)
+
+
+@lru_cache(256)
+def _known_codec(function: Callable[..., Any], returns: Any) -> Codec:
+    """The codec of a step that may come many times: to read an annotation takes a while."""
     from resilient.engine.codecs import codec_for, codec_of
 
     return codec_for(function) if returns is BY_ANNOTATION else codec_of(returns)

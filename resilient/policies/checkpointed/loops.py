@@ -1,14 +1,16 @@
-"""The items of one loop of a job, given to the body one after the other."""
+"""The items of one loop of a job, given to the body one after the other, or in chunks."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+import inspect
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from resilient.engine.drivers.sync import drive
-from resilient.errors import ConfigurationError
+from resilient.errors import ConfigurationError, SourceChanged
 from resilient.policies.checkpointed.places import here
+from resilient.policies.checkpointed.sources import Reading, chained
 
 if TYPE_CHECKING:
     from resilient.policies.checkpointed.places import Place
@@ -21,36 +23,69 @@ NOTHING: Any = object()
 
 
 class ItemsInHand(Generic[T]):
-    """Which item the body has in hand, and what becomes of that."""
+    """What the body has in hand, an item or a chunk, and what becomes of that."""
 
-    def __init__(self, run: Run, loop: Place) -> None:
+    def __init__(self, run: Run, loop: Place, reading: Reading) -> None:
         self._run = run
         self._loop = loop
-        self._has_item = False
+        self._reading = reading
+        self._in_hand = 0
+        self._cursor: Any = None
+        self._digest = b""
+        self._is_read = False
 
-    def _is_save_due(self) -> bool:
-        """The body asks for the next item: the one in hand is done."""
-        if not self._has_item:
+    def _is_due(self) -> bool:
+        """The body asks for more: what it has in hand is done; whether there is something to do."""
+        count, self._in_hand = self._in_hand, 0
+        if not count:
             return False
-        self._has_item = False
-        return self._run.item_done(self._loop)
+        self._loop.cursor, self._loop.digest = self._cursor, self._digest
+        return self._run.item_done(self._loop, count)
 
-    def _given(self, item: T) -> T:
-        """The body gets this item; whatever it begins now, it begins inside of it."""
-        self._has_item = True
+    def _given(self, taken: Any) -> Any:
+        """The body gets this; whatever it begins now, it begins inside of it."""
+        size, key, verify = self._reading
+        items = [taken] if size is None else taken
+        self._in_hand = len(items)
+        if key is not None:
+            self._cursor = key(items[-1])
+        if verify:
+            for item in items:
+                self._digest = chained(self._digest, item)
         if here.get() is not self._loop:
             here.set(self._loop)
-        return item
+        return taken
 
     def _ended(self) -> None:
         self._run.loop_done(self._loop)
 
-    def _shorter(self, count: int) -> ConfigurationError:
-        return ConfigurationError(
-            f"the job {self._run.task!r}: {self._loop.done} items of the loop "
-            f"{self._loop.name!r} are done, and now it has {count}: iterate() needs the same "
-            "items in the same order each time"
-        )
+    @property
+    def _skips(self) -> bool:
+        """Whether there are items to be read again."""
+        return self._loop.done > 0 and (self._reading.key is None or self._loop.cursor is None)
+
+    def _skipped(self, item: Any) -> None:
+        if self._reading.verify:
+            self._digest = chained(self._digest, item)
+
+    def _resumed(self, count: int) -> None:
+        """So many items were skipped.
+
+        Raises:
+            ConfigurationError: They are fewer than are done.
+            SourceChanged: They are not those that are done.
+        """
+        loop = self._loop
+        what = f"the job {self._run.task!r}: {loop.done} items of the loop {loop.name!r} are done"
+        if count < loop.done:
+            raise ConfigurationError(
+                f"{what}, and now it has {count}: iterate() needs the same items in the same "
+                "order each time"
+            )
+        if self._reading.verify and loop.digest not in (b"", self._digest):
+            raise SourceChanged(
+                f"{what}, and its first {loop.done} are others now", key=self._run.task
+            )
 
     def __del__(self) -> None:
         # The body has left the loop, by `break` or an exception: what it begins now is beside it.
@@ -58,66 +93,96 @@ class ItemsInHand(Generic[T]):
 
 
 class Items(ItemsInHand[T], Iterator[T]):
-    """What `Job.iterate` gives."""
+    """What `Job.iterate` and `Job.chunks` give."""
 
-    def __init__(self, run: Run, loop: Place, items: Iterable[T]) -> None:
-        super().__init__(run, loop)
-        self._items = iter(items)
-        self._is_skipped = loop.done == 0
+    def __init__(
+        self,
+        run: Run,
+        loop: Place,
+        items: Iterable[Any] | Callable[[Any], Iterable[Any]],
+        reading: Reading,
+    ) -> None:
+        super().__init__(run, loop, reading)
+        self._source: Any = items
+        self._items: Iterator[Any] = iter(())
 
     def __next__(self) -> T:
-        if self._is_save_due():
-            drive(self._run.save_due())
+        if self._is_due():
+            drive(self._run.tend())
         if not self._loop.is_open:
             raise StopIteration
-        if not self._is_skipped:
-            self._skip()
-        try:
-            item = next(self._items)
-        except StopIteration:
+        if not self._is_read:
+            self._begin()
+        taken = self._taken()
+        if taken is NOTHING:
             self._ended()
-            raise
-        return self._given(item)
+            raise StopIteration
+        return self._given(taken)  # type: ignore[no-any-return]  # T is an item, or a list of them
 
-    def _skip(self) -> None:
-        self._is_skipped = True
-        count = sum(1 for _ in islice(self._items, self._loop.done))
-        if count < self._loop.done:
-            raise self._shorter(count)
+    def _taken(self) -> Any:
+        if self._reading.size is None:
+            return next(self._items, NOTHING)
+        return list(islice(self._items, self._reading.size)) or NOTHING
+
+    def _begin(self) -> None:
+        self._is_read = True
+        self._cursor = self._loop.cursor
+        self._items = iter(self._source(self._cursor) if self._reading.key else self._source)
+        if self._skips:
+            count = 0
+            for item in islice(self._items, self._loop.done):
+                self._skipped(item)
+                count += 1
+            self._resumed(count)
 
 
 class AsyncItems(ItemsInHand[T], AsyncIterator[T]):
-    """What `AsyncJob.iterate` gives."""
+    """What `AsyncJob.iterate` and `AsyncJob.chunks` give."""
 
-    def __init__(self, run: Run, loop: Place, items: Iterable[T] | AsyncIterable[T]) -> None:
-        super().__init__(run, loop)
-        self._items: Iterator[T] | AsyncIterator[T] = (
-            aiter(items) if isinstance(items, AsyncIterable) else iter(items)
-        )
-        self._is_skipped = loop.done == 0
+    def __init__(self, run: Run, loop: Place, items: Any, reading: Reading) -> None:
+        super().__init__(run, loop, reading)
+        self._source = items
+        self._items: Iterator[Any] | AsyncIterator[Any] = iter(())
 
     async def __anext__(self) -> T:
-        if self._is_save_due():
+        if self._is_due():
             from resilient.engine.drivers.aio import adrive
 
-            await adrive(self._run.save_due())
+            await adrive(self._run.tend())
         if not self._loop.is_open:
             raise StopAsyncIteration
-        if not self._is_skipped:
-            await self._skip()
-        item = await self._next()
-        if item is NOTHING:
+        if not self._is_read:
+            await self._begin()
+        taken = await self._taken()
+        if taken is NOTHING:
             self._ended()
             raise StopAsyncIteration
-        return self._given(item)
+        return self._given(taken)  # type: ignore[no-any-return]  # T is an item, or a list of them
 
-    async def _next(self) -> T:
+    async def _taken(self) -> Any:
+        size = self._reading.size
+        if size is None:
+            return await self._next()
+        chunk: list[Any] = []
+        while len(chunk) < size and (item := await self._next()) is not NOTHING:
+            chunk.append(item)
+        return chunk or NOTHING
+
+    async def _next(self) -> Any:
         if isinstance(self._items, AsyncIterator):
             return await anext(self._items, NOTHING)
         return next(self._items, NOTHING)
 
-    async def _skip(self) -> None:
-        self._is_skipped = True
-        for count in range(self._loop.done):
-            if await self._next() is NOTHING:
-                raise self._shorter(count)
+    async def _begin(self) -> None:
+        self._is_read = True
+        self._cursor = self._loop.cursor
+        source = self._source(self._cursor) if self._reading.key else self._source
+        if inspect.isawaitable(source):
+            source = await source
+        self._items = aiter(source) if isinstance(source, AsyncIterable) else iter(source)
+        if self._skips:
+            count = 0
+            while count < self._loop.done and (item := await self._next()) is not NOTHING:
+                self._skipped(item)
+                count += 1
+            self._resumed(count)

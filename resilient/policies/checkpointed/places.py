@@ -27,6 +27,8 @@ class Place:
         around: The place around it. Around a whole job it is one in the job that called it.
         name: The loop's name among its siblings.
         done: How many of its items are done.
+        cursor: The key of the last of them, in a loop with `key=`.
+        digest: Of all of them, in a loop with `verify=True`.
         total: How many there are, if that is known.
         is_complete: Whether the loop has come to its end.
         is_entered: Whether it has begun in this run.
@@ -37,6 +39,8 @@ class Place:
     __slots__ = (
         "_begun",
         "around",
+        "cursor",
+        "digest",
         "done",
         "is_complete",
         "is_entered",
@@ -52,6 +56,8 @@ class Place:
         self.around = around
         self.name = name
         self.done = 0
+        self.cursor: Any = None
+        self.digest = b""
         self.total: int | None = None
         self.is_complete = False
         self.is_entered = False
@@ -78,9 +84,17 @@ class Place:
         loop.is_open = not loop.is_complete
         return loop
 
-    def next_item(self) -> None:
-        """The item in hand is done, and what was inside it is over."""
-        self.done += 1
+    @property
+    def path(self) -> str:
+        """What tells it from every other loop of the job, and of every other item around it."""
+        around = self.around
+        if around is None or around.run is not self.run or around is self.run.whole:
+            return self.name
+        return f"{around.path}[{around.done}]/{self.name}"
+
+    def next_item(self, count: int = 1) -> None:
+        """What was in hand, so many items, is done, and what was inside it is over."""
+        self.done += count
         self._begun = 0
         if self.loops:
             self.loops = {}
@@ -92,17 +106,24 @@ class Place:
 
     def stored(self) -> dict[str, Any]:
         """The loops inside, as they are saved."""
-        return {
-            name: [loop.done, loop.total, loop.is_complete, loop.stored()]
-            for name, loop in self.loops.items()
-        }
+        return {name: loop.position() for name, loop in self.loops.items()}
+
+    def position(self) -> list[Any]:
+        """This loop, as it is saved."""
+        position = [self.done, self.total, self.is_complete, self.stored()]
+        more = self.digest or self.cursor is not None
+        return [*position, self.cursor, self.digest] if more else position
 
     def restore(self, stored: dict[str, Any]) -> None:
         """Take the loops inside from what was saved."""
-        for name, (done, total, is_complete, loops) in stored.items():
-            loop = self._loop(name)
-            loop.done, loop.total, loop.is_complete = done, total, is_complete
-            loop.restore(loops)
+        for name, position in stored.items():
+            self._loop(name).go_to(position)
+
+    def go_to(self, position: list[Any]) -> None:
+        """Take this loop from what was saved."""
+        self.done, self.total, self.is_complete, loops, *more = position
+        self.cursor, self.digest = more or (None, b"")
+        self.restore(loops)
 
     def _loop(self, name: str) -> Place:
         loop = self.loops.get(name)

@@ -28,8 +28,10 @@ from resilient.protocols.checkpoints import (
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
     from resilient.engine.codecs import Codec
+    from resilient.policies.checkpointed.bars import Bar, Display
     from resilient.policies.checkpointed.declaration import StateKind
     from resilient.policies.checkpointed.job import AnyJob
+    from resilient.policies.checkpointed.versions import Code, Migrate
 
 __all__ = ["POLICY", "Settings", "resumable"]
 
@@ -47,6 +49,10 @@ class Settings:
         state: How a job's state is made and stored.
         result: Turns its results into their stored form and back.
         version: Of the code.
+        migrate: Makes today's state of one that another version has saved.
+        code: The function's source.
+        rerun: Whether a finished job begins again, instead of answering its result.
+        bar: How its progress is shown.
         every: Items after which a checkpoint is saved.
         seconds: Seconds after which one is saved, when an item is done; infinity: never.
         lease: Seconds for which a runner lives without renewing or saving.
@@ -58,11 +64,15 @@ class Settings:
     """
 
     __slots__ = (
+        "bar",
+        "code",
         "every",
         "job",
         "keep",
         "lease",
+        "migrate",
         "name",
+        "rerun",
         "result",
         "seconds",
         "skip",
@@ -84,6 +94,10 @@ class Settings:
         state: StateKind,
         result: Codec,
         version: str,
+        migrate: Migrate | None,
+        code: Code,
+        rerun: bool,
+        bar: Bar | None,
         every: int,
         seconds: float,
         lease: float,
@@ -100,6 +114,10 @@ class Settings:
         self.state = state
         self.result = result
         self.version = version
+        self.migrate = migrate
+        self.code = code
+        self.rerun = rerun
+        self.bar: Bar | None = bar
         self.every = every
         self.seconds = seconds
         self.lease = lease
@@ -109,6 +127,22 @@ class Settings:
         self.skip = skip
         self.skipped = skipped
         self.unguarded = unguarded
+
+    def kept_for(self) -> float:
+        """Seconds for which a job is kept after its last write."""
+        if self.ttl is not None:
+            return self.ttl
+        backend = self.source.backend()
+        assert backend is not None  # without one nothing is kept
+        return backend.max_ttl
+
+    def display(self, task: str) -> Display | None:
+        """What shows the progress of a run that has something to show."""
+        if self.bar is None:
+            return None
+        from resilient.policies.checkpointed.bars import display_of
+
+        return display_of(self.bar, task)
 
 
 async def resumable(settings: Settings, task: str, fingerprint: str) -> Any:
@@ -223,6 +257,7 @@ class JobContest:
             ttl=self._ttl,
             version=self._settings.version,
             fingerprint=self.fingerprint,
+            rerun=self._settings.rerun,
             waiter=waiter,
         )
 

@@ -60,9 +60,9 @@ class Meter:
         self.due = self._marked + MARK_EVERY
         """When `mark` wants to be called next, on the local clock."""
 
-    def add(self) -> None:
-        """An item is done."""
-        self._count += 1
+    def add(self, count: int) -> None:
+        """So many items are done."""
+        self._count += count
 
     def mark(self, now: float) -> None:
         """Measure the rate since the last mark."""

@@ -19,16 +19,25 @@ from resilient.engine.guard import guarded
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NOW, Body, Plan
-from resilient.errors import BackendError, CodecError, ConfigurationError, LeaseLost, StaleRunner
+from resilient.errors import (
+    BackendError,
+    CodecError,
+    ConfigurationError,
+    JobCancelled,
+    LeaseLost,
+    StaleRunner,
+)
 from resilient.policies.checkpointed.places import Place, here, place_in
 from resilient.policies.checkpointed.progress import Meter, Progress
 from resilient.policies.checkpointed.record import Record, Unstored
 from resilient.policies.checkpointed.turn import Turn
-from resilient.protocols.checkpoints import CheckpointStore, Started
+from resilient.policies.checkpointed.versions import refuse_version, state_of
+from resilient.protocols.checkpoints import CheckpointStore, Running, Started
 from resilient.protocols.values import Encoded
 
 if TYPE_CHECKING:
     from resilient.engine.codecs import Codec
+    from resilient.policies.checkpointed.bars import Display
     from resilient.policies.checkpointed.plan import Settings
 
 __all__ = ["Run", "RunnerLease"]
@@ -37,6 +46,10 @@ T = TypeVar("T")
 
 SMALL = 4096
 """Bytes of a stored state up to which it is taken after each item, and not with each save only."""
+
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks whether somebody has cancelled the job."""
 
 
 class RunnerLease(Lease):
@@ -65,6 +78,8 @@ class Run:
 
     unsaved = 0
     _meter: Meter | None = None
+    _display: Display | None = None
+    _look_due = math.inf
     _save_due = math.inf
     _sequence: int | None = None  # of the next checkpoint; `None`: the server knows
     _label: str | None = None  # of the save that is made when the item in hand is done
@@ -93,6 +108,8 @@ class Run:
         self.job = settings.job(self)
         self._store = store
         self._ttl = ttl
+        if lease is not None:
+            self._look_due = clock.now() + LOOK_EVERY
         self._steps: dict[str, Encoded] = {}
 
     @made_once
@@ -113,33 +130,15 @@ class Run:
         checkpoint = started.checkpoint
         if checkpoint is not None:
             record = Record.decode(checkpoint.data)
-            self._refuse_version(record.version)
-            self.state = self._decoded_state(record.state)
+            self.state = state_of(self.settings, self.task, record)
             self.whole.restore(record.loops)
             self._sequence = checkpoint.sequence + 1
         elif self._steps and started.version != self.settings.version:
-            # The store has our version now: leave word that the steps are of the other one.
-            with suppress(BackendError):
-                await self._saved(self._encoded_state(), version=started.version)
-            self._refuse_version(started.version)
-
-    def _refuse_version(self, version: str) -> None:
-        if version != self.settings.version:
-            raise ConfigurationError(
-                f"the job {self.task!r} was begun under version={version!r} of "
-                f"{self.settings.name}, and this is version={self.settings.version!r}: finish it "
-                "under the old one, or begin it anew with checkpointed.of(...).at(...).forget()"
-            )
-
-    def _decoded_state(self, data: Encoded) -> Any:
-        try:
-            return self.settings.state.codec.decode(data)
-        except CodecError as error:
-            error.add_note(
-                f"this is the saved state of the job {self.task!r}: a change of its class that "
-                "old states do not fit needs another version= of the job"
-            )
-            raise
+            if self.settings.migrate is None:
+                # The store has our version now: leave word that the steps are of the other one.
+                with suppress(BackendError):
+                    await self._saved(self._encoded_state(), version=started.version)
+            refuse_version(self.settings, self.task, started.version)
 
     # --- in the body
 
@@ -148,10 +147,11 @@ class Run:
         if self._meter is None:
             self._meter = Meter()
             self._save_due = clock.now() + self.settings.seconds
+            self._display = self.settings.display(self.task)
         return place_in(self).enter(name, items, total)
 
-    def item_done(self, loop: Place) -> bool:
-        """The item in hand is done; whether it is time to save.
+    def item_done(self, loop: Place, count: int = 1) -> bool:
+        """What was in hand, so many items, is done; whether there is something to `tend`.
 
         Raises:
             StaleRunner: The job may have another runner now.
@@ -160,21 +160,55 @@ class Run:
         now = clock.now()
         meter = self._meter
         assert meter is not None
-        loop.next_item()
+        loop.next_item(count)
         if loop.around is self.whole:
-            meter.add()
+            meter.add(count)
             if now >= meter.due:
                 meter.mark(now)
+            if self._display is not None and now >= self._display.due:
+                self._display.show(self.progress(), now)
         lease = self.lease
         if lease is None:
             return False
         if now >= lease.deadline or lease.is_known_lost:
             raise lease.error()
-        self.unsaved += 1
+        self.unsaved += count
         self._reach_boundary()
+        return self._is_save_due(now) or now >= self._look_due
+
+    def _is_save_due(self, now: float) -> bool:
         return (
             self.unsaved >= self.settings.every or now >= self._save_due or self._label is not None
         )
+
+    async def tend(self) -> None:
+        """Save what is due, and look now and then whether the job has been cancelled.
+
+        Raises:
+            JobCancelled: It has.
+            StaleRunner: The job has another runner now.
+        """
+        now = await NOW
+        if self._is_save_due(now):
+            await self.save_due()
+        if now >= self._look_due:
+            await self._look(now)
+
+    async def _look(self, now: float) -> None:
+        if self._store is None or self.lease is None:
+            return
+        self._look_due = now + LOOK_EVERY
+        try:
+            runner = await self._store.runner(self.task)
+        except BackendError:
+            return  # renewals and saves see to an outage
+        if not isinstance(runner, Running) or runner.owner != self.lease.owner:
+            return  # the next save tells, and with more right
+        if runner.cancelled:
+            raise JobCancelled(
+                f"the job {self.task!r} was cancelled; its next call goes on from here",
+                key=self.task,
+            )
 
     def loop_done(self, loop: Place) -> None:
         """The loop has come to its end."""
@@ -193,30 +227,29 @@ class Run:
             rate=None if self._meter is None else self._meter.rate(),
         )
 
-    async def step(self, name: str, codec: Codec) -> Any:
+    async def step(self, name: str, codec: Codec, *, retries: int = 0) -> Any:
         """The result of a step: stored earlier, or of the function that is the plan's body."""
         if not name:
             raise ConfigurationError("step(''): a step needs a name")
         if (stored := self._steps.get(name)) is not None:
             return codec.decode(stored)
         if self._store is None or self.lease is None:
-            return await Body()
+            return await _attempted(retries)
         self.lease.check()
-        answer = await Body()
+        if (now := clock.now()) >= self._look_due:
+            await self._look(now)
+        answer = await (_attempted(retries) if retries else Body())
         value = codec.encode(answer)
-        began = await NOW
         ask = partial(
-            self._store.step,
-            self.task,
-            name,
-            value,
-            fence=self.lease.fence,
-            ttl=self._ttl,
-            lease=self.settings.lease,
+            self._store.step, self.task, name, value, fence=self.lease.fence, ttl=self._ttl
         )
-        if not await self._insisted(ask):
+        try:
+            accepted = await guarded(ask)
+        except BackendError as error:
+            until = self.lease.deadline
+            accepted = await asked_again(error, partial(guarded, ask), until=until)
+        if not accepted:
             raise self._stale()
-        self.lease.renewed(began)
         self._steps[name] = value
         return answer
 
@@ -244,6 +277,8 @@ class Run:
 
     async def finish(self, answer: Any) -> None:
         """Save what is not saved yet, then store the job's result."""
+        if self._display is not None:
+            self._display.close(self.progress())
         if self._store is None or self.lease is None:
             return
         if self.lease.inherited:
@@ -270,6 +305,8 @@ class Run:
 
     async def abandon(self, error: BaseException) -> None:
         """Save what is done, and let the next runner start at once."""
+        if self._display is not None:
+            self._display.close(None)
         if self._store is None or self.lease is None:
             return
         try:
@@ -301,7 +338,9 @@ class Run:
         ask = partial(
             self._store.save,
             self.task,
-            Record(version, self.whole.stored(), state).encode(),
+            Record(
+                version, self.whole.stored(), state, progress.rate, settings.code.digest
+            ).encode(),
             fence=self.lease.fence,
             sequence=self._sequence,
             progress=progress.percent,
@@ -367,3 +406,13 @@ class Run:
         assert self.lease is not None
         self.lease.lose("the server says that it has another runner, or was forgotten")
         return self.lease.error()
+
+
+async def _attempted(retries: int) -> Any:
+    """What the body answers, in one of so many more tries."""
+    while retries:
+        try:
+            return await Body()
+        except Exception:
+            retries -= 1
+    return await Body()

@@ -114,3 +114,37 @@ class VersionIsTheNewOne(Checkpoints):
     async def start(self, task: str, *, version: str = "", **options: Any) -> Any:
         answer = await super().start(task, version=version, **options)
         return answer._replace(version=version) if isinstance(answer, Started) else answer
+
+
+class CancelledForEver(Checkpoints):
+    """A job that was cancelled once is cancelled in each later run."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__(store)
+        self.cancelled: set[str] = set()
+
+    async def cancel(self, task: str) -> bool:
+        accepted: bool = await self.store.cancel(task)
+        if accepted:
+            self.cancelled.add(task)
+        return accepted
+
+    async def runner(self, task: str) -> Any:
+        answer = await self.store.runner(task)
+        is_running = hasattr(answer, "cancelled")
+        return answer._replace(cancelled=task in self.cancelled) if is_running else answer
+
+
+class RewindDropsNothing(Checkpoints):
+    """The later checkpoints stay, so that the job goes on from the newest all the same."""
+
+    async def rewind(self, task: str, sequence: int) -> bool:
+        return await self.store.load(task, sequence) is not None
+
+
+class AlwaysTheFirstLife(Checkpoints):
+    """A job that begins anew is taken for the one before."""
+
+    async def start(self, task: str, *, lease: float, **options: Any) -> Any:
+        answer = await super().start(task, lease=lease, **options)
+        return answer._replace(life=1) if isinstance(answer, Started) else answer

@@ -136,9 +136,9 @@ class CheckpointMachine(Machine):
         name=st.sampled_from(["one", "two: with % and {braces}"]),
         value=DATA,
         writer=WRITERS,
-        lease=LEASES,
+        lease=st.none() | LEASES,
     )
-    def step(self, task: str, name: str, value: Encoded, writer: str, lease: float) -> None:
+    def step(self, task: str, name: str, value: Encoded, writer: str, lease: float | None) -> None:
         task = self.name(task)
         mine, theirs = self._fence(task, writer)
         if mine > 0 and self.model.state(task) not in ("running", "absent"):
@@ -176,6 +176,29 @@ class CheckpointMachine(Machine):
         task = self.name(task)
         expected = self.model.runner(task)
         self.agree(task, expected, self.ask(self.store.runner(task)))
+
+    @rule(task=TASKS)
+    def cancel(self, task: str) -> None:
+        task = self.name(task)
+        expected = self.model.cancel(task)
+        self.agree(task, expected, self.ask(self.store.cancel(task)))
+
+    @rule(task=TASKS, sequence=st.integers(1, 4), ends=st.booleans())
+    def rewind(self, task: str, sequence: int, ends: bool) -> None:
+        task = self.name(task)
+        if ends and (owner := self.model.owner(task)) is not None:
+            self.ask(self.store.stop(task, owner=owner))
+            self.model.stop(task, owner=owner)
+        if self.model.state(task) == "expired":
+            return  # a lease that has run out here may have done so a moment later there
+        expected = self.model.rewind(task, sequence)
+        self.agree(task, expected, self.ask(self.store.rewind(task, sequence)))
+
+    @rule(task=TASKS)
+    def steps(self, task: str) -> None:
+        task = self.name(task)
+        expected = self.model.steps(task)
+        self.agree(task, expected, dict(self.ask(self.store.steps(task))))
 
     @rule(task=TASKS)
     def latest(self, task: str) -> None:

@@ -36,6 +36,7 @@ class Started(NamedTuple):
     checkpoint: Checkpoint | None
     steps: dict[str, bytes]
     version: str
+    life: Any
 
 
 class Running(NamedTuple):
@@ -44,6 +45,7 @@ class Running(NamedTuple):
     owner: str
     ttl: float
     attempt: int
+    cancelled: bool
 
 
 class Finished(NamedTuple):
@@ -77,6 +79,7 @@ class _Job:
     result: bytes = b""
     expires: float = 0.0
     last_saved_by: int | None = None
+    cancelled: bool = False
 
 
 class CheckpointModel:
@@ -114,16 +117,19 @@ class CheckpointModel:
             job.attempt, job.version, job.last_saved_by = ANYTHING, ANYTHING, None
         if self._is_live(job):
             if job.owner != owner:
-                return Running(job.owner, job.lease - self.now, job.attempt)
+                return Running(job.owner, job.lease - self.now, job.attempt, job.cancelled)
         else:
             self._fences += 1
             job.owner, job.fence, job.state = owner, self._fences, "running"
+            job.cancelled = False
             job.attempt = ANYTHING if job.attempt is ANYTHING else job.attempt + 1
             job.before, job.version = job.version, version
             job.fingerprint = job.fingerprint or fingerprint
         job.lease, job.expires = self.now + lease, self.now + max(ttl, lease)
         self._jobs[task] = job
-        return Started(job.fence, job.attempt, self.latest(task), dict(job.steps), job.before)
+        return Started(
+            job.fence, job.attempt, self.latest(task), dict(job.steps), job.before, ANYTHING
+        )
 
     def renew(self, task: str, *, owner: str, lease: float) -> bool:
         """Start the runner's lease anew; false for a stale runner.
@@ -177,14 +183,15 @@ class CheckpointModel:
         return saved
 
     def step(
-        self, task: str, name: str, value: bytes, *, fence: int, ttl: float, lease: float
+        self, task: str, name: str, value: bytes, *, fence: int, ttl: float, lease: float | None
     ) -> bool:
         """Store the result of a step; the first writer wins. False for a stale runner."""
         job = self._jobs.get(task, _Job())
         if self._is_stale(job, fence):
             return False
         job.steps.setdefault(name, value)
-        job.lease, job.expires = self.now + lease, self.now + max(ttl, lease)
+        if lease is not None:
+            job.lease, job.expires = self.now + lease, self.now + max(ttl, lease)
         return True
 
     def finish(self, task: str, result: bytes, *, fence: int, ttl: float) -> bool:
@@ -218,7 +225,29 @@ class CheckpointModel:
             return Finished(job.result, job.expires - self.now)
         if not self._is_live(job):
             return None
-        return Running(job.owner, job.lease - self.now, job.attempt)
+        return Running(job.owner, job.lease - self.now, job.attempt, job.cancelled)
+
+    def cancel(self, task: str) -> bool:
+        """Ask the runner to stop; false if the job has none."""
+        job = self._jobs.get(task, _Job())
+        if not self._is_live(job):
+            return False
+        job.cancelled = True
+        return True
+
+    def rewind(self, task: str, sequence: int) -> bool:
+        """Let the next start go on from this checkpoint; false with a live runner."""
+        job = self._jobs.get(task, _Job())
+        if self._is_live(job) or self.load(task, sequence) is None:
+            return False
+        job.checkpoints = [saved for saved in job.checkpoints if saved.sequence <= sequence]
+        job.sequence, job.state, job.result = sequence, "idle", b""
+        job.last_saved_by = ANYTHING  # a number is sent again by its own runner only
+        return True
+
+    def steps(self, task: str) -> dict[str, bytes]:
+        """The results of the steps that were done, by name."""
+        return dict(self._jobs.get(task, _Job()).steps)
 
     def latest(self, task: str) -> Checkpoint | None:
         """The newest checkpoint."""

@@ -24,6 +24,10 @@ local function runs(fence)
   return job.state == 'running' and job.fence == fence
 end
 
+local function is_cancelled()
+  return redis.call('HEXISTS', KEYS[1], 'cancelled')
+end
+
 local function name_of(sequence)
   return KEYS[4] .. ':' .. digits(sequence)
 end

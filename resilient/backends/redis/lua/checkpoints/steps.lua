@@ -1,0 +1,1 @@
+return job.state and redis.call('HGETALL', KEYS[2]) or {}
