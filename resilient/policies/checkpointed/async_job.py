@@ -1,0 +1,214 @@
+"""What the body of a job in an `async def` has in hand: the same names, awaited."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from contextlib import aclosing
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+from resilient.engine.side_by_side import as_tasks
+from resilient.policies.checkpointed.in_hand import BY_ANNOTATION, JobInHand, S, codec_of_results
+from resilient.policies.checkpointed.loops import AsyncItems
+from resilient.policies.checkpointed.mapping import Mapping
+from resilient.policies.checkpointed.sources import Reading
+
+__all__ = ["AsyncJob"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class AsyncJob(JobInHand[S]):
+    """A resumable job in the hands of its runner: the first parameter of one that is `async`."""
+
+    __slots__ = ()
+
+    @overload
+    def iterate(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> AsyncItems[T]: ...
+
+    @overload
+    def iterate(
+        self,
+        items: Callable[[Any], Iterable[T] | AsyncIterable[T] | Awaitable[Iterable[T]]],
+        *,
+        key: Callable[[T], Any],
+        total: int | None = None,
+        name: str | None = None,
+    ) -> AsyncItems[T]: ...
+
+    def iterate(
+        self,
+        items: Any,
+        *,
+        key: Callable[[Any], Any] | None = None,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> AsyncItems[Any]:
+        """The items that are not done yet, for `async for`: see `Job.iterate`.
+
+        Tasks of one body may each have a loop. The state is then saved with an item of another
+        loop half done, unless no item awaits between its changes of the state.
+        """
+        reading = Reading(None, key, verify)
+        reading.check(items, "iterate()")
+        return AsyncItems(self._run, self._run.begin_loop(name, items, total), items, reading)
+
+    @overload
+    def chunks(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        size: int,
+        *,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> AsyncItems[list[T]]: ...
+
+    @overload
+    def chunks(
+        self,
+        items: Callable[[Any], Iterable[T] | AsyncIterable[T] | Awaitable[Iterable[T]]],
+        size: int,
+        *,
+        key: Callable[[T], Any],
+        total: int | None = None,
+        name: str | None = None,
+    ) -> AsyncItems[list[T]]: ...
+
+    def chunks(
+        self,
+        items: Any,
+        size: int,
+        *,
+        key: Callable[[Any], Any] | None = None,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> AsyncItems[list[Any]]:
+        """The items that are not done yet, in lists of `size`: see `Job.chunks`."""
+        reading = Reading(size, key, verify)
+        reading.check(items, "chunks()")
+        return AsyncItems(self._run, self._run.begin_loop(name, items, total), items, reading)
+
+    @overload
+    async def map(
+        self,
+        function: Callable[[T], Coroutine[Any, Any, R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        workers: int = 8,
+        total: int | None = None,
+        name: str | None = None,
+        retries: int = 0,
+        on_error: Literal["raise"] = "raise",
+        returns: Any = BY_ANNOTATION,
+    ) -> list[R]: ...
+
+    @overload
+    async def map(
+        self,
+        function: Callable[[T], Coroutine[Any, Any, R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        workers: int = 8,
+        total: int | None = None,
+        name: str | None = None,
+        retries: int = 0,
+        on_error: Literal["collect"],
+        returns: Any = BY_ANNOTATION,
+    ) -> list[R | Exception]: ...
+
+    async def map(
+        self,
+        function: Callable[[Any], Coroutine[Any, Any, Any]],
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        workers: int = 8,
+        total: int | None = None,
+        name: str | None = None,
+        retries: int = 0,
+        on_error: Literal["raise", "collect"] = "raise",
+        returns: Any = BY_ANNOTATION,
+    ) -> list[Any]:
+        """Await the function for every item, in tasks: see `Job.map`.
+
+        With `on_error="raise"`, and when the body is cancelled, the calls under way are cancelled.
+        """
+        from resilient.engine.drivers.aio import adrive
+
+        mapping = Mapping(
+            self._run, items, codec_of_results(function, returns), name=name, total=total,
+            workers=workers, retries=retries, on_error=on_error,
+        )  # fmt: skip
+
+        async def one(number: int, item: Any) -> Any:
+            return await adrive(mapping.one(number), lambda _: function(item))
+
+        try:
+            async with aclosing(as_tasks(one, items, workers)) as outcomes:
+                async for number, result, error in outcomes:
+                    if mapping.is_due(number, result, error):
+                        await adrive(self._run.tend())
+            return mapping.ended()
+        finally:
+            mapping.left()
+
+    @overload
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        returns: type[T],
+        **kwargs: Any,
+    ) -> T: ...
+
+    @overload
+    async def step(
+        self,
+        name: str,
+        function: Callable[P, Coroutine[Any, Any, T]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T: ...
+
+    @overload
+    async def step(
+        self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        returns: Any = BY_ANNOTATION,
+        **kwargs: Any,
+    ) -> Any:
+        """Call the function, or await it, once in the life of the job: see `Job.step`."""
+        from resilient.engine.drivers.aio import adrive
+
+        async def body(_: object) -> Any:
+            answer = function(*args, **kwargs)
+            return await answer if inspect.isawaitable(answer) else answer
+
+        return await adrive(self._run.step(name, codec_of_results(function, returns)), body)
+
+    async def save(self, label: str = "") -> None:
+        """Save position and state now; in a loop, as soon as the item in hand is done."""
+        from resilient.engine.drivers.aio import adrive
+
+        await adrive(self._run.save(label))

@@ -1,0 +1,91 @@
+"""What jobs of both kinds have, and how the results of their steps are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Generic
+
+from typing_extensions import TypeVar
+
+from resilient.policies.checkpointed.progress import Progress
+
+if TYPE_CHECKING:
+    from resilient.engine.codecs import Codec
+    from resilient.policies.checkpointed.run import Run
+
+__all__ = ["BY_ANNOTATION", "JobInHand", "S", "codec_of_results"]
+
+S = TypeVar("S", default=dict[str, Any])
+
+BY_ANNOTATION: Any = object()
+
+
+class JobInHand(Generic[S]):
+    """What jobs of both kinds have."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def task(self) -> str:
+        """The job's key, without the backend's prefix."""
+        return self._run.task
+
+    @property
+    def state(self) -> S:
+        """The job's own data, saved together with the position, and restored with it.
+
+        Change it inside loops: what stands outside of them is run again when the job resumes.
+        """
+        state: S = self._run.state
+        return state
+
+    @state.setter
+    def state(self, state: S) -> None:
+        self._run.state = state
+
+    @property
+    def progress(self) -> Progress:
+        """How far the job is, how fast it goes, and how long it will take."""
+        return self._run.progress()
+
+    @property
+    def attempt(self) -> int:
+        """1 in the first run of the job, more when it has been resumed."""
+        return self._run.attempt
+
+    @property
+    def fence(self) -> int:
+        """A number larger than that of every earlier run; 0 while policies are disabled."""
+        return 0 if self._run.lease is None else self._run.lease.fence
+
+    @property
+    def lost(self) -> bool:
+        """Whether another runner may have taken the job over."""
+        return self._run.lease is not None and self._run.lease.lost
+
+    def check(self) -> None:
+        """Raise `StaleRunner` if the job is lost; call it before a write that must not be stale."""
+        if self._run.lease is not None:
+            self._run.lease.check()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.task!r}, attempt {self.attempt}>"
+
+
+def codec_of_results(function: Callable[..., Any], returns: Any) -> Codec:
+    try:
+        return _known_codec(function, returns)
+    except TypeError:  # a function, or a type, without a hash
+        return _known_codec.__wrapped__(function, returns)
+
+
+@lru_cache(256)
+def _known_codec(function: Callable[..., Any], returns: Any) -> Codec:
+    """The codec of a step that may come many times: to read an annotation takes a while."""
+    from resilient.engine.codecs import codec_for, codec_of
+
+    return codec_for(function) if returns is BY_ANNOTATION else codec_of(returns)

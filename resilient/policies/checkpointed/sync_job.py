@@ -1,0 +1,270 @@
+"""What the body of a job in a `def` has in hand: its loops, steps and saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+from resilient.engine.drivers.sync import drive
+from resilient.engine.side_by_side import in_threads
+from resilient.policies.checkpointed.in_hand import BY_ANNOTATION, JobInHand, S, codec_of_results
+from resilient.policies.checkpointed.loops import Items
+from resilient.policies.checkpointed.mapping import Mapping
+from resilient.policies.checkpointed.sources import Reading
+
+__all__ = ["Job"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Job(JobInHand[S]):
+    """A resumable job in the hands of its runner: the first parameter of a checkpointed `def`."""
+
+    __slots__ = ()
+
+    @overload
+    def iterate(
+        self,
+        items: Iterable[T],
+        *,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> Items[T]: ...
+
+    @overload
+    def iterate(
+        self,
+        items: Callable[[Any], Iterable[T]],
+        *,
+        key: Callable[[T], Any],
+        total: int | None = None,
+        name: str | None = None,
+    ) -> Items[T]: ...
+
+    def iterate(
+        self,
+        items: Iterable[Any] | Callable[[Any], Iterable[Any]],
+        *,
+        key: Callable[[Any], Any] | None = None,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> Items[Any]:
+        """The items that are not done yet, in order.
+
+        An item is done when the body asks for the next one. Every `every` items or `seconds`
+        seconds the position is saved, together with the state at that moment. A job that is
+        resumed goes through the items from the first, and skips those that are done: they must
+        come in the same order again. A loop that has come to its end is not run again.
+
+        What the items do to `state` is done once. What they do elsewhere is done again for the
+        items that were not saved: at most `every` each time that the process is killed.
+
+        Args:
+            items: Whatever can be iterated; it is read one by one. With `key`, a function that
+                answers the items after a key: `lambda after: rows_after(after)`. It is called once,
+                with the key of the last item that is done, or `None`.
+            key: The key of an item, by which its source is ordered. A job that is resumed then
+                reads nothing again, however much is done.
+            total: How many there are, for `progress`; known by itself of what has a length.
+            name: Tells this loop from the others in its place; by default it is its number
+                among them. A loop inside another one's item belongs to that item.
+            verify: Keep a digest of the items that are done, and compare it with those that a
+                resumed job skips. It costs a few microseconds an item.
+
+        Raises:
+            StaleRunner: From the loop: another runner has taken the job over.
+            JobCancelled: From the loop: somebody has cancelled the job.
+            SourceChanged: From the loop: the items that are done are others now.
+            BackendError: From the loop: the backend was away for as long as the lease lasts.
+            ConfigurationError: Two loops of one name, a wrong option, or fewer items than are
+                done already.
+        """
+        reading = Reading(None, key, verify)
+        reading.check(items, "iterate()")
+        return Items(self._run, self._run.begin_loop(name, items, total), items, reading)
+
+    @overload
+    def chunks(
+        self,
+        items: Iterable[T],
+        size: int,
+        *,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> Items[list[T]]: ...
+
+    @overload
+    def chunks(
+        self,
+        items: Callable[[Any], Iterable[T]],
+        size: int,
+        *,
+        key: Callable[[T], Any],
+        total: int | None = None,
+        name: str | None = None,
+    ) -> Items[list[T]]: ...
+
+    def chunks(
+        self,
+        items: Iterable[Any] | Callable[[Any], Iterable[Any]],
+        size: int,
+        *,
+        key: Callable[[Any], Any] | None = None,
+        total: int | None = None,
+        name: str | None = None,
+        verify: bool = False,
+    ) -> Items[list[Any]]:
+        """The items that are not done yet, in lists of `size`; the last one may be shorter.
+
+        A chunk is done when the body asks for the next one. Progress, `total` and the decorator's
+        `every` count items, and the other arguments are those of `iterate`. The size may be
+        another one when the job is resumed.
+        """
+        reading = Reading(size, key, verify)
+        reading.check(items, "chunks()")
+        return Items(self._run, self._run.begin_loop(name, items, total), items, reading)
+
+    @overload
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T],
+        *,
+        workers: int = 8,
+        total: int | None = None,
+        name: str | None = None,
+        retries: int = 0,
+        on_error: Literal["raise"] = "raise",
+        returns: Any = BY_ANNOTATION,
+    ) -> list[R]: ...
+
+    @overload
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T],
+        *,
+        workers: int = 8,
+        total: int | None = None,
+        name: str | None = None,
+        retries: int = 0,
+        on_error: Literal["collect"],
+        returns: Any = BY_ANNOTATION,
+    ) -> list[R | Exception]: ...
+
+    def map(
+        self,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        *,
+        workers: int = 8,
+        total: int | None = None,
+        name: str | None = None,
+        retries: int = 0,
+        on_error: Literal["raise", "collect"] = "raise",
+        returns: Any = BY_ANNOTATION,
+    ) -> list[Any]:
+        """Call the function for every item, in threads; the results in the order of the items.
+
+        Each result is stored as soon as it is there, and is not computed again when the job is
+        resumed: a kill costs at most the calls that are under way. The items must come in the same
+        order again.
+
+        Args:
+            function: What to call, with one item. It runs in other threads than the body, and
+                leaves the state alone.
+            items: Whatever can be iterated; it is read as there is room for it.
+            workers: Calls at a time.
+            total: How many items there are, for `progress`.
+            name: As that of a loop.
+            retries: How often a call that raised is tried again, at once; `@retry` on the function
+                knows pauses.
+            on_error: `"raise"` the first error when the calls under way have ended, or
+                `"collect"`: errors stand in the place of their results. The calls that failed are
+                made again when the job is resumed.
+            returns: What the results are stored as, where the function is not annotated.
+
+        Raises:
+            StaleRunner: Another runner has taken the job over.
+            JobCancelled: Somebody has cancelled the job.
+            CodecError: A result has no stored form.
+            BackendError: The backend was away for as long as the lease lasts.
+            ConfigurationError: A wrong option, or two loops of one name.
+        """
+        mapping = Mapping(
+            self._run, items, codec_of_results(function, returns), name=name, total=total,
+            workers=workers, retries=retries, on_error=on_error,
+        )  # fmt: skip
+
+        def one(number: int, item: Any) -> Any:
+            return drive(mapping.one(number), lambda _: function(item))
+
+        try:
+            with closing(in_threads(one, items, workers)) as outcomes:
+                for number, result, error in outcomes:
+                    if mapping.is_due(number, result, error):
+                        drive(self._run.tend())
+            return mapping.ended()
+        finally:
+            mapping.left()
+
+    @overload
+    def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        returns: type[T],
+        **kwargs: Any,
+    ) -> T: ...
+
+    @overload
+    def step(
+        self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+    def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        returns: Any = BY_ANNOTATION,
+        **kwargs: Any,
+    ) -> Any:
+        """Call the function once in the life of the job; afterwards, answer its stored result.
+
+        Args:
+            name: The step's name, one in the whole job.
+            function: What to call.
+            *args: With what.
+            returns: What its result is stored as, where it is not annotated.
+            **kwargs: With what.
+
+        Raises:
+            StaleRunner: Another runner has taken the job over.
+            CodecError: The result has no stored form; the step will run again.
+            BackendError: The backend was away for as long as the lease lasts.
+        """
+        plan = self._run.step(name, codec_of_results(function, returns))
+        return drive(plan, lambda _: function(*args, **kwargs))
+
+    def save(self, label: str = "") -> None:
+        """Save position and state now; in a loop, as soon as the item in hand is done.
+
+        Args:
+            label: A name for people, which `history()` shows.
+
+        Raises:
+            StaleRunner: Another runner has taken the job over.
+            CodecError: The state has no stored form.
+            BackendError: The backend was away for as long as the lease lasts.
+        """
+        drive(self._run.save(label))
