@@ -7,7 +7,6 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Itera
 from contextlib import aclosing
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
-from resilient.engine.side_by_side import as_tasks
 from resilient.policies.checkpointed.in_hand import BY_ANNOTATION, JobInHand, S, codec_of_results
 from resilient.policies.checkpointed.loops import AsyncItems
 from resilient.policies.checkpointed.mapping import Mapping
@@ -145,6 +144,7 @@ class AsyncJob(JobInHand[S]):
         With `on_error="raise"`, and when the body is cancelled, the calls under way are cancelled.
         """
         from resilient.engine.drivers.aio import adrive
+        from resilient.engine.side_by_side import as_tasks
 
         mapping = Mapping(
             self._run, items, codec_of_results(function, returns), name=name, total=total,

@@ -77,6 +77,7 @@ class JobInHand(Generic[S]):
 
 
 def codec_of_results(function: Callable[..., Any], returns: Any) -> Codec:
+    """How the results of a function are stored: by its annotation, unless that is said."""
     try:
         return _known_codec(function, returns)
     except TypeError:  # a function, or a type, without a hash

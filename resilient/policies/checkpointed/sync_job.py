@@ -7,7 +7,6 @@ from contextlib import closing
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from resilient.engine.drivers.sync import drive
-from resilient.engine.side_by_side import in_threads
 from resilient.policies.checkpointed.in_hand import BY_ANNOTATION, JobInHand, S, codec_of_results
 from resilient.policies.checkpointed.loops import Items
 from resilient.policies.checkpointed.mapping import Mapping
@@ -197,6 +196,8 @@ class Job(JobInHand[S]):
             BackendError: The backend was away for as long as the lease lasts.
             ConfigurationError: A wrong option, or two loops of one name.
         """
+        from resilient.engine.side_by_side import in_threads
+
         mapping = Mapping(
             self._run, items, codec_of_results(function, returns), name=name, total=total,
             workers=workers, retries=retries, on_error=on_error,

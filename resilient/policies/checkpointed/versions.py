@@ -10,7 +10,6 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from resilient.engine.codecs.base import BY_ANNOTATION
 from resilient.errors import CodecError, ConfigurationError, JobCodeChanged
 from resilient.protocols.values import Encoded
 
@@ -87,6 +86,8 @@ def state_of(settings: Settings, task: str, record: Record) -> Any:
 def _fields(settings: Settings, data: Encoded) -> Any:
     """The fields of a state, whose class may be another one now."""
     import msgspec
+
+    from resilient.engine.codecs.base import BY_ANNOTATION
 
     if data[:1] == BY_ANNOTATION:
         return msgspec.msgpack.decode(memoryview(data)[5:])
