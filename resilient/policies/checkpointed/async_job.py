@@ -9,7 +9,6 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from resilient.policies.checkpointed.in_hand import BY_ANNOTATION, JobInHand, S, codec_of_results
 from resilient.policies.checkpointed.loops import AsyncItems
-from resilient.policies.checkpointed.mapping import Mapping
 from resilient.policies.checkpointed.sources import Reading
 
 __all__ = ["AsyncJob"]
@@ -145,6 +144,7 @@ class AsyncJob(JobInHand[S]):
         """
         from resilient.engine.drivers.aio import adrive
         from resilient.engine.side_by_side import as_tasks
+        from resilient.policies.checkpointed.mapping import Mapping
 
         mapping = Mapping(
             self._run, items, codec_of_results(function, returns), name=name, total=total,

@@ -46,7 +46,7 @@ def check_bar(bar: object, policy: str) -> None:
     Raises:
         ConfigurationError: It is unknown, or its library is not installed.
     """
-    if bar is None or bar in ("auto", "log"):
+    if bar in ("auto", "log"):
         return
     if bar not in BARS:
         raise ConfigurationError(f"@{policy}: progress={bar!r} is not one of {BARS}, nor None")

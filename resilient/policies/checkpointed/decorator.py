@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from typing_extensions import TypeVar
 
@@ -15,12 +15,14 @@ from resilient.engine.durations import seconds as in_seconds
 from resilient.engine.keys import compile_fingerprint, key_function, refuse_missing_parentheses
 from resilient.engine.wrap import around, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
-from resilient.policies.checkpointed.bars import Bar, check_bar
 from resilient.policies.checkpointed.controls import CheckpointedControls, CheckpointedLayer
 from resilient.policies.checkpointed.declaration import declaration_of
 from resilient.policies.checkpointed.plan import POLICY, Settings, resumable
 from resilient.policies.checkpointed.typing import JobDecorator, SkippingJobDecorator
 from resilient.policies.checkpointed.versions import Code
+
+if TYPE_CHECKING:
+    from resilient.policies.checkpointed.bars import Bar
 
 __all__ = ["checkpointed"]
 
@@ -206,7 +208,10 @@ class Checkpointed:
                 raise ConfigurationError(
                     f'@{POLICY}: {option}={value!r} is not "{choices[0]}" or "{choices[1]}"'
                 )
-        check_bar(progress, POLICY)
+        if progress is not None:
+            from resilient.policies.checkpointed.bars import check_bar
+
+            check_bar(progress, POLICY)
         lifetime = in_seconds(lease, option="lease")
         between = optional_seconds(seconds, option="seconds")
         patience = optional_seconds(wait, option="wait", allow_zero=True)

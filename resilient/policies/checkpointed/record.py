@@ -6,7 +6,6 @@ It is self-describing, so that it can be read by hand:
 
 from __future__ import annotations
 
-import zlib
 from typing import Any, NamedTuple
 
 from resilient.errors import CodecError
@@ -51,6 +50,8 @@ class Record(NamedTuple):
 
     def encode(self) -> Encoded:
         """The stored form."""
+        import zlib
+
         from resilient.engine import codecs
 
         content = self._asdict()
@@ -67,6 +68,8 @@ class Record(NamedTuple):
         Raises:
             CodecError: It was saved by something else.
         """
+        import zlib
+
         from resilient.engine import codecs
 
         content = codecs.decode(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from resilient.errors import ConfigurationError
@@ -59,6 +58,8 @@ class Reading(NamedTuple):
 
 def chained(digest: bytes, item: Any) -> bytes:
     """The digest of some items and of one more."""
+    from hashlib import blake2b
+
     from resilient.engine import codecs
 
     return blake2b(digest + codecs.encode(item), digest_size=16).digest()

@@ -9,7 +9,6 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 from resilient.engine.drivers.sync import drive
 from resilient.policies.checkpointed.in_hand import BY_ANNOTATION, JobInHand, S, codec_of_results
 from resilient.policies.checkpointed.loops import Items
-from resilient.policies.checkpointed.mapping import Mapping
 from resilient.policies.checkpointed.sources import Reading
 
 __all__ = ["Job"]
@@ -197,6 +196,7 @@ class Job(JobInHand[S]):
             ConfigurationError: A wrong option, or two loops of one name.
         """
         from resilient.engine.side_by_side import in_threads
+        from resilient.policies.checkpointed.mapping import Mapping
 
         mapping = Mapping(
             self._run, items, codec_of_results(function, returns), name=name, total=total,

@@ -7,7 +7,6 @@ import inspect
 import warnings
 from collections.abc import Callable
 from functools import cached_property
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from resilient.errors import CodecError, ConfigurationError, JobCodeChanged
@@ -32,6 +31,8 @@ class Code:
     @cached_property
     def digest(self) -> str:
         """A digest of the source; `""` where there is none to be had."""
+        from hashlib import blake2b
+
         try:
             source = inspect.getsource(inspect.unwrap(self._function))
         except (OSError, TypeError):
