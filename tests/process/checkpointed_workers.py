@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import warnings
 from dataclasses import dataclass
 
 import resilient
+import resilient.backends.redis
+import resilient.backends.sqlite
+import resilient.engine.codecs
+import resilient.engine.side_by_side  # each killed process would import these anew
 from resilient import AsyncJob, Job, checkpointed
 from tests.support.processes import receive, tell
 
-ITEMS = 3000
 EVERY = 25
-PAUSE = 0.0004
+PAUSE = 0.001
 """Seconds an item takes, so that a kill meets a job at work and not one that starts."""
 
 
@@ -30,10 +34,10 @@ class State:
         self.digest = (self.digest * 1_000_003 + item) % (1 << 61)
 
 
-def uninterrupted() -> list[int]:
+def uninterrupted(items: int) -> list[int]:
     """What the job answers, computed without one."""
     state = State()
-    for item in range(ITEMS):
+    for item in range(items):
         state.add(item)
     return [state.count, state.digest]
 
@@ -41,15 +45,19 @@ def uninterrupted() -> list[int]:
 def handled(path: str, state: State, item: int) -> None:
     """Take the item in, and leave a trace of it outside."""
     state.add(item)
+    traced(path, item)
+
+
+def traced(path: str, item: int) -> None:
+    """Leave a trace of an item."""
     with open(path, "a") as effects:
         effects.write(f"{item}\n")
 
 
 @checkpointed("batch:{path}", state=State, every=EVERY, version="1")
-def batch(job: Job[State], path: str) -> list[int]:
+def batch(job: Job[State], path: str, items: int) -> list[int]:
     """The job as a `def`."""
-    tell("running", job.attempt)
-    total = job.step("total", lambda: ITEMS, returns=int)
+    total = job.step("total", lambda: items, returns=int)
     for item in job.iterate(range(total)):
         time.sleep(PAUSE)
         handled(path, job.state, item)
@@ -57,22 +65,59 @@ def batch(job: Job[State], path: str) -> list[int]:
 
 
 @checkpointed("batch:{path}", state=State, every=EVERY, version="1")
-async def abatch(job: AsyncJob[State], path: str) -> list[int]:
+async def abatch(job: AsyncJob[State], path: str, items: int) -> list[int]:
     """The same job as an `async def`: either goes on from what the other saved."""
-    tell("running", job.attempt)
-    total = await job.step("total", lambda: ITEMS, returns=int)
+    total = await job.step("total", lambda: items, returns=int)
     async for item in job.iterate(range(total)):
         await asyncio.sleep(PAUSE)
         handled(path, job.state, item)
     return [job.state.count, job.state.digest]
 
 
-def run_batch(url: str, prefix: str, mode: str, path: str) -> list[int]:
-    """Run the job, in a process that marks where its own items begin."""
+def run_batch(url: str, prefix: str, path: str, items: int) -> list[int]:
+    """Run the job, each time in the other mode, and mark where the items of this run begin."""
     resilient.configure(url, prefix=prefix)
-    with open(path, "a") as effects:
+    with open(path, "a+") as effects:
+        effects.seek(0)
+        runs = effects.read().count("run")
         effects.write("run\n")
-    return batch(path) if mode == "sync" else asyncio.run(abatch(path))
+    warnings.simplefilter("ignore", resilient.JobCodeChanged)  # the two are written differently
+    return batch(path, items) if runs % 2 else asyncio.run(abatch(path, items))
+
+
+@checkpointed("map:{path}")
+def mapped(job: Job, path: str, items: int) -> list[int]:
+    """Squares, in threads; each call leaves a trace when it has ended."""
+
+    def square(number: int) -> int:
+        time.sleep(PAUSE * 5)
+        traced(path, number)
+        return number * number
+
+    return job.map(square, range(items), workers=8)
+
+
+@checkpointed("map:{path}")
+async def amapped(job: AsyncJob, path: str, items: int) -> list[int]:
+    """The same, in tasks."""
+
+    async def square(number: int) -> int:
+        await asyncio.sleep(PAUSE * 5)
+        traced(path, number)
+        return number * number
+
+    return await job.map(square, range(items), workers=8)
+
+
+def run_map(url: str, prefix: str, path: str, items: int) -> list[int]:
+    """Run the map, each time in the other mode."""
+    resilient.configure(url, prefix=prefix)
+    with open(path, "a+") as effects:
+        effects.seek(0)
+        runs = effects.read().count("run")
+        effects.write("run\n")
+    warnings.simplefilter("ignore", resilient.JobCodeChanged)
+    return mapped(path, items) if runs % 2 else asyncio.run(amapped(path, items))
 
 
 @checkpointed("held", every=1, lease=1.5, wait=0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import time
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,57 +11,70 @@ import pytest
 
 import resilient
 from resilient import checkpointed
+from resilient.testing import kill_at_random
 from tests.process import checkpointed_workers as workers
 from tests.support.fixtures import Target
 from tests.support.jobs import each
 from tests.support.modes import Mode
-from tests.support.processes import Worker, WorkerFailed, group
+from tests.support.processes import Worker, group
+from tests.support.scale import scaled
 from tests.support.servers import RedisAt
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
-KILLS = 50
-
 
 @pytest.mark.slow
-def test_fifty_kills_lose_nothing(shared_target: Target, tmp_path: Path) -> None:
-    """50 SIGKILLs in 3,000 items: the same state, nothing lost, at most `every` redone a kill.
+def test_a_hundred_kills_lose_nothing(shared_target: Target, tmp_path: Path) -> None:
+    """100 SIGKILLs in 3,000 items: the same state and order, 0 lost, at most `every` redone each.
 
     The dead runner's lease would last for half a minute: each next one takes over at once. They
     are `def` and `async def` by turns, and go on from what the other has saved.
     """
+    kills = scaled(100, least=10)
     effects = tmp_path / "effects"
-    chance = random.Random(7)
-    kills, answer = 0, None
-    while answer is None:
-        mode = "async" if kills % 2 else "sync"
-        arguments = (shared_target.url, shared_target.prefix, mode, str(effects))
-        with group(workers.run_batch, [arguments]) as (worker,):
-            try:
-                worker.wait_for("running")
-                if kills < KILLS:
-                    time.sleep(chance.uniform(0.0, 0.06))
-                    worker.kill()
-                answer = worker.result()
-            except WorkerFailed as error:
-                if "killed" not in str(error):
-                    raise
-                kills += 1
-    assert kills == KILLS, "the job was over before all kills"
-    assert answer == workers.uninterrupted()
+    items = 30 * kills
+    report = kill_at_random(
+        workers.run_batch,
+        *(shared_target.url, shared_target.prefix, str(effects), items),
+        kills=kills,
+        within=0.1,
+        seed=7,
+    )
+    assert report.result == workers.uninterrupted(items)
     runs = [
         [int(line) for line in run.split()]
         for run in effects.read_text().split("run\n")[1:]
         if run.strip()
     ]
     assert runs[0][0] == 0
-    assert runs[-1][-1] == workers.ITEMS - 1
-    for items in runs:
-        assert items == list(range(items[0], items[-1] + 1))
+    assert runs[-1][-1] == items - 1
+    for each_run in runs:
+        assert each_run == list(range(each_run[0], each_run[-1] + 1))
+    assert len(runs) > kills / 4, "most processes were killed before their first item"
     redone = [before[-1] + 1 - after[0] for before, after in pairwise(runs)]
-    print(f"{kills} kills, redone: {sum(redone)} in all, {max(redone)} at most")
+    print(f"{kills} kills in {items} items, redone: {sum(redone)}, {max(redone)} at most")
     # An item whose trace was not written yet when the kill came is redone without one.
     assert all(0 <= count <= workers.EVERY for count in redone)
+
+
+@pytest.mark.slow
+def test_a_map_that_is_killed_loses_nothing(shared_target: Target, tmp_path: Path) -> None:
+    """8 workers, 30 SIGKILLs: the same results, 0 lost, at most 8 calls made again for a kill."""
+    kills = scaled(30, least=5)
+    effects = tmp_path / "effects"
+    items = 30 * kills
+    report = kill_at_random(
+        workers.run_map,
+        *(shared_target.url, shared_target.prefix, str(effects), items),
+        kills=kills,
+        within=0.1,
+        seed=7,
+    )
+    assert report.result == [n * n for n in range(items)]
+    calls = Counter(int(line) for line in effects.read_text().split() if line != "run")
+    assert set(calls) == set(range(items))
+    print(f"{kills} kills, calls made again: {sum(calls.values()) - items}")
+    assert sum(calls.values()) <= items + 8 * kills
 
 
 def test_a_second_runner_is_told_who_the_first_is(shared_target: Target, mode: Mode) -> None:
