@@ -17,6 +17,8 @@ __all__ = [
     "BackendTrouble",
     "CallTakenOver",
     "CircuitChanged",
+    "CircuitRulesDiffer",
+    "CircuitWouldOpen",
     "Event",
     "JobResumed",
     "LeaseWasLost",
@@ -43,6 +45,23 @@ class CircuitChanged(Event):
     after: str
     generation: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitWouldOpen(Event):
+    """A circuit that is kept from opening by hand (`metrics_only`) would have, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitRulesDiffer(Event):
+    """Processes use one circuit under different rules: versions of a breaker differ."""
+
+    key: str
+    own: str
+    other: str
 
 
 @dataclass(frozen=True, slots=True)

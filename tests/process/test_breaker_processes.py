@@ -81,7 +81,7 @@ def test_exactly_so_many_probes_as_there_are_permits(shared_target: Target) -> N
         arguments = [(url, prefix, mode, 5) for mode in modes(PROCESSES)]
         with group(breaker_workers.hammer, arguments) as workers:
             time.sleep(0.3)
-            rules = CircuitBreaker("x", open_for=3, half_open=HalfOpen(permits=5))._rules
+            rules = CircuitBreaker("x", open_for=3, half_open=HalfOpen(permits=5)).rules
             backend.sync.circuits.force("service", OPEN, rules=rules)
             for worker in workers:
                 worker.wait_for("open", 60)

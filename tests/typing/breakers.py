@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_type
 
 from resilient import (
+    Backoff,
     CircuitBreaker,
     CircuitOpen,
     CircuitState,
@@ -12,6 +13,8 @@ from resilient import (
     CountWindow,
     FailureRate,
     HalfOpen,
+    SlowRate,
+    TimeWindow,
     circuit_breaker,
 )
 
@@ -22,7 +25,10 @@ circuit_breaker("k", trip=FailureRate(0.5) | Consecutive(5) | FailureRate(0.1))
 circuit_breaker("k", window=CountWindow(50), half_open=HalfOpen(5), open_for="1m")
 circuit_breaker("k", trip=0.5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 circuit_breaker("k", record=KeyboardInterrupt)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-circuit_breaker("k", consistency="eventual")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+circuit_breaker("k", consistency="eventual", record_result=bool)
+circuit_breaker("k", window=TimeWindow(60), open_for=Backoff(5), trip=SlowRate(0.8, over=2))
+circuit_breaker("k", consistency="lazy")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+circuit_breaker("k", nonsense=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 # --- fallbacks
 

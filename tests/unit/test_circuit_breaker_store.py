@@ -274,7 +274,7 @@ def test_a_transition_is_heard(mode: Mode, seen: list[Event]) -> None:
         breaker = CircuitBreaker("s", open_for=60)
         enter(mode, breaker)
         store = backend.sync.circuits
-        rules = breaker._rules
+        rules = breaker.rules
         store.record("s", rules=rules, outcomes="1" * 30)
         assert breaker.at().state is OPEN
         with pytest.raises(CircuitOpen) as info:
@@ -308,7 +308,7 @@ def test_missed_messages_are_made_up_for(mode: Mode) -> None:
         source = backend.hub._source
         hub, source.hub = source.hub, None  # type: ignore[union-attr]  # nobody hears
         for name in ("used", "idle"):
-            backend.sync.circuits.force(name, OPEN, rules=used._rules)
+            backend.sync.circuits.force(name, OPEN, rules=used.rules)
         assert used.at().state is idle.at().state is CLOSED
         source.hub = hub  # type: ignore[union-attr]  # as after a reconnection
         hub.deliver("circuits", None)

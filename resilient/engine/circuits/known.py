@@ -13,23 +13,21 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
 from collections.abc import Iterator
-from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from resilient import events
 from resilient.engine import clock
-from resilient.engine.drivers.sync import drive
+from resilient.engine.circuits.in_flight import Flight, InFlight
+from resilient.engine.circuits.news import News
+from resilient.engine.circuits.outcomes import HAS_BECOME_SLOW, NEITHER, SUCCESS, Batch, Unsent
+from resilient.engine.circuits.tally import Tally
 from resilient.protocols.circuits import CircuitRules, CircuitState, CircuitView
 
 if TYPE_CHECKING:
     from resilient.engine.circuits.registry import KnownCircuits
 
-__all__ = ["FAILURE", "NEITHER", "SUCCESS", "Batch", "KnownCircuit"]
-
-SUCCESS, FAILURE, NEITHER = "0", "1", "-"
-"""The outcome of a call, as `resilient.protocols.circuits` writes it."""
+__all__ = ["KnownCircuit"]
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 
@@ -40,18 +38,8 @@ SUCCESSES_WITHIN = 0.1
 ASK_AGAIN_WITHIN = 0.05
 """Seconds for which a half-open circuit that has no permit left is not asked again: a permit that
 was given back unused is announced to nobody."""
-MOST_UNSENT = 1000
-"""Outcomes that are kept while they cannot be sent, unless the window is larger."""
 NEVER_SEEN = -1
 """The generation of a circuit of which the server has not spoken yet."""
-
-
-class Batch(NamedTuple):
-    """Outcomes on their way to the server, and what was known of the circuit when they left."""
-
-    outcomes: str
-    generation: int
-    version: int
 
 
 class KnownCircuit:
@@ -61,34 +49,41 @@ class KnownCircuit:
         key: The circuit.
         rules: When it opens and closes.
         hits: The counter of successes while calls may pass unasked, else `None`.
+        in_flight: The calls under way, where slow ones count.
         is_idle: Whether nothing has been counted that is still to be sent.
         is_known: Whether the server has told its state and every change since.
         is_own: Whether its state is this process's judgement, not the server's word.
-        state: Closed, open or half-open.
+        state: Closed, open or half-open, or what it was put into by hand.
         generation: The server's, of the last state that it told.
         version: Grows with every change of this view: tells an answer that was overtaken.
-        ask_at: When a circuit that is not closed may be asked for a permit, on the local clock.
+        ask_at: When a circuit that is not closed may be asked for a permit, or what was done by
+            hand ends, on the local clock.
+        ramp_ends: Until when only some of the calls are let through, on the local clock.
         since: When it came into its state, on the local clock.
         reason: Why.
+        opened: How many times in a row it has opened.
         due: When to send what was counted, on the local clock.
         used_at: When it was last used, within the time in which successes are sent.
     """
 
     __slots__ = (
         "_circuits",
-        "_counter",
-        "_drawn",
         "_lock",
+        "_lost",
         "_news",
+        "_tally",
         "_unsent",
         "ask_at",
         "due",
         "generation",
         "hits",
+        "in_flight",
         "is_idle",
         "is_known",
         "is_own",
         "key",
+        "opened",
+        "ramp_ends",
         "reason",
         "rules",
         "since",
@@ -106,15 +101,18 @@ class KnownCircuit:
         self.state = CLOSED
         self.generation = NEVER_SEEN
         self.version = 0
-        self.ask_at = -math.inf
+        self.ask_at = self.ramp_ends = -math.inf
         self.since = self.used_at = clock.now()
         self.reason = ""
+        self.opened = 0
         self.due = math.inf
         self.hits: Iterator[int] | None = None
+        self.in_flight = None if rules.slow_over is None else InFlight(rules.slow_over)
         self._circuits = circuits
-        self._unsent = ""
-        self._news: deque[events.Event] = deque()
-        self._start_counting()
+        self._unsent = Unsent(rules)
+        self._lost: CircuitView | None = None
+        self._news = News()
+        self._tally = Tally()
         self.renew_lock()
 
     def renew_lock(self) -> None:
@@ -126,20 +124,41 @@ class KnownCircuit:
     @property
     def counter(self) -> Iterator[int]:
         """What a call that was let through draws its success from."""
-        return self._counter
+        return self._tally.counter
 
-    def ended(self, counter: Iterator[int], outcome: str) -> None:
+    def begin(self, counter: Iterator[int]) -> Flight | None:
+        """A call begins that took this counter: from now on it may become slow."""
+        if self.in_flight is None:
+            return None
+        flight = self.in_flight.begin(counter)
+        if not self.in_flight.is_watched:
+            self.watch()
+        return flight
+
+    def watch(self) -> None:
+        """Have the worker look at the calls under way, when the first of them becomes slow."""
+        assert self.in_flight is not None
+        self.in_flight.is_watched = True
+        self.in_flight.due = clock.now() + self.in_flight.over
+        self._circuits.watch(self)
+
+    def ended(
+        self,
+        counter: Iterator[int],
+        outcome: str,
+        flight: Flight | None = None,
+        retry_after: float = 0.0,
+    ) -> None:
         """Count how a call ended that took this counter before it began."""
-        if outcome == FAILURE:
-            self.failed(counter)
-        elif outcome == SUCCESS:
-            self.succeeded(counter)
-
-    def succeeded(self, counter: Iterator[int]) -> None:
-        """Count a success; the fast path does just this, without the call."""
-        next(counter)
-        if self.is_idle:
-            self.wake()
+        if flight is not None:
+            assert self.in_flight is not None
+            outcome = self.in_flight.end(flight, outcome)
+        if outcome == SUCCESS:
+            next(counter)
+            if self.is_idle:
+                self.wake()
+        elif outcome != NEITHER:
+            self.noted(counter, outcome, retry_after)
 
     def wake(self) -> None:
         """Something was counted: have it sent in time."""
@@ -147,25 +166,51 @@ class KnownCircuit:
             self._send_within(SUCCESSES_WITHIN)
         self._circuits.touch(self)
 
-    def failed(self, counter: Iterator[int]) -> None:
-        """Count a failure; enough of them open the circuit in this process at once."""
+    def noted(self, counter: Iterator[int], outcome: str, retry_after: float = 0.0) -> None:
+        """Count what is no quick success; enough of it opens the circuit in this process."""
         with self._lock:
-            if counter is not self._counter or self.state is not CLOSED:
+            if counter is not self._tally.counter or not self.state.lets_through:
+                self._tally.add_stale(outcome in "0123s")
                 return
-            self._count(self._successes() + FAILURE)
-            tripped = self.state is not CLOSED
+            self._count(self._successes() + outcome, retry_after)
+            tripped = not self.state.lets_through
             self._send_within(0.0 if tripped else FAILURES_WITHIN)
         if tripped:
             self._circuits.send_at_once(self)
         self._circuits.touch(self)
-        self.tell()
+        self._news.tell()
+
+    def note_slow(self, now: float) -> None:
+        """Count the calls that have become slow by now."""
+        assert self.in_flight is not None
+        for flight in self.in_flight.overdue(now):
+            counter: Iterator[int] = flight.counter  # type: ignore[assignment]  # what it took
+            self.noted(counter, HAS_BECOME_SLOW)
 
     def put_off(self, retry_after: float) -> None:
         """The server has refused a permit: when to ask it again."""
         with self._lock:
             now = clock.now()
-            wait = retry_after if self.state is OPEN else min(retry_after, ASK_AGAIN_WITHIN)
+            half_open = self.state is HALF_OPEN
+            wait = min(retry_after, ASK_AGAIN_WITHIN) if half_open else retry_after
             self.ask_at = max(self.ask_at, now + wait)
+
+    def ramp_share(self, now: float) -> float:
+        """The share of calls that a circuit lets through which has closed of late."""
+        rules = self.rules
+        if rules.ramp is None or now >= self.ramp_ends:
+            with self._lock:
+                if self.state.lets_through:
+                    self._let_through(now)
+            return 1.0
+        done = 1 - (self.ramp_ends - now) / rules.ramp
+        return rules.ramp_start + (1 - rules.ramp_start) * max(done, 0.0)
+
+    @property
+    def stale(self) -> int:
+        """Calls that had no effect, because they ended in another state than they began in."""
+        with self._lock:
+            return self._tally.stale
 
     # --- what is sent
 
@@ -177,41 +222,53 @@ class KnownCircuit:
     def collect(self) -> Batch | None:
         """Take what was counted and not sent; `None`, and idle from now on, if there is nothing."""
         with self._lock:
+            now = clock.now()
+            if self.state.is_forced and self.state.lets_through and now >= self.ask_at:
+                self._forget()  # what was done by hand is over: ask before the next use
+            lost = self._told_again(now)
             self._digest()
-            if not self._unsent:
+            if not self._unsent and lost is None:
                 # A call draws first and looks at `is_idle` then, so look at the counter last.
-                self.due, self.is_idle = math.inf, True
+                self._rest()
                 self._digest()
-            if not self._unsent:
+            if not self._unsent and lost is None:
                 return None
-            batch = Batch(self._unsent, max(self.generation, 0), self.version)
-            self._unsent = ""
-            self.due, self.is_idle = clock.now() + SUCCESSES_WITHIN, False
-        self.tell()
+            batch = Batch(
+                self._unsent.runs,
+                max(self.generation, 0),
+                self.version,
+                self._unsent.retry_after,
+                self.is_own and not self.state.lets_through,
+                lost,
+            )
+            self._unsent.clear()
+            self.due, self.is_idle = now + SUCCESSES_WITHIN, False
+        self._news.tell()
         return batch
 
     def digest(self) -> None:
         """Judge what was counted, and keep it: the server cannot be reached."""
         with self._lock:
-            self.due, self.is_idle = math.inf, True
+            self._rest()
             if self._digest():
                 self._send_within(SUCCESSES_WITHIN)
-        self.tell()
+        self._news.tell()
 
     def rest(self) -> None:
         """Nobody will send what is counted from now on, until the next call asks for it."""
         with self._lock:
-            self.due, self.is_idle = math.inf, True
+            self._rest()
 
     def keep(self, batch: Batch, *, sent: bool) -> None:
         """What was collected has not arrived.
 
         If it may have, it is forgotten: what counts twice could open a circuit that should not be.
-        Only what has opened it here already is told again.
+        Only what has opened it here already is told again, and what the server has lost.
         """
         with self._lock:
+            self._lost = self._lost or batch.lost
             if self.version == batch.version and (self.is_own or not sent):
-                self._unsent = (batch.outcomes + self._unsent)[-self._most_unsent() :]
+                self._unsent.put_back(batch)
                 self._send_within(SUCCESSES_WITHIN if sent else 0.0)
 
     def repeat(self, batch: Batch, generation: int) -> None:
@@ -220,7 +277,7 @@ class KnownCircuit:
             if self.version == batch.version:
                 self.generation = generation
                 self.version += 1
-                self._unsent = (batch.outcomes + self._unsent)[-self._most_unsent() :]
+                self._unsent.put_back(batch)
                 self._send_within(0.0)
         self._circuits.touch(self)
 
@@ -234,88 +291,116 @@ class KnownCircuit:
             version: What the view was when the server was asked; `None` for an announcement. An
                 answer that was overtaken meanwhile counts only if it tells of a later generation.
         """
+        lost = False
         with self._lock:
-            in_time = version == self.version and not self._protects(view)
-            if in_time or view.generation > self.generation:
+            if version == self.version and self._has_lost(view):
+                self._lost = view
+                self._send_within(0.0)
+                lost = True
+            elif version == self.version or view.generation > self.generation:
                 self._accept(view)
-        self.tell()
+        if lost:
+            self._circuits.touch(self)
+        self._news.tell()
+
+    def compare(self, view: CircuitView) -> None:
+        """Look whether others use other rules, and whether it would have opened."""
+        with self._lock:
+            self._news.compare(self.key, self.rules, view)
+        self._news.tell()
 
     def judged(self, view: CircuitView) -> None:
         """Go by this process's own judgement: the server cannot be reached."""
         with self._lock:
             if view.state is not self.state or not self.is_known:
                 self._enter(view, own=True)
-        self.tell()
+        self._news.tell()
 
     def forget(self) -> None:
         """Something may have been missed, and it is not in use: ask before the next use."""
         with self._lock:
-            self.is_known = False
-            self.hits = None
-            self.version += 1
-
-    def tell(self) -> None:
-        """Emit what has happened. Without the lock: subscribers may do what they like."""
-        while self._news:
-            try:
-                event = self._news.popleft()
-            except IndexError:  # another thread was faster
-                return
-            events.emit(event)
+            self._forget()
 
     # --- with the lock
 
-    def _start_counting(self) -> None:
-        self._counter = count()
-        self._drawn = -1
+    def _forget(self) -> None:
+        self.is_known = False
+        self.hits = None
+        self.version += 1
+
+    def _rest(self) -> None:
+        """Idle, but for the end of what was done by hand."""
+        ends = self.state.is_forced and self.state.lets_through and self.is_known
+        self.due, self.is_idle = self.ask_at if ends else math.inf, True
+
+    def _let_through(self, now: float) -> None:
+        """Let calls pass unasked, unless only some of them may."""
+        self.hits = self._tally.counter if now >= self.ramp_ends else None
 
     def _successes(self) -> str:
         """The successes since the last look, no more of them than the window holds."""
-        number = next(self._counter)
-        new = number - self._drawn - 1
-        self._drawn = number
-        return SUCCESS * min(new, self.rules.window)
+        return SUCCESS * min(self._tally.new(), self.rules.window)
 
     def _digest(self) -> bool:
-        outcomes = self._successes() if self.state is CLOSED else ""
+        outcomes = self._successes() if self.state.lets_through else ""
         if outcomes:
             self._count(outcomes)
         return bool(outcomes)
 
-    def _count(self, outcomes: str) -> None:
-        self.used_at = clock.now()
-        self._unsent = (self._unsent + outcomes)[-self._most_unsent() :]
-        judge = self._circuits.judge
-        view = drive(judge.record(self.key, rules=self.rules, outcomes=outcomes))
-        if view.state is not CLOSED:
-            self._enter(view, own=True)
-
-    def _most_unsent(self) -> int:
-        return max(MOST_UNSENT, self.rules.window)
+    def _count(self, outcomes: str, retry_after: float = 0.0) -> None:
+        self.used_at = now = clock.now()
+        if self.state is CircuitState.DISABLED:
+            return
+        self._unsent.add(outcomes, now, retry_after)
+        if self.state is CLOSED:
+            view = self._circuits.own_judgement(self, outcomes, retry_after)
+            if view.state is not CLOSED:
+                self._enter(view, own=True)
 
     def _send_within(self, seconds: float) -> None:
         self.is_idle = False
         self.due = min(self.due, clock.now() + seconds)
 
-    def _protects(self, view: CircuitView) -> bool:
-        """Whether it stays open although the server, which has lost its data, knows nothing."""
-        forgotten = view.generation < self.generation
-        return forgotten and self.state is OPEN and clock.now() < self.ask_at
+    def _has_lost(self, view: CircuitView) -> bool:
+        """Whether the server has lost its data, and is to be told again that this one is open."""
+        lasts = self.state is OPEN or self.state.is_forced
+        forgotten = view.generation < self.generation and not self.is_own
+        return forgotten and lasts and clock.now() < self.ask_at
+
+    def _told_again(self, now: float) -> CircuitView | None:
+        """What the server has lost, if it is still so."""
+        lost, self._lost = self._lost, None
+        if lost is None or not self._has_lost(lost):
+            return None
+        return lost._replace(
+            state=self.state,
+            generation=self.generation,
+            reopens_in=self.ask_at - now,
+            opened=self.opened,
+        )
 
     def _accept(self, view: CircuitView) -> None:
+        if self._stands_alone(view):
+            self.generation = view.generation
+            return
         if view.state is not self.state or not self._goes_on(view):
             self._enter(view, own=False)
             return
         if view.generation != self.generation:
             self.version += 1
             if self.state is OPEN:
-                self._unsent = ""  # it has been judged
+                self._unsent.clear()  # it has been judged
         self.generation = view.generation
         self.is_known, self.is_own = True, False
         if self.state is CLOSED:
-            self.hits = self._counter
-        elif self.state is OPEN:
-            self._opened(view)
+            self._let_through(clock.now())
+        else:
+            self._lasts(view)
+
+    def _stands_alone(self, view: CircuitView) -> bool:
+        """Whether this process goes on leaving alone what a quorum has not found bad."""
+        alone = self.is_own and self.rules.quorum is not None
+        return alone and view.state is CLOSED and self.state is not CLOSED
 
     def _goes_on(self, view: CircuitView) -> bool:
         """Whether calls that were admitted under the state so far still count in this one."""
@@ -332,7 +417,7 @@ class KnownCircuit:
         if view.state is not self.state and seen_before:
             generation = max(self.generation if own else view.generation, 0)
             reason = "outvoted" if not own and self._was_wrong(view) else view.reason
-            self._news.append(
+            self._news.add(
                 events.CircuitChanged(
                     self.key, self.state.value, view.state.value, generation, reason
                 )
@@ -340,29 +425,29 @@ class KnownCircuit:
         if not own:
             self.generation = view.generation
         if not own or view.state is CLOSED:
-            self._unsent = ""  # else it is what the server has still to judge
+            self._unsent.clear()  # else it is what the server has still to judge
         self.is_known, self.is_own = True, own
         self.state = view.state
         self.version += 1
-        self.since, self.reason = clock.now(), view.reason
-        self._start_counting()
-        self.hits = self._counter if self.state is CLOSED else None
-        if self.state is CLOSED:
-            drive(self._circuits.judge.delete(self.key))
-        elif self.state is OPEN:
-            self._opened(view)
-        else:
-            self.ask_at = self.since
+        self.hits = None
+        self._tally.begin_anew()
+        self._lasts(view)
+        if self.state.lets_through:
+            self._circuits.begin_anew(self)
+            if view.reason == "probes_passed" and self.rules.ramp is not None:
+                self.ramp_ends = self.since + self.rules.ramp
+            self._let_through(clock.now())
 
     def _was_wrong(self, view: CircuitView) -> bool:
         """Whether this process has left the closed state by itself, and the server never did."""
         unmoved = view.generation == self.generation or not view.reason
         return self.is_own and view.state is CLOSED and unmoved
 
-    def _opened(self, view: CircuitView) -> None:
+    def _lasts(self, view: CircuitView) -> None:
+        """Since when and how long it is in its state, and why."""
         now = clock.now()
+        self.since, self.reason, self.opened = now - view.age, view.reason, view.opened
         self.ask_at = now + view.reopens_in
-        self.reason = view.reason
-        # By hand it may have been for another time than by the rules.
-        if view.reason != "forced":
-            self.since = min(now, self.ask_at - self.rules.open_for)
+        if self.state.is_forced and self.state.lets_through:
+            self.due = min(self.due, self.ask_at)
+            self._circuits.touch(self)

@@ -18,10 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from resilient import events
 from resilient.engine import clock
-from resilient.engine.circuits.known import Batch, KnownCircuit
+from resilient.engine.budget import within
+from resilient.engine.circuits.known import KnownCircuit
+from resilient.engine.circuits.outcomes import Batch, Run
 from resilient.engine.drivers.steps import Done, resume
+from resilient.engine.drivers.sync import drive
 from resilient.engine.forks import forget_in_child
 from resilient.engine.plan import NOW, RANDOM, Listen, Plan, Together
+from resilient.engine.signals import new_waiter_id
 from resilient.errors import BackendError
 from resilient.protocols.circuits import (
     CircuitRules,
@@ -42,10 +46,13 @@ MOST_KNOWN = 10_000
 """Circuits above which idle closed ones are dropped, the longest unused first."""
 MOST_AT_ONCE = 500
 """Circuits that are sent, or asked for, in one trip."""
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 30.0
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 0.5
+"""Seconds between two questions, in the background, whether the server is back."""
 PATIENCE = 0.25
-"""Seconds after which a flush that is still under way shows that the server is slow."""
+"""Seconds that a caller waits for the server; a flush that takes longer shows that it is slow."""
+FLUSH_BUDGET = 1.0
+"""Seconds that the background waits for the answers to a flush."""
 
 SOON = 0.02
 """Seconds by which outcomes are sent early when others are sent anyway."""
@@ -92,6 +99,8 @@ class KnownCircuits:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._dirty: dict[KnownCircuit, None] = {}
+        self._watched: dict[KnownCircuit, None] = {}
+        self._node = new_waiter_id()
         self._must_reread = False
         self._asking_since = math.inf
         self.is_away = False
@@ -143,6 +152,28 @@ class KnownCircuits:
         self._is_wanted = True
         if circuit.due < self._backend.worker.wakes_at:
             self._nudge()
+
+    def watch(self, circuit: KnownCircuit) -> None:
+        """A circuit has calls under way that may become slow."""
+        assert circuit.in_flight is not None
+        self._watched[circuit] = None
+        if circuit.in_flight.due < self._backend.worker.wakes_at:
+            self._nudge()
+
+    def own_judgement(
+        self, circuit: KnownCircuit, outcomes: str, retry_after: float
+    ) -> CircuitView:
+        """What this process finds by itself of a closed circuit after these outcomes."""
+        rules = circuit.rules
+        if rules.quorum is not None:
+            rules = rules._replace(quorum=None)
+        return drive(
+            self.judge.record(circuit.key, rules=rules, outcomes=outcomes, retry_after=retry_after)
+        )
+
+    def begin_anew(self, circuit: KnownCircuit) -> None:
+        """The circuit has closed: what this process has found of it is over."""
+        drive(self.judge.delete(circuit.key))
 
     def want(self) -> None:
         """The server was needed while it is away: see whether it is back, in time."""
@@ -211,6 +242,9 @@ class KnownCircuits:
         if self._must_reread and not self.is_away:
             return -math.inf
         moment = min((circuit.due for circuit in list(self._dirty)), default=math.inf)
+        for circuit in list(self._watched):
+            assert circuit.in_flight is not None
+            moment = min(moment, circuit.in_flight.due)
         if self.is_away and self._is_wanted:
             moment = min(moment, self._try_at)
         return None if moment == math.inf else moment
@@ -218,6 +252,7 @@ class KnownCircuits:
     async def run(self) -> None:
         """Send what is due, in one trip."""
         now = await NOW
+        self._look_at_calls(now)
         if self.is_away and now >= self._try_at:
             await self._try_again(now)
         if self.is_away:
@@ -241,6 +276,16 @@ class KnownCircuits:
             self._dirty.pop(circuit, None)
             circuit.rest()
 
+    def _look_at_calls(self, now: float) -> None:
+        """Count the calls that have become slow."""
+        for circuit in list(self._watched):
+            assert circuit.in_flight is not None
+            if circuit.in_flight.due <= now:
+                self._watched.pop(circuit, None)  # first: a call that begins now puts it back
+                circuit.note_slow(now)
+                if circuit.in_flight.is_watched:
+                    self._watched[circuit] = None
+
     def _collected(self, now: float) -> list[tuple[KnownCircuit, Batch]]:
         """What is due, and what would be due soon: it goes with it."""
         batches: list[tuple[KnownCircuit, Batch]] = []
@@ -254,7 +299,7 @@ class KnownCircuits:
     def _take(self, circuit: KnownCircuit) -> Batch | None:
         self._dirty.pop(circuit, None)  # first, so that whoever touches it now puts it back
         batch = circuit.collect()
-        if batch is not None:  # there may be more by the time that it is due again
+        if circuit.due < math.inf:  # there may be more by then
             self._dirty[circuit] = None
         return batch
 
@@ -275,6 +320,7 @@ class KnownCircuits:
                 circuit.repeat(batch, answer.generation)
             else:
                 circuit.adopt(answer, batch.version)
+                circuit.compare(answer)
         self._look_at(answers)
 
     async def _reread(self) -> None:
@@ -301,7 +347,7 @@ class KnownCircuits:
             return []
         self._asking_since = await NOW
         try:
-            return await Together(plans)
+            return await within(FLUSH_BUDGET, _together(plans))
         finally:
             self._asking_since = math.inf
 
@@ -317,7 +363,7 @@ class KnownCircuits:
         self._is_wanted = False
         key = next((circuit.key for circuit in self._all()), CHANNEL)
         try:
-            await self.store.view(key)
+            await within(PATIENCE, self.store.view(key))
             await self.listen()
         except BackendError:
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
@@ -329,18 +375,32 @@ class KnownCircuits:
                 circuit.wake()
 
     async def _record(self, circuit: KnownCircuit, batch: Batch) -> CircuitView:
+        if batch.lost is not None:
+            return await self.store.restore(circuit.key, rules=circuit.rules, view=batch.lost)
+        *earlier, latest = batch.runs
+        for run in earlier:
+            await self._record_run(circuit, batch, run)
+        return await self._record_run(circuit, batch, latest)
+
+    async def _record_run(self, circuit: KnownCircuit, batch: Batch, run: Run) -> CircuitView:
         return await self.store.record(
             circuit.key,
             rules=circuit.rules,
-            outcomes=batch.outcomes,
+            outcomes=run.outcomes,
             generation=batch.generation,
+            age=max(0.0, clock.now() - run.moment),
+            retry_after=batch.retry_after,
+            node="" if circuit.rules.quorum is None else self._node,
+            breached=batch.breached,
         )
 
     # --- what the source of signals calls
 
     def _hear(self, message: str | None) -> None:
-        if message is None:
+        if message is None:  # it is heard again, so it is there
             self._must_reread = True
+            if self.is_away:
+                self._try_at, self._is_wanted = clock.now(), True
             self._nudge()
             return
         key, view = parse_announcement(message)
@@ -354,6 +414,10 @@ class KnownCircuits:
         # this thread runs none.
         with contextlib.suppress(RuntimeError):
             self._backend.worker.nudge()
+
+
+async def _together(plans: list[Plan[CircuitView]]) -> list[Any]:
+    return await Together(plans)
 
 
 def _is_ordinary(circuit: KnownCircuit) -> bool:

@@ -19,6 +19,7 @@ from resilient.engine.drivers.steps import Done, Outcome, is_masked, resume
 from resilient.engine.lease import Lease
 from resilient.engine.plan import Ask, Body, Listen, Operation, Plan, Sleep, Together, Wait
 from resilient.engine.signals import new_waiter_id
+from resilient.engine.stopwatch import paused
 
 __all__ = ["Interruption", "LoopWaiter", "Reply", "Stepper", "adrive"]
 
@@ -239,15 +240,17 @@ async def _listen(operation: Listen) -> LoopWaiter:
 async def _wait(operation: Wait) -> bool:
     waiter = operation.waiter
     assert isinstance(waiter, LoopWaiter)
-    return await waiter.wait(operation.seconds)
+    with paused():
+        return await waiter.wait(operation.seconds)
 
 
 async def _sleep(operation: Sleep) -> None:
-    if isinstance(clock.current, clock.ManualClock):
-        clock.current.sleep(operation.seconds)
-        await asyncio.sleep(0)
-    else:
-        await asyncio.sleep(operation.seconds)
+    with paused():
+        if isinstance(clock.current, clock.ManualClock):
+            clock.current.sleep(operation.seconds)
+            await asyncio.sleep(0)
+        else:
+            await asyncio.sleep(operation.seconds)
 
 
 async def _together(operation: Together) -> list[Any]:

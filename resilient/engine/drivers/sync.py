@@ -12,6 +12,7 @@ from resilient.engine.drivers import immediate
 from resilient.engine.drivers.steps import Done, Outcome, is_masked, resume
 from resilient.engine.plan import Ask, Body, Listen, Plan, Sleep, Together, Wait
 from resilient.engine.signals import new_waiter_id
+from resilient.engine.stopwatch import paused
 from resilient.errors import CapabilityMissing, ConfigurationError
 
 __all__ = ["ThreadWaiter", "advance", "drive", "throw_stop", "unawaited"]
@@ -114,7 +115,8 @@ def _listen(operation: Listen) -> ThreadWaiter:
 def _wait(operation: Wait) -> bool:
     waiter = operation.waiter
     assert isinstance(waiter, ThreadWaiter)
-    woken = clock.pause(waiter.event, min(operation.seconds, threading.TIMEOUT_MAX))
+    with paused():
+        woken = clock.pause(waiter.event, min(operation.seconds, threading.TIMEOUT_MAX))
     waiter.event.clear()
     return woken
 
@@ -191,7 +193,8 @@ def _attempt(send: Callable[[Any], Any], command: Any) -> Any:
 
 
 def _sleep(operation: Sleep) -> None:
-    clock.current.sleep(operation.seconds)
+    with paused():
+        clock.current.sleep(operation.seconds)
 
 
 def _refuse(operation: Any) -> Any:

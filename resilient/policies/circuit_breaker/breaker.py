@@ -1,41 +1,33 @@
-"""`CircuitBreaker`: breakers by hand, over functions or blocks; and one of their circuits."""
+"""`CircuitBreaker`: breakers by hand, over functions or blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from resilient.config import BackendLike, Source
-from resilient.engine.block import Block, warn_if_in_loop
-from resilient.engine.drivers.sync import drive
-from resilient.engine.durations import Duration, optional_seconds
+from typing_extensions import Unpack
+
+from resilient.engine.block import Block
 from resilient.engine.keys import compile_keyword_template, key_function
 from resilient.engine.plan import Plan
 from resilient.engine.templates import parse_template
 from resilient.engine.wrap import ALL, Layer, Shape, shape_of, unpacked
-from resilient.errors import BackendError, ConfigurationError
-from resilient.policies.circuit_breaker.plan import POLICY, Call, Errors, Settings, guarded, known
-from resilient.policies.circuit_breaker.rules import (
-    DEFAULT_HALF_OPEN,
-    DEFAULT_TRIP,
-    DEFAULT_WINDOW,
-    CountWindow,
-    HalfOpen,
-    Trip,
-    circuit_rules,
-)
+from resilient.policies.circuit_breaker.calls import Call
+from resilient.policies.circuit_breaker.circuit import Circuit
+from resilient.policies.circuit_breaker.options import Options, declared
+from resilient.policies.circuit_breaker.plan import guarded
+from resilient.policies.circuit_breaker.replay import Outcome, Replay, replayed
+from resilient.policies.circuit_breaker.settings import POLICY, Settings
 from resilient.policies.circuit_breaker.wrapper import guarding
-from resilient.protocols.circuits import CircuitRules, CircuitState, CircuitView
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient.engine.backend import Mode
 
-__all__ = ["Circuit", "CircuitBreaker", "CircuitLayer", "Guard", "errors_of", "literal_of"]
+__all__ = ["CircuitBreaker", "CircuitLayer", "Guard", "literal_of"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
-
-NOTHING_SEEN = CircuitView(CircuitState.CLOSED, 0, 0.0, 0, 0, 0, None, None, "")
 
 
 class CircuitBreaker:
@@ -46,17 +38,31 @@ class CircuitBreaker:
     Args:
         template: The circuit's name, with fields that `guard` and `at` are given by keyword and
             that a decorated function has as parameters: `"payments:{tenant}"`.
-        trip: What opens it: `FailureRate(0.5)`, `Consecutive(5)`, or several joined by `|`.
-        window: How many of the latest calls are judged, those of all processes together.
-        min_calls: Calls that must be in the window before a rate is judged (all of it, if the
-            window is smaller).
-        open_for: For how long an open circuit refuses calls before it is probed: seconds, or as
-            `"30s"`.
+        trip: What opens it: `FailureRate(0.5)`, `SlowRate(0.8, over=2)`, `Consecutive(5)`, or
+            several joined by `|`.
+        window: What is judged, of all processes together: `CountWindow(100)`, the latest calls,
+            or `TimeWindow(60)`, those of the latest seconds.
+        min_calls: Calls that must be in the window before a rate is judged (of a count window
+            at most all of it): a few failures at night are no outage.
+        open_for: For how long an open circuit refuses calls before it is probed: seconds, as
+            `"30s"`, or a `Backoff`.
         half_open: How it is probed.
+        ramp: `Ramp(over=30)`: let calls through little by little after it has closed.
+        quorum: `Quorum(2)`: open for all only when so many processes find the service bad.
         record: The exceptions that are failures of the dependency. Others count as successes.
         ignore: Those that count as neither. Cancellations never count, and neither do the
             library's own rejections.
+        record_result: Whether what the function has answered is a failure of the dependency.
+        retry_after: For how many seconds a failure asks that the dependency be left alone: the
+            circuit that it opens stays open for at least so long. By default the exception's
+            `retry_after`, or its response's header of that name; `None`: not asked.
+        consistency: `"eventual"`: closed calls ask nobody, and are told of in the background.
+            `"strict"`: each call asks and reports, two requests. `"local"`: a breaker of this
+            process alone.
         backend: A URL, client or backend of its own instead of the configured one.
+
+    Attributes:
+        rules: When its circuits open and close, as the stores read it.
 
     Raises:
         ConfigurationError: An option or the template is wrong.
@@ -78,23 +84,13 @@ class CircuitBreaker:
     def __init__(
         self,
         template: str,
-        *,
-        trip: Trip = DEFAULT_TRIP,
-        window: CountWindow = DEFAULT_WINDOW,
-        min_calls: int = 20,
-        open_for: Duration = 30,
-        half_open: HalfOpen = DEFAULT_HALF_OPEN,
-        record: type[Exception] | tuple[type[Exception], ...] = (Exception,),
-        ignore: type[Exception] | tuple[type[Exception], ...] = (),
-        backend: BackendLike | None = None,
+        **options: Unpack[Options],
     ) -> None:
         self._template = template
         self._name = compile_keyword_template(template, policy="CircuitBreaker")
-        self._rules = circuit_rules(trip, window, min_calls, open_for, half_open, policy=POLICY)
-        self._record = errors_of(record, "record")
-        self._ignore = errors_of(ignore, "ignore")
-        self._backend = backend
-        self._settings = self._settings_for(None)
+        self._declaration = declared(**options)
+        self._settings = self._declaration.settings(None)
+        self.rules = self._settings.rules
 
     def __call__(self, function: F) -> F:
         """Guard a function; generators are guarded until they are exhausted."""
@@ -120,16 +116,27 @@ class CircuitBreaker:
         """
         return Circuit(self._settings, self._name(**fields))
 
+    def replay(self, outcomes: Iterable[Outcome]) -> Replay:
+        """What this breaker would have done with calls that were recorded elsewhere.
+
+        Args:
+            outcomes: The calls in the order in which they ended.
+
+        Example:
+            >>> import resilient
+            >>> breaker = resilient.CircuitBreaker("s", trip=resilient.Consecutive(3), open_for=10)
+            >>> recorded = [resilient.Outcome(at=n, failed=n >= 4) for n in range(20)]
+            >>> breaker.replay(recorded).rejected
+            9
+        """
+        return replayed(self._settings.rules, outcomes)
+
     def _decorate(self, function: Callable[..., Any]) -> Callable[..., Any]:
         shape = shape_of(function, policy=POLICY, allowed=ALL)
         names = key_function(function, self._template, policy=POLICY)
-        settings = self._settings_for(shape.mode)
+        settings = self._declaration.settings(shape.mode)
         layer = CircuitLayer(function, shape, names, settings)
         return guarding(layer, settings, names, literal=literal_of(self._template))
-
-    def _settings_for(self, mode: Mode | None) -> Settings:
-        source = Source("circuits", POLICY, mode, self._backend)
-        return Settings(source, rules=self._rules, record=self._record, ignore=self._ignore)
 
     def __repr__(self) -> str:
         return f"CircuitBreaker({self._template!r})"
@@ -163,137 +170,6 @@ class Guard(Block[Call, Call]):
 
     def __repr__(self) -> str:
         return f"guard({self.key!r})"
-
-
-class Circuit:
-    """One circuit: its state, and what can be done to it by hand, for all processes.
-
-    Attributes:
-        key: Its name.
-    """
-
-    def __init__(self, settings: Settings, key: str) -> None:
-        self.key = key
-        self._settings = settings
-
-    @property
-    def state(self) -> CircuitState:
-        """Closed, open or half-open, as this process knows it: no request is made."""
-        circuits = self._settings.circuits()
-        if circuits is None:
-            return CircuitState.CLOSED
-        found = circuits.table(self._settings.rules).get(self.key)
-        return CircuitState.CLOSED if found is None else found.state
-
-    def metrics(self) -> CircuitView:
-        """Its state and counts over all processes; those of this one while the backend is away."""
-        warn_if_in_loop("circuit.metrics()", "await circuit.ametrics()")
-        return drive(self._metrics())
-
-    async def ametrics(self) -> CircuitView:
-        """Its state and counts over all processes; those of this one while the backend is away."""
-        from resilient.engine.drivers.aio import adrive
-
-        return await adrive(self._metrics())
-
-    def force_open(self, *, duration: Duration | None = None) -> None:
-        """Refuse calls from now on, in all processes, and then probe the dependency as usual.
-
-        Args:
-            duration: For how long: seconds, or as `"10m"`; the breaker's `open_for` by default.
-
-        Raises:
-            BackendError: The backend is away; nothing has changed.
-        """
-        warn_if_in_loop("circuit.force_open()", "await circuit.aforce_open()")
-        drive(self._force(CircuitState.OPEN, duration))
-
-    async def aforce_open(self, *, duration: Duration | None = None) -> None:
-        """Refuse calls from now on: see `force_open`."""
-        from resilient.engine.drivers.aio import adrive
-
-        await adrive(self._force(CircuitState.OPEN, duration))
-
-    def force_closed(self) -> None:
-        """Let calls through from now on, in all processes, until their failures open it again.
-
-        Raises:
-            BackendError: The backend is away; nothing has changed.
-        """
-        warn_if_in_loop("circuit.force_closed()", "await circuit.aforce_closed()")
-        drive(self._force(CircuitState.CLOSED))
-
-    async def aforce_closed(self) -> None:
-        """Let calls through from now on: see `force_closed`."""
-        from resilient.engine.drivers.aio import adrive
-
-        await adrive(self._force(CircuitState.CLOSED))
-
-    def reset(self) -> None:
-        """Begin anew: closed, with nothing counted, in all processes.
-
-        Raises:
-            BackendError: The backend is away; nothing has changed.
-        """
-        warn_if_in_loop("circuit.reset()", "await circuit.areset()")
-        drive(self._force(CircuitState.CLOSED))
-
-    async def areset(self) -> None:
-        """Begin anew: see `reset`."""
-        from resilient.engine.drivers.aio import adrive
-
-        await adrive(self._force(CircuitState.CLOSED))
-
-    async def _metrics(self) -> CircuitView:
-        circuits = self._settings.circuits()
-        if circuits is None:
-            return NOTHING_SEEN
-        circuit = await known(circuits, self.key, self._settings.rules)
-        if not circuits.is_away:
-            await circuits.send(circuit)
-        if not circuits.is_away:
-            try:
-                version = circuit.version
-                view = await circuits.store.view(self.key)
-                circuit.adopt(view, version)
-                return view
-            except BackendError as error:
-                circuits.trouble(self.key, error)
-        circuit.digest()
-        return await circuits.judge.view(self.key)
-
-    async def _force(self, state: CircuitState, duration: Duration | None = None) -> None:
-        rules = self._forced_rules(duration)
-        circuits = self._settings.circuits()
-        if circuits is None:
-            return
-        circuit = await known(circuits, self.key, self._settings.rules)
-        version = circuit.version
-        circuit.adopt(await circuits.store.force(self.key, state, rules=rules), version)
-
-    def _forced_rules(self, duration: Duration | None) -> CircuitRules:
-        rules = self._settings.rules
-        chosen = optional_seconds(duration, option="duration")
-        return rules if chosen is None else rules._replace(open_for=chosen)
-
-    def __repr__(self) -> str:
-        return f"<circuit {self.key!r}, {self.state.value} as known here>"
-
-
-def errors_of(given: Any, option: str) -> Errors:
-    """The exception types of an option, as a tuple.
-
-    Raises:
-        ConfigurationError: It holds anything but subclasses of `Exception`.
-    """
-    found = given if isinstance(given, tuple) else (given,)
-    for each in found:
-        if not isinstance(each, type) or not issubclass(each, Exception):
-            raise ConfigurationError(
-                f"@{POLICY}: {option}={given!r}: expected exception types, subclasses of Exception"
-                " (a cancellation never counts)"
-            )
-    return found
 
 
 def literal_of(template: str | None) -> str | None:

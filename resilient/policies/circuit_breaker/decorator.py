@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, get_args, overload
 
-from resilient.config import BackendLike, Source
-from resilient.engine.durations import Duration
+from typing_extensions import Unpack
+
 from resilient.engine.keys import key_function, refuse_missing_parentheses
 from resilient.engine.typing import Decorator, SkippingDecorator
 from resilient.engine.wrap import ALL, PLAIN, Shape, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
-from resilient.policies.circuit_breaker.breaker import (
-    Circuit,
-    CircuitLayer,
-    errors_of,
-    literal_of,
-)
-from resilient.policies.circuit_breaker.plan import POLICY, Settings
-from resilient.policies.circuit_breaker.rules import (
-    DEFAULT_HALF_OPEN,
-    DEFAULT_TRIP,
-    DEFAULT_WINDOW,
-    CountWindow,
-    HalfOpen,
-    Trip,
-    circuit_rules,
-)
+from resilient.policies.circuit_breaker.breaker import CircuitLayer, literal_of
+from resilient.policies.circuit_breaker.circuit import Circuit
+from resilient.policies.circuit_breaker.options import Options, declared
+from resilient.policies.circuit_breaker.settings import POLICY, FallbackOn
 from resilient.policies.circuit_breaker.wrapper import guarding
 
 __all__ = ["CircuitControls", "circuit_breaker"]
@@ -57,15 +45,8 @@ class _CircuitBreaker:
         template: str | None = None,
         *,
         key: Callable[..., Any] | None = None,
-        trip: Trip = ...,
-        window: CountWindow = ...,
-        min_calls: int = 20,
-        open_for: Duration = 30,
-        half_open: HalfOpen = ...,
-        record: type[Exception] | tuple[type[Exception], ...] = ...,
-        ignore: type[Exception] | tuple[type[Exception], ...] = (),
         fallback: None = None,
-        backend: BackendLike | None = None,
+        **options: Unpack[Options],
     ) -> Decorator: ...
 
     @overload
@@ -74,15 +55,9 @@ class _CircuitBreaker:
         template: str | None = None,
         *,
         key: Callable[..., Any] | None = None,
-        trip: Trip = ...,
-        window: CountWindow = ...,
-        min_calls: int = 20,
-        open_for: Duration = 30,
-        half_open: HalfOpen = ...,
-        record: type[Exception] | tuple[type[Exception], ...] = ...,
-        ignore: type[Exception] | tuple[type[Exception], ...] = (),
         fallback: Callable[..., Coroutine[Any, Any, B]],
-        backend: BackendLike | None = None,
+        fallback_on: FallbackOn = "open",
+        **options: Unpack[Options],
     ) -> AsyncFallbackDecorator[B]: ...
 
     @overload
@@ -91,15 +66,9 @@ class _CircuitBreaker:
         template: str | None = None,
         *,
         key: Callable[..., Any] | None = None,
-        trip: Trip = ...,
-        window: CountWindow = ...,
-        min_calls: int = 20,
-        open_for: Duration = 30,
-        half_open: HalfOpen = ...,
-        record: type[Exception] | tuple[type[Exception], ...] = ...,
-        ignore: type[Exception] | tuple[type[Exception], ...] = (),
         fallback: Callable[..., B],
-        backend: BackendLike | None = None,
+        fallback_on: FallbackOn = "open",
+        **options: Unpack[Options],
     ) -> SkippingDecorator[B]: ...
 
     def __call__(
@@ -107,15 +76,9 @@ class _CircuitBreaker:
         template: str | None = None,
         *,
         key: Callable[..., Any] | None = None,
-        trip: Trip = DEFAULT_TRIP,
-        window: CountWindow = DEFAULT_WINDOW,
-        min_calls: int = 20,
-        open_for: Duration = 30,
-        half_open: HalfOpen = DEFAULT_HALF_OPEN,
-        record: type[Exception] | tuple[type[Exception], ...] = (Exception,),
-        ignore: type[Exception] | tuple[type[Exception], ...] = (),
         fallback: Callable[..., Any] | None = None,
-        backend: BackendLike | None = None,
+        fallback_on: FallbackOn = "open",
+        **options: Unpack[Options],
     ) -> Any:
         """Refuse calls while the dependency behind the function fails; probe it, and let go.
 
@@ -127,19 +90,12 @@ class _CircuitBreaker:
             template: The circuit's name, with fields over the function's arguments:
                 `"payments:{tenant}"`. It is global under the backend's prefix.
             key: A function of the same arguments that answers the name, instead of a template.
-            trip: What opens it: `FailureRate(0.5)`, `Consecutive(5)`, or several joined by `|`.
-            window: How many of the latest calls are judged, those of all processes together.
-            min_calls: Calls that must be in the window before a rate is judged (all of it, if the
-                window is smaller).
-            open_for: For how long an open circuit refuses calls before it is probed: seconds, or
-                as `"30s"`.
-            half_open: How it is probed.
-            record: The exceptions that are failures of the dependency. Others count as successes.
-            ignore: Those that count as neither. Cancellations never count, and neither do the
-                library's own rejections.
             fallback: Answers refused calls: called with the `CircuitOpen` and the arguments. It may
                 be async only on an `async def`.
-            backend: A URL, client or backend of its own instead of the configured one.
+            fallback_on: `"error"`: it answers calls that have failed too, called with the error.
+            **options: Those of `CircuitBreaker`: `trip`, `window`, `min_calls`, `open_for`,
+                `half_open`, `ramp`, `quorum`, `record`, `ignore`, `record_result`, `retry_after`,
+                `consistency`, `backend`.
 
         Raises:
             ConfigurationError: When decorated: an option, the template or the kind of function is
@@ -161,10 +117,13 @@ class _CircuitBreaker:
             1.0
         """
         refuse_missing_parentheses(template, policy=POLICY)
-        rules = circuit_rules(trip, window, min_calls, open_for, half_open, policy=POLICY)
-        failures, neutral = errors_of(record, "record"), errors_of(ignore, "ignore")
+        declaration = declared(**options)
         if fallback is not None and not callable(fallback):
             raise ConfigurationError(f"@{POLICY}: fallback={fallback!r} is not callable")
+        if fallback_on not in get_args(FallbackOn):
+            raise ConfigurationError(
+                f"@{POLICY}: fallback_on={fallback_on!r}: expected 'open' or 'error'"
+            )
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
             # What stands for a refused call has no place in a stream of items.
@@ -172,16 +131,16 @@ class _CircuitBreaker:
             shape = shape_of(function, policy=POLICY, allowed=allowed)
             if shape is Shape.FUNCTION and inspect.iscoroutinefunction(fallback):
                 raise ConfigurationError(f"@{POLICY}: an async fallback needs an `async def`")
-            settings = Settings(
-                Source("circuits", POLICY, shape.mode, backend),
-                rules=rules,
-                record=failures,
-                ignore=neutral,
-            )
+            settings = declaration.settings(shape.mode)
             names = key_function(function, template, key, policy=POLICY)
-            layer = CircuitLayer(function, shape, names, settings)
-            literal = literal_of(template)
-            return guarding(layer, settings, names, literal=literal, fallback=fallback)
+            return guarding(
+                CircuitLayer(function, shape, names, settings),
+                settings,
+                names,
+                literal=literal_of(template),
+                fallback=fallback,
+                fallback_on=fallback_on,
+            )
 
         return unpacked(decorate)
 

@@ -1,11 +1,11 @@
-"""When a circuit opens and closes again, in the words of the decorator's options."""
+"""When a circuit opens, in the words of the decorator's options; and all rules together."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from resilient.engine.durations import Duration, seconds
 from resilient.errors import ConfigurationError
+from resilient.policies.circuit_breaker.checks import at_least_one, check, share
+from resilient.policies.circuit_breaker.recovery import Backoff, HalfOpen, Quorum, Ramp
 from resilient.protocols.circuits import CircuitRules
 
 __all__ = [
@@ -15,13 +15,18 @@ __all__ = [
     "Consecutive",
     "CountWindow",
     "FailureRate",
-    "HalfOpen",
+    "SlowRate",
+    "TimeWindow",
     "Trip",
+    "Window",
     "circuit_rules",
 ]
 
 IDLE = 86_400.0
 """Seconds for which a circuit is remembered that nobody uses."""
+MOST_BUCKETS = 120
+TIMED = 1000
+"""Outcomes that a process keeps of a time window while they cannot be sent."""
 
 
 class Trip:
@@ -56,13 +61,38 @@ class FailureRate(Trip):
     """
 
     def __init__(self, rate: float) -> None:
-        given: Any = rate
-        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= 1:
-            raise ConfigurationError(f"FailureRate({rate!r}): expected a share, 0 < rate <= 1")
-        self.rate = float(rate)
+        self.rate = share(rate, "FailureRate")
 
     def __repr__(self) -> str:
         return f"FailureRate({self.rate})"
+
+
+class SlowRate(Trip):
+    """Open when at least this share of the calls in the window was slow.
+
+    A call counts as slow as soon as it has become so, while it is still under way. What our own
+    policies inside the function wait for (a lock, the pause before another attempt) is not its
+    time.
+
+    Args:
+        rate: More than 0, at most 1.
+        over: Seconds, or as `"2s"`, above which a call is slow.
+
+    Raises:
+        ConfigurationError: The rate or the duration is wrong.
+
+    Example:
+        >>> import resilient
+        >>> resilient.SlowRate(0.8, over=2.0)
+        SlowRate(0.8, over=2.0)
+    """
+
+    def __init__(self, rate: float, *, over: Duration) -> None:
+        self.rate = share(rate, "SlowRate")
+        self.over = seconds(over, option="SlowRate: over")
+
+    def __repr__(self) -> str:
+        return f"SlowRate({self.rate}, over={self.over})"
 
 
 class Consecutive(Trip):
@@ -81,7 +111,7 @@ class Consecutive(Trip):
     """
 
     def __init__(self, failures: int) -> None:
-        self.failures = _at_least_one(failures, "Consecutive")
+        self.failures = at_least_one(failures, "Consecutive")
 
     def __repr__(self) -> str:
         return f"Consecutive({self.failures})"
@@ -103,37 +133,36 @@ class CountWindow:
     """
 
     def __init__(self, calls: int) -> None:
-        self.calls = _at_least_one(calls, "CountWindow")
+        self.calls = at_least_one(calls, "CountWindow")
 
     def __repr__(self) -> str:
         return f"CountWindow({self.calls})"
 
 
-class HalfOpen:
-    """How an open circuit is probed when its time is over.
+class TimeWindow:
+    """Judge the calls of the latest seconds.
 
     Args:
-        permits: How many calls are let through, over all processes. When all have ended the
-            circuit closes, or opens again if they failed as often as opens it.
-        lease: After how long the permit of a probe that never reported, because its process died,
-            is free again: seconds, or as `"10s"`. A probe that takes longer does not count, so
-            make it longer than a call takes.
+        duration: How long it is: seconds, or as `"1m"`.
+        buckets: In how many parts it moves on; each is forgotten as a whole.
 
     Raises:
-        ConfigurationError: The number or the duration is wrong.
+        ConfigurationError: The duration or the number is wrong.
 
     Example:
         >>> import resilient
-        >>> resilient.HalfOpen(permits=5, lease=10)
-        HalfOpen(permits=5, lease=10.0)
+        >>> resilient.TimeWindow(60)
+        TimeWindow(60.0, buckets=10)
     """
 
-    def __init__(self, permits: int = 5, lease: Duration = 10) -> None:
-        self.permits = _at_least_one(permits, "HalfOpen: permits")
-        self.lease = seconds(lease, option="HalfOpen: lease")
+    def __init__(self, duration: Duration, *, buckets: int = 10) -> None:
+        self.seconds = seconds(duration, option="TimeWindow")
+        self.buckets = at_least_one(buckets, "TimeWindow: buckets")
+        if self.buckets > MOST_BUCKETS:
+            raise ConfigurationError(f"TimeWindow: {buckets=}: at most {MOST_BUCKETS}")
 
     def __repr__(self) -> str:
-        return f"HalfOpen(permits={self.permits}, lease={self.lease})"
+        return f"TimeWindow({self.seconds}, buckets={self.buckets})"
 
 
 class _AnyOf(Trip):
@@ -144,12 +173,17 @@ class _AnyOf(Trip):
         return " | ".join(map(repr, self.parts))
 
 
+TRIPS = (FailureRate, SlowRate, Consecutive, _AnyOf)
+
+
 def circuit_rules(
     trip: Trip,
-    window: CountWindow,
+    window: Window,
     min_calls: int,
-    open_for: Duration,
+    open_for: Duration | Backoff,
     half_open: HalfOpen,
+    ramp: Ramp | None,
+    quorum: Quorum | None,
     *,
     policy: str,
 ) -> CircuitRules:
@@ -158,22 +192,50 @@ def circuit_rules(
     Raises:
         ConfigurationError: An option is of the wrong kind or out of its range.
     """
-    _check("trip", trip, Trip, "FailureRate(0.5) | Consecutive(5)", policy)
-    _check("window", window, CountWindow, "CountWindow(100)", policy)
-    _check("half_open", half_open, HalfOpen, "HalfOpen(permits=5, lease=10)", policy)
+    check(
+        "trip",
+        trip,
+        (FailureRate, SlowRate, Consecutive, _AnyOf),
+        "FailureRate(0.5) | Consecutive(5)",
+        policy,
+    )
+    check("window", window, (CountWindow, TimeWindow), "CountWindow(100)", policy)
+    check("half_open", half_open, HalfOpen, "HalfOpen(permits=5, lease=10)", policy)
+    check("ramp", ramp, (Ramp, type(None)), "Ramp(over=30)", policy)
+    check("quorum", quorum, (Quorum, type(None)), "Quorum(2)", policy)
     parts = _parts(trip)
+    slow = [part for part in parts if isinstance(part, SlowRate)]
+    if len({part.over for part in slow}) > 1:
+        raise ConfigurationError(f"@{policy}: trip={trip!r}: what is slow has one limit, `over`")
     rates = [part.rate for part in parts if isinstance(part, FailureRate)]
     in_a_row = [part.failures for part in parts if isinstance(part, Consecutive)]
-    pause = seconds(open_for, option="open_for")
+    backoff = open_for if isinstance(open_for, Backoff) else None
+    pause = (
+        open_for.first if isinstance(open_for, Backoff) else seconds(open_for, option="open_for")
+    )
     return CircuitRules(
-        window=window.calls,
-        min_calls=_at_least_one(min_calls, f"@{policy}: min_calls"),
+        window=window.calls if isinstance(window, CountWindow) else TIMED,
+        min_calls=at_least_one(min_calls, f"@{policy}: min_calls"),
         failure_rate=min(rates, default=None),
         consecutive=min(in_a_row, default=None),
         open_for=pause,
         permits=half_open.permits,
         lease=half_open.lease,
-        ttl=max(IDLE, 2 * pause),
+        ttl=max(IDLE, 2 * (backoff.max if backoff else pause)),
+        seconds=None if isinstance(window, CountWindow) else window.seconds,
+        buckets=1 if isinstance(window, CountWindow) else window.buckets,
+        slow_rate=min((part.rate for part in slow), default=None),
+        slow_over=slow[0].over if slow else None,
+        factor=backoff.factor if backoff else 1.0,
+        longest=backoff.max if backoff else None,
+        jitter=backoff.jitter if backoff else 0.0,
+        calm=backoff.calm if backoff else 60.0,
+        concurrency=half_open.concurrency,
+        all_must_pass=half_open.policy == "all",
+        ramp=ramp.over if ramp else None,
+        ramp_start=ramp.start if ramp else 0.0,
+        quorum=quorum.nodes if quorum else None,
+        quorum_share=quorum.fraction if quorum else 0.0,
     )
 
 
@@ -181,18 +243,7 @@ def _parts(trip: Trip) -> tuple[Trip, ...]:
     return trip.parts if isinstance(trip, _AnyOf) else (trip,)
 
 
-def _check(option: str, value: Any, kind: type, example: str, policy: str) -> None:
-    if not isinstance(value, kind) or type(value) is Trip:
-        raise ConfigurationError(
-            f"@{policy}: {option}={value!r} is not of the form {option}={example}"
-        )
-
-
-def _at_least_one(value: Any, option: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{option}={value!r}: expected a whole number, at least 1")
-    return value
-
+Window = CountWindow | TimeWindow
 
 DEFAULT_TRIP = FailureRate(0.5)
 DEFAULT_WINDOW = CountWindow(100)

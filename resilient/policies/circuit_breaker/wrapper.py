@@ -17,8 +17,8 @@ from resilient import config
 from resilient.engine.drivers.sync import unawaited
 from resilient.engine.signatures import compile_with_signature, forwarding, signature_of
 from resilient.engine.wrap import PLAIN, Layer, Shape, around, finish
-from resilient.errors import CircuitOpen
-from resilient.policies.circuit_breaker.plan import POLICY, Settings, guarded
+from resilient.policies.circuit_breaker.plan import guarded
+from resilient.policies.circuit_breaker.settings import POLICY, FallbackOn, Settings
 
 __all__ = ["guarding"]
 
@@ -29,19 +29,31 @@ if _resilient_memo.epoch == _resilient_config.epoch:
  if _resilient_circuit is not None:
   _resilient_hits = _resilient_circuit.hits
   if _resilient_hits is not None:
+   {begin}
    try:
     _resilient_answer = {wait}_resilient_function({given})
+    {judge}
    except _resilient_Error as _resilient_error:
-    _resilient_settings.raised(_resilient_circuit, _resilient_hits, _resilient_error)
+    _resilient_settings.raised(_resilient_circuit, _resilient_hits, _resilient_error{flight})
+    {fall_back}
     raise
    {check}
-   _resilient_next(_resilient_hits)
-   if _resilient_circuit.is_idle:
-    _resilient_circuit.wake()
+   {count}
    return _resilient_answer
 return {wait}_resilient_slow({given})
 """
 
+BEGIN = "_resilient_flight = _resilient_circuit.begin(_resilient_hits)"
+JUDGE = "_resilient_outcome = _resilient_settings.answered(_resilient_answer)"
+COUNT = """\
+_resilient_next(_resilient_hits)
+   if _resilient_circuit.is_idle:
+    _resilient_circuit.wake()"""
+"""A success that is counted and nothing else: no call of ours."""
+COUNT_OUTCOME = "_resilient_circuit.ended(_resilient_hits, {outcome}{flight})"
+FALL_BACK = """\
+if _resilient_settings.outcome(_resilient_error) == "1":
+     return {wait}_resilient_either(_resilient_error, {given})"""
 CHECK = (
     "if _resilient_type(_resilient_answer) is _resilient_Coroutine: "
     "raise _resilient_unawaited(_resilient_answer)"
@@ -55,6 +67,7 @@ def guarding(
     *,
     literal: str | None = None,
     fallback: Callable[..., Any] | None = None,
+    fallback_on: FallbackOn = "open",
 ) -> Callable[..., Any]:
     """The wrapper that has a function guarded.
 
@@ -64,27 +77,30 @@ def guarding(
         names: Makes the key of a call.
         literal: The key, where it is the same for every call.
         fallback: What answers in the place of a refused call.
+        fallback_on: Whether it answers in the place of a failed one too.
     """
-    slow = through_plan(layer, settings, names, fallback)
-    if layer.shape not in PLAIN:
+    either = None if fallback is None else _either(layer, fallback)
+    slow = through_plan(layer, settings, names, either, fallback_on)
+    if layer.shape not in PLAIN or settings.consistency == "strict":
         return slow
     is_async = layer.shape is Shape.COROUTINE
     signature = signature_of(layer.function, policy=POLICY)
     given = forwarding(signature)
-    body = FAST_PATH.format(
-        key=f"_resilient_key({given})" if literal is None else repr(literal),
-        given=given,
-        wait="await " if is_async else "",
-        check="" if is_async else CHECK,
-    )
     compiled = compile_with_signature(
         layer.function,
-        [line for line in body.splitlines() if line.strip()],
+        fast_path(
+            settings,
+            key=f"_resilient_key({given})" if literal is None else repr(literal),
+            given=given,
+            is_async=is_async,
+            falls_back=either is not None and fallback_on == "error",
+        ),
         {
             "_resilient_settings": settings,
             "_resilient_config": config,
             "_resilient_key": names,
             "_resilient_function": layer.function,
+            "_resilient_either": either,
             "_resilient_slow": slow,
             "_resilient_next": next,
             "_resilient_type": type,
@@ -98,20 +114,44 @@ def guarding(
     return finish(layer, compiled, signature=signature)
 
 
+def fast_path(
+    settings: Settings, *, key: str, given: str, is_async: bool, falls_back: bool
+) -> list[str]:
+    """The lines of the fast path: only what these options need."""
+    is_timed = settings.rules.slow_over is not None
+    is_judged = settings.record_result is not None
+    wait = "await " if is_async else ""
+    flight = ", _resilient_flight" if is_timed else ""
+    outcome = "_resilient_outcome" if is_judged else '"0"'
+    count = COUNT_OUTCOME.format(outcome=outcome, flight=flight)
+    body = FAST_PATH.format(
+        key=key,
+        given=given,
+        wait=wait,
+        begin=BEGIN if is_timed else "",
+        judge=JUDGE if is_judged else "",
+        flight=flight,
+        fall_back=FALL_BACK.format(wait=wait, given=given) if falls_back else "",
+        check="" if is_async else CHECK,
+        count=count if is_timed or is_judged else COUNT,
+    )
+    return [line for line in body.splitlines() if line.strip()]
+
+
 def through_plan(
     layer: Layer,
     settings: Settings,
     names: Callable[..., str],
-    fallback: Callable[..., Any] | None,
+    either: Callable[..., Any] | None,
+    fallback_on: FallbackOn,
 ) -> Callable[..., Any]:
     """The wrapper whose every call runs the plan."""
-    if fallback is None:
+    if either is None:
         return around(layer, partial(guarded, settings), [names])
     signature = signature_of(layer.function, policy=POLICY)
-    either = Layer(POLICY, _either(layer, fallback), layer.shape)
     return around(
-        either,
-        partial(guarded, settings, fallback=True),
+        Layer(POLICY, either, layer.shape),
+        partial(guarded, settings, fallback=fallback_on),
         [names],
         signature=signature,
         arguments=f"_resilient_value, {forwarding(signature)}",
@@ -119,13 +159,13 @@ def through_plan(
 
 
 def _either(layer: Layer, fallback: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, or the fallback where the plan's body carries a refusal."""
+    """The function, or the fallback where the plan's body carries what it is to answer for."""
     function = layer.function
 
     if layer.shape is Shape.COROUTINE:
 
         async def aeither(value: Any, /, *args: Any, **kwargs: Any) -> Any:
-            if not isinstance(value, CircuitOpen):
+            if not isinstance(value, Exception):
                 return await function(*args, **kwargs)
             answer = fallback(value, *args, **kwargs)
             return await answer if isinstance(answer, Coroutine) else answer
@@ -133,7 +173,7 @@ def _either(layer: Layer, fallback: Callable[..., Any]) -> Callable[..., Any]:
         return _named(aeither, function)
 
     def either(value: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, CircuitOpen):
+        if not isinstance(value, Exception):
             return function(*args, **kwargs)
         return fallback(value, *args, **kwargs)
 

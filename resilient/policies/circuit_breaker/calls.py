@@ -1,0 +1,156 @@
+"""Calls that were let through, and how it is counted what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from resilient.engine.budget import within
+from resilient.engine.circuits.in_flight import Flight
+from resilient.engine.circuits.known import KnownCircuit
+from resilient.engine.circuits.outcomes import (
+    FAILURE,
+    NEITHER,
+    SLOW_FAILURE,
+    SLOW_ONE_ENDED,
+    SLOW_ONE_FAILED,
+    SLOW_SUCCESS,
+)
+from resilient.engine.circuits.registry import PATIENCE, KnownCircuits
+from resilient.errors import BackendError
+
+__all__ = ["Call", "Probe", "StrictCall"]
+
+T = TypeVar("T")
+
+
+class Call:
+    """One call that was let through.
+
+    Attributes:
+        key: The circuit.
+        is_probe: Whether it is one of the probes of a half-open circuit.
+        said: What the body of a `with` has said about its outcome, if anything.
+    """
+
+    __slots__ = ("_answered", "_circuit", "_counter", "_flight", "is_probe", "key", "said")
+
+    def __init__(
+        self, circuit: KnownCircuit, counter: Iterator[int], *, is_probe: bool = False
+    ) -> None:
+        self.key = circuit.key
+        self.is_probe = is_probe
+        self.said: str | None = None
+        self._circuit = circuit
+        self._counter = counter
+        self._flight: Flight | None = None
+
+    def fail(self) -> None:
+        """Count this call as a failure, however its block ends."""
+        self.said = FAILURE
+
+    def ignore(self) -> None:
+        """Do not count this call."""
+        self.said = NEITHER
+
+    def result(self, answer: T) -> T:
+        """Judge an answer by the breaker's `record_result`, and give it back."""
+        self.said = self._answered(answer)
+        return answer
+
+    def begin(self, answered: Callable[[Any], str]) -> None:
+        """The function runs from now on; its answer will be judged so."""
+        self._answered = answered
+        self._flight = self._circuit.begin(self._counter)
+
+    async def ended(self, outcome: str, retry_after: float = 0.0) -> None:
+        """Count how it ended."""
+        self._circuit.ended(self._counter, outcome, self._flight, retry_after)
+
+
+class StrictCall(Call):
+    """A call that the server let through, and that is told of its outcome before it returns."""
+
+    __slots__ = ("_circuits", "_generation")
+
+    def __init__(self, circuits: KnownCircuits, circuit: KnownCircuit, generation: int) -> None:
+        super().__init__(circuit, circuit.counter)
+        self._circuits = circuits
+        self._generation = generation
+
+    async def ended(self, outcome: str, retry_after: float = 0.0) -> None:
+        """Record it at once; in this process while the server cannot be reached."""
+        circuit, circuits, flight = self._circuit, self._circuits, self._flight
+        if outcome == NEITHER or circuits.is_away:
+            circuit.ended(self._counter, outcome, flight, retry_after)
+            return
+        if flight is not None and circuit.in_flight is not None:
+            outcome = circuit.in_flight.end(flight, outcome)
+        version = circuit.version
+        record = circuits.store.record(
+            self.key,
+            rules=circuit.rules,
+            outcomes=outcome,
+            generation=self._generation,
+            retry_after=retry_after,
+        )
+        try:
+            circuit.adopt(await within(PATIENCE, record), version)
+        except BackendError as error:
+            circuits.trouble(self.key, error)
+
+
+class Probe(Call):
+    """A call that was let through a half-open circuit under a permit."""
+
+    __slots__ = ("_circuits", "_generation", "_is_own", "_token")
+
+    def __init__(
+        self,
+        circuits: KnownCircuits,
+        circuit: KnownCircuit,
+        token: str,
+        generation: int,
+        *,
+        is_own: bool,
+    ) -> None:
+        super().__init__(circuit, circuit.counter, is_probe=True)
+        self._circuits = circuits
+        self._token = token
+        self._generation = generation
+        self._is_own = is_own
+
+    def begin(self, answered: Callable[[Any], str]) -> None:
+        """Its slowness is seen at its end: until then its lease stands for it."""
+        self._answered = answered
+        if self._circuit.in_flight is not None:
+            self._flight = self._circuit.in_flight.begin(self._token)
+
+    async def ended(self, outcome: str, retry_after: float = 0.0) -> None:
+        """Report to whoever gave the permit; failing that, its lease frees it."""
+        circuit, circuits = self._circuit, self._circuits
+        if self._flight is not None and circuit.in_flight is not None:
+            ended = circuit.in_flight.end(self._flight, outcome)
+            outcome = WITHOUT_NOTICE.get(ended, ended)
+        store = circuits.judge if self._is_own else circuits.store
+        version = circuit.version
+        try:
+            view = await store.report(
+                self.key,
+                rules=circuit.rules,
+                token=self._token,
+                generation=self._generation,
+                outcome=outcome,
+                retry_after=retry_after,
+            )
+        except BackendError as error:
+            circuits.trouble(self.key, error)
+            return
+        if not self._is_own:
+            circuit.adopt(view, version)
+        elif circuit.is_own:
+            circuit.judged(view)
+
+
+WITHOUT_NOTICE = {SLOW_ONE_FAILED: SLOW_FAILURE, SLOW_ONE_ENDED: SLOW_SUCCESS}
+"""A probe is told of once, at its end: nobody was told when it became slow."""

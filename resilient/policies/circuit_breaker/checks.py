@@ -1,0 +1,44 @@
+"""What options may be: each check names the option and the value that it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resilient.errors import ConfigurationError
+
+__all__ = ["at_least_one", "check", "number", "share"]
+
+
+def check(
+    option: str, value: Any, kind: type | tuple[type, ...], example: str, policy: str
+) -> None:
+    """The value must be of one of these types."""
+    if not isinstance(value, kind):
+        raise ConfigurationError(
+            f"@{policy}: {option}={value!r} is not of the form {option}={example}"
+        )
+
+
+def share(value: Any, option: str) -> float:
+    """More than 0, at most 1."""
+    if _is_number(value) and 0 < value <= 1:
+        return float(value)
+    raise ConfigurationError(f"{option}({value!r}): expected a share, more than 0, at most 1")
+
+
+def number(value: Any, least: float, most: float, option: str) -> float:
+    """A number between these, or one of them."""
+    if _is_number(value) and least <= value <= most:
+        return float(value)
+    raise ConfigurationError(f"{option}={value!r}: expected a number from {least} to {most}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def at_least_one(value: Any, option: str) -> int:
+    """A whole number, 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{option}={value!r}: expected a whole number, at least 1")
+    return value
