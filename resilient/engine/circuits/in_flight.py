@@ -8,6 +8,7 @@ still there when its time is over is taken out by the background worker, and cou
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from resilient.engine import clock
 from resilient.engine.circuits.outcomes import (
@@ -32,7 +33,7 @@ class Flight(Stopwatch):
 
     __slots__ = ("counter",)
 
-    def __init__(self, counter: object) -> None:
+    def __init__(self, counter: Any) -> None:
         super().__init__(clock.now(), running.get())
         self.counter = counter
 
@@ -55,7 +56,7 @@ class InFlight:
         self.is_watched = False
         self.due = math.inf
 
-    def begin(self, counter: object) -> Flight:
+    def begin(self, counter: Any) -> Flight:
         """A call begins in this thread or task."""
         flight = Flight(counter)
         running.set(flight)

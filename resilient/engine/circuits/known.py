@@ -20,7 +20,15 @@ from resilient import events
 from resilient.engine import clock
 from resilient.engine.circuits.in_flight import Flight, InFlight
 from resilient.engine.circuits.news import News
-from resilient.engine.circuits.outcomes import HAS_BECOME_SLOW, NEITHER, SUCCESS, Batch, Unsent
+from resilient.engine.circuits.outcomes import (
+    FAILURES_WITHIN,
+    HAS_BECOME_SLOW,
+    NEITHER,
+    SUCCESS,
+    SUCCESSES_WITHIN,
+    Batch,
+    Unsent,
+)
 from resilient.engine.circuits.tally import Tally
 from resilient.protocols.circuits import CircuitRules, CircuitState, CircuitView
 
@@ -31,10 +39,6 @@ __all__ = ["KnownCircuit"]
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 
-FAILURES_WITHIN = 0.005
-"""Seconds within which a failure is sent; those in between go with it."""
-SUCCESSES_WITHIN = 0.1
-"""Seconds within which a success is sent."""
 ASK_AGAIN_WITHIN = 0.05
 """Seconds for which a half-open circuit that has no permit left is not asked again: a permit that
 was given back unused is announced to nobody."""
@@ -184,8 +188,7 @@ class KnownCircuit:
         """Count the calls that have become slow by now."""
         assert self.in_flight is not None
         for flight in self.in_flight.overdue(now):
-            counter: Iterator[int] = flight.counter  # type: ignore[assignment]  # what it took
-            self.noted(counter, HAS_BECOME_SLOW)
+            self.noted(flight.counter, HAS_BECOME_SLOW)
 
     def put_off(self, retry_after: float) -> None:
         """The server has refused a permit: when to ask it again."""

@@ -14,6 +14,10 @@ SLOW_SUCCESS, SLOW_FAILURE = "2", "3"
 HAS_BECOME_SLOW, SLOW_ONE_FAILED, SLOW_ONE_ENDED = "s", "f", "o"
 """The outcomes of a call, as `resilient.protocols.circuits` writes them."""
 
+FAILURES_WITHIN = 0.005
+"""Seconds within which a failure is sent; those in between go with it."""
+SUCCESSES_WITHIN = 0.1
+"""Seconds within which a success is sent."""
 MOST_UNSENT = 1000
 """Outcomes that are kept while they cannot be sent, unless the window is larger."""
 
