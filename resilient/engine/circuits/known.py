@@ -198,16 +198,11 @@ class KnownCircuit:
             wait = min(retry_after, ASK_AGAIN_WITHIN) if half_open else retry_after
             self.ask_at = max(self.ask_at, now + wait)
 
-    def ramp_share(self, now: float) -> float:
-        """The share of calls that a circuit lets through which has closed of late."""
-        rules = self.rules
-        if rules.ramp is None or now >= self.ramp_ends:
-            with self._lock:
-                if self.state.lets_through:
-                    self._let_through(now)
-            return 1.0
-        done = 1 - (self.ramp_ends - now) / rules.ramp
-        return rules.ramp_start + (1 - rules.ramp_start) * max(done, 0.0)
+    def pass_unasked(self) -> None:
+        """Calls are let through from now on, all of them: its ramp, if it had one, is over."""
+        with self._lock:
+            if self.state.lets_through:
+                self._let_through(clock.now())
 
     @property
     def stale(self) -> int:

@@ -122,10 +122,13 @@ async def admitted(
 
 async def ramped(circuit: KnownCircuit, now: float) -> Call | None:
     """Let through some of the calls of a circuit that has closed of late, in the end all."""
-    share = circuit.ramp_share(now)
-    if share >= 1.0 or await RANDOM < share:
+    rules = circuit.rules
+    if rules.ramp is None or now >= circuit.ramp_ends:
+        circuit.pass_unasked()
         return Call(circuit, circuit.counter)
-    return None
+    done = max(1 - (circuit.ramp_ends - now) / rules.ramp, 0.0)
+    share = rules.ramp_start + (1 - rules.ramp_start) * done
+    return Call(circuit, circuit.counter) if await RANDOM < share else None
 
 
 async def asked(circuits: KnownCircuits, circuit: KnownCircuit, token: str) -> Admission | None:
