@@ -22,7 +22,6 @@ from resilient.engine.circuits.in_flight import Flight, InFlight
 from resilient.engine.circuits.news import News
 from resilient.engine.circuits.outcomes import (
     FAILURES_WITHIN,
-    HAS_BECOME_SLOW,
     NEITHER,
     SUCCESS,
     SUCCESSES_WITHIN,
@@ -183,12 +182,6 @@ class KnownCircuit:
             self._circuits.send_at_once(self)
         self._circuits.touch(self)
         self._news.tell()
-
-    def note_slow(self, now: float) -> None:
-        """Count the calls that have become slow by now."""
-        assert self.in_flight is not None
-        for flight in self.in_flight.overdue(now):
-            self.noted(flight.counter, HAS_BECOME_SLOW)
 
     def put_off(self, retry_after: float) -> None:
         """The server has refused a permit: when to ask it again."""

@@ -20,7 +20,7 @@ from resilient import events
 from resilient.engine import clock
 from resilient.engine.budget import within
 from resilient.engine.circuits.known import KnownCircuit
-from resilient.engine.circuits.outcomes import Batch, Run
+from resilient.engine.circuits.outcomes import HAS_BECOME_SLOW, Batch, Run
 from resilient.engine.drivers.steps import Done, resume
 from resilient.engine.drivers.sync import drive
 from resilient.engine.forks import forget_in_child
@@ -282,7 +282,8 @@ class KnownCircuits:
             assert circuit.in_flight is not None
             if circuit.in_flight.due <= now:
                 self._watched.pop(circuit, None)  # first: a call that begins now puts it back
-                circuit.note_slow(now)
+                for flight in circuit.in_flight.overdue(now):
+                    circuit.noted(flight.counter, HAS_BECOME_SLOW)
                 if circuit.in_flight.is_watched:
                     self._watched[circuit] = None
 
