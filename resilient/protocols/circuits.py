@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import zlib
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -113,8 +113,8 @@ class CircuitRules(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def fingerprint(rules: CircuitRules) -> str:
-    """A short text that two rules share only if they are equal."""
-    return hashlib.sha256(repr(tuple(rules)).encode()).hexdigest()[:12]
+    """A short text that equal rules share, and others hardly ever."""
+    return f"{zlib.crc32(repr(tuple(rules)).encode()):08x}"
 
 
 class CircuitView(NamedTuple):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import count
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from resilient.engine.transactional import circuit_machine as machine
-from resilient.engine.transactional.circuit_machine import Circuit
 from resilient.protocols.circuits import CircuitRules, CircuitState, CircuitTransition
 
+if TYPE_CHECKING:
+    from resilient.engine.transactional.circuit_machine import Circuit, NewGeneration
+
 __all__ = ["Outcome", "Replay", "replayed"]
+
+
+# The state machine is imported with the first replay: a breaker on Redis never needs it.
 
 
 class Outcome(NamedTuple):
@@ -46,6 +50,8 @@ class Replay(NamedTuple):
 
 def replayed(rules: CircuitRules, outcomes: Iterable[Outcome]) -> Replay:
     """Run recorded outcomes through a circuit of one process, one probe at a time."""
+    from resilient.engine.transactional.circuit_machine import Circuit
+
     numbers = count(2)
     circuit = Circuit(CircuitState.CLOSED.value, 1)
     moves: list[tuple[float, Circuit, Circuit]] = []
@@ -80,9 +86,11 @@ def replayed(rules: CircuitRules, outcomes: Iterable[Outcome]) -> Replay:
 
 
 def _steps(
-    circuit: Circuit, outcome: str, rules: CircuitRules, now: float, draw: machine.NewGeneration
+    circuit: Circuit, outcome: str, rules: CircuitRules, now: float, draw: NewGeneration
 ) -> Iterable[Circuit | None]:
     """The circuit after each step of a call that ended now; `None`: it is refused."""
+    from resilient.engine.transactional import circuit_machine as machine
+
     circuit = machine.time_over(circuit, rules, draw, now)
     yield circuit
     if circuit.state == CircuitState.CLOSED:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 __all__ = ["asked_pause"]
@@ -43,4 +42,6 @@ def _header(value: Any, sent: Any) -> float | None:
         return None
     if value.strip().isdigit():
         return float(value)
+    from email.utils import parsedate_to_datetime  # takes a while to import, and is rarely needed
+
     return (parsedate_to_datetime(value) - parsedate_to_datetime(sent)).total_seconds()
