@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import ClassVar, dataclass_transform
 
 __all__ = [
     "BackendTrouble",
@@ -31,12 +31,40 @@ __all__ = [
 log = logging.getLogger("resilient")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass_transform(frozen_default=True)
 class Event:
-    """The base of everything that is reported."""
+    """The base of everything that is reported: a frozen record of the annotated fields.
+
+    Type checkers take its subclasses for dataclasses. `dataclasses` itself would make a good part of what
+    `import resilient` takes.
+    """
+
+    def __init_subclass__(cls) -> None:
+        cls._fields = tuple(cls.__annotations__)
+
+    _fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        names = self._fields
+        given = dict(zip(names, args, strict=False)) | kwargs
+        if len(args) + len(kwargs) != len(names) or given.keys() != set(names):
+            raise TypeError(f"{type(self).__name__}({', '.join(names)}): got {args} {kwargs}")
+        vars(self).update(given)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"an event is what it was: {name!r} cannot be set")
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({fields})"
 
 
-@dataclass(frozen=True, slots=True)
 class CircuitChanged(Event):
     """A circuit has come into another state; once a process that uses the circuit."""
 
@@ -47,7 +75,6 @@ class CircuitChanged(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
 class CircuitWouldOpen(Event):
     """A circuit that is kept from opening by hand (`metrics_only`) would have, and why."""
 
@@ -55,7 +82,6 @@ class CircuitWouldOpen(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
 class CircuitRulesDiffer(Event):
     """Processes use one circuit under different rules: versions of a breaker differ."""
 
@@ -64,7 +90,6 @@ class CircuitRulesDiffer(Event):
     other: str
 
 
-@dataclass(frozen=True, slots=True)
 class LeaseWasLost(Event):
     """A holder in this process has lost its lease while it was at work."""
 
@@ -74,7 +99,6 @@ class LeaseWasLost(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
 class LockForceReleased(Event):
     """Somebody in this process has taken a lock from its holder."""
 
@@ -83,7 +107,6 @@ class LockForceReleased(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
 class CallTakenOver(Event):
     """An idempotent call runs again because its owner died, perhaps after taking effect."""
 
@@ -91,7 +114,6 @@ class CallTakenOver(Event):
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
 class JobResumed(Event):
     """A job goes on where an earlier run stopped."""
 
@@ -100,7 +122,6 @@ class JobResumed(Event):
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
 class RetryScheduled(Event):
     """A call failed and will be tried again after a pause."""
 
@@ -110,7 +131,6 @@ class RetryScheduled(Event):
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
 class BackendTrouble(Event):
     """A policy did without its backend, as it was configured to."""
 
