@@ -35,8 +35,8 @@ log = logging.getLogger("resilient")
 class Event:
     """The base of everything that is reported: a frozen record of the annotated fields.
 
-    Type checkers take its subclasses for dataclasses. `dataclasses` itself would make a good part of what
-    `import resilient` takes.
+    Type checkers take its subclasses for dataclasses. `dataclasses` itself would take a good part
+    of the time of `import resilient`.
     """
 
     def __init_subclass__(cls) -> None:
