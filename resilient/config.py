@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
 from typing import Any, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 from resilient.engine.backend import CAPABILITIES, Backend, Capability, Mode, adopt
 from resilient.engine.durations import Duration, seconds
@@ -313,7 +312,7 @@ def resolve(backend: BackendLike, prefix: str = "") -> Backend:
 
 
 def _from_url(url: str, prefix: str) -> Backend:
-    scheme = urlsplit(url).scheme
+    scheme = url.partition(":")[0].lower() if ":" in url else ""
     if scheme in MODULES:
         made = import_module(MODULES[scheme]).from_url(url, prefix=prefix)
     else:
