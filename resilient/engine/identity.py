@@ -13,7 +13,6 @@ import secrets
 import socket
 from functools import cache
 from itertools import count
-from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ["Identity", "describe", "is_dead", "is_own", "new_owner"]
@@ -117,6 +116,8 @@ def _start_time(pid: int) -> str:
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text().strip()
+        # `pathlib` would take a tenth of the time of `import resilient`.
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
     except OSError:
         return ""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
-from pathlib import PurePath
 from types import ModuleType
 from typing import Any
 
@@ -48,7 +48,7 @@ def _importable_name(main: str) -> str:
     if spec is not None:
         return str(spec.name).removesuffix(".__main__")
     path = getattr(module, "__file__", None)
-    return PurePath(path).stem if path else "__main__"
+    return path.rpartition(os.sep)[2].removesuffix(".py") if path else "__main__"
 
 
 def name_of(obj: Any) -> str:
