@@ -45,6 +45,10 @@ class DictSignals:
     def stop(self) -> None:
         """There is no thread to end and no connection to close."""
 
+    def knows(self, address: str) -> bool:
+        """Whether a waiter is still there."""
+        return self._hub is not None and self._hub.is_waiting(address)
+
     def send(self, signals: list[tuple[str, str | None]]) -> None:
         """Wake waiters, by address, and deliver messages, by channel."""
         if self._hub is None:
@@ -69,7 +73,9 @@ class DictStore:
     async def change(self, work: Callable[[Transaction], T]) -> T:
         """Run a function on a copy, and keep the copy if the function comes to its end."""
         with self._lock:
-            transaction = DictTransaction(dict(self._entries), self._now(), self._last_tick)
+            transaction = DictTransaction(
+                self._signals, dict(self._entries), self._now(), self._last_tick
+            )
             answer = work(transaction)
             self._entries = transaction.live()
             self._last_tick = transaction.last_tick
@@ -78,7 +84,7 @@ class DictStore:
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Run a function that only reads. What is in the dict is replaced, never changed."""
-        return work(DictTransaction(self._entries, self._now(), self._last_tick))
+        return work(DictTransaction(self._signals, self._entries, self._now(), self._last_tick))
 
     def _now(self) -> float:
         """Seconds since the epoch, but for the steps that the wall clock makes."""
@@ -88,7 +94,8 @@ class DictStore:
 class DictTransaction:
     """One look at the entries: a record and its end for each table and key."""
 
-    def __init__(self, entries: Entries, now: float, last_tick: int) -> None:
+    def __init__(self, hub: DictSignals, entries: Entries, now: float, last_tick: int) -> None:
+        self._hub = hub
         self.now = now  # stands still inside a transaction
         self.last_tick = last_tick
         self.signals: list[tuple[str, str | None]] = []
@@ -126,9 +133,13 @@ class DictTransaction:
         live = [(k, record) for k in wanted if (record := self.get(table, k)) is not None]
         yield from live[:limit]
 
-    def wake(self, address: str) -> None:
-        """Have a waiter woken."""
-        self.signals.append((address, None))
+    def wake(self, address: str, gift: str = "") -> None:
+        """Have a waiter woken, and given something."""
+        self.signals.append((f"{address}={gift}", None))
+
+    def is_there(self, address: str) -> bool:
+        """Whether a waiter is still there: all of them are in this process."""
+        return self._hub.knows(address)
 
     def publish(self, channel: str, message: str) -> None:
         """Have a message sent."""

@@ -58,19 +58,26 @@ from resilient.policies.circuit_breaker import (
     circuit_breaker,
 )
 from resilient.policies.distributed_lock import (
+    AllLocks,
     AsyncLease,
+    HeldLocks,
     Lock,
     LockInfo,
     LockLease,
     current_lease,
     distributed_lock,
     lock,
+    lock_all,
+    read_lock,
+    semaphore,
+    write_lock,
 )
 from resilient.policies.idempotent import idempotent
 from resilient.policies.retry import retry
 
 __all__ = [
     "MISSING",
+    "AllLocks",
     "AsyncFenced",
     "AsyncJob",
     "AsyncLease",
@@ -92,6 +99,7 @@ __all__ = [
     "Fenced",
     "FingerprintMismatch",
     "HalfOpen",
+    "HeldLocks",
     "Job",
     "JobCancelled",
     "JobCheckpoint",
@@ -130,9 +138,13 @@ __all__ = [
     "idempotent",
     "invalidate_tags",
     "lock",
+    "lock_all",
+    "read_lock",
     "retry",
+    "semaphore",
     "subscribe",
     "using",
+    "write_lock",
 ]
 
 __version__ = "0.1.0"

@@ -226,9 +226,14 @@ class MemoryStore:
                 found += 1
                 yield key, record
 
-    def wake(self, address: str) -> None:
+    def wake(self, address: str, gift: str = "") -> None:
         """Wake a waiter once the lock is free again."""
-        self._outbox.append((None, address))
+        self._outbox.append((None, f"{address}={gift}"))
+
+    def is_there(self, address: str) -> bool:
+        """Whether it still waits in this process."""
+        hub = self._signals.hub
+        return hub is not None and hub.is_waiting(address)
 
     def publish(self, channel: str, message: str) -> None:
         """Deliver a message once the lock is free again."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import warnings
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from resilient.engine.drivers.immediate import caller
 from resilient.engine.drivers.steps import Done
 from resilient.engine.drivers.sync import advance, throw_stop
 from resilient.engine.plan import Body, Plan
@@ -40,7 +40,7 @@ class Block(Generic[S, A]):
         warn_if_in_loop(f"with {self!r}", f"async with {self!r}", stacklevel=3)
         plan = self._plan("sync")
         value: S = _entered(advance(plan))
-        self._entries.setdefault(_caller(), []).append(plan)
+        self._entries.setdefault(caller(), []).append(plan)
         return value
 
     def __exit__(
@@ -67,7 +67,7 @@ class Block(Generic[S, A]):
         value: A = _entered(step)
         assert isinstance(step, Body)
         watch = Interruption(step.lease) if step.lease is not None and step.cancel else None
-        self._entries.setdefault(_caller(), []).append((stepper, watch))
+        self._entries.setdefault(caller(), []).append((stepper, watch))
         if watch is not None:
             watch.begin()
         return value
@@ -91,20 +91,20 @@ class Block(Generic[S, A]):
                 raise
 
     def _leave(self) -> Any:
-        caller = _caller()
-        if caller not in self._entries and len(self._entries) == 1:
+        who = caller()
+        if who not in self._entries and len(self._entries) == 1:
             # Entered in one task and left in another, as some test frameworks' fixtures are.
-            caller = next(iter(self._entries))
-        entries = self._entries[caller]
+            who = next(iter(self._entries))
+        entries = self._entries[who]
         entry = entries.pop()
         if not entries:
-            del self._entries[caller]
+            del self._entries[who]
         return entry
 
 
 def warn_if_in_loop(blocking: str, instead: str, *, stacklevel: int = 3) -> None:
     """Warn that a blocking form is used in a thread that runs an event loop."""
-    if _running_task() is not None:
+    if not isinstance(caller(), threading.Thread):
         warnings.warn(
             f"`{blocking}` blocks the event loop of this thread: use `{instead}`",
             BlockingCallInLoop,
@@ -115,16 +115,3 @@ def warn_if_in_loop(blocking: str, instead: str, *, stacklevel: int = 3) -> None
 def _entered(step: Any) -> Any:
     assert not isinstance(step, Done), "a block's plan runs its body"
     return step.value
-
-
-def _caller() -> object:
-    return _running_task() or threading.get_ident()
-
-
-def _running_task() -> object | None:
-    # Where nobody has imported asyncio, no loop runs.
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None or asyncio._get_running_loop() is None:
-        return None
-    task: object | None = asyncio.current_task()
-    return task

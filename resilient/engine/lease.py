@@ -87,7 +87,7 @@ class Lease:
         self.heartbeat = heartbeat
         self.inherited = False
         self._reason: str | None = None
-        self._callbacks: list[Callable[[], None]] | None = None
+        self._callbacks: list[Callable[[], object]] | None = None
         self.renewed(began, ttl)
 
     def keep(self) -> None:
@@ -129,9 +129,14 @@ class Lease:
         if self.lost:
             raise self.error()
 
+    @property
+    def overdue(self) -> str:
+        """Why it is lost when its deadline is over."""
+        return "it was not renewed in time"
+
     def error(self) -> LeaseLost:
         """The exception that tells its holder of the loss."""
-        reason = self._reason or "it was not renewed in time"
+        reason = self._reason or self.overdue
         return LeaseLost(
             f"the {self.kind} {self.key!r} (fence {self.fence}) is lost: {reason}",
             key=self.key,
@@ -148,7 +153,7 @@ class Lease:
         for callback in callbacks or ():
             callback()
 
-    def when_lost(self, callback: Callable[[], None]) -> None:
+    def when_lost(self, callback: Callable[[], object]) -> None:
         """Have a function called when it is lost, on the heartbeat's thread; at once if it is."""
         if self._callbacks is None:
             self._callbacks = []
@@ -208,7 +213,7 @@ class Heartbeat:
             if id(lease) not in self.leases:
                 continue
             if ended >= lease.deadline:
-                lease.lose("it was not renewed in time")
+                lease.lose(lease.overdue)
             if lease.lost:
                 lease.drop()
 

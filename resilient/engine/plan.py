@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     import asyncio
 
     from resilient.engine.lease import Lease
-    from resilient.engine.signals import Hub, Waiter
+    from resilient.engine.signals import GiftedWaiter, Hub, Waiter  # noqa: F401 - in a text below
 
 __all__ = [
     "ATTEMPT",
+    "CALLER",
     "NEW_OWNER",
     "NOW",
     "RANDOM",
@@ -134,6 +135,14 @@ ATTEMPT = _Attempt()
 """Both, `NOW` and `NEW_OWNER`: what an attempt to hold something begins with."""
 
 
+class _Caller(Operation[object]):
+    __slots__ = ()
+
+
+CALLER = _Caller()
+"""Who calls: the running task, or the thread; both have a name."""
+
+
 class IsDead(Operation[bool]):
     """Whether an owner was a process of this very host and is gone."""
 
@@ -143,7 +152,7 @@ class IsDead(Operation[bool]):
         self.owner = owner
 
 
-class Listen(Operation["Waiter"]):
+class Listen(Operation["GiftedWaiter"]):
     """A new waiter on a hub, once the hub's source hears every signal from now on."""
 
     __slots__ = ("hub",)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 from weakref import WeakValueDictionary
 
 from resilient.engine.identity import new_owner
 from resilient.protocols.signals import SignalSource
 
-__all__ = ["Hub", "Listener", "Waiter"]
+__all__ = ["GiftedWaiter", "Hub", "Listener", "Waiter"]
 
 POLL = 0.05
 """Seconds between two looks where a backend has no source of signals."""
@@ -34,6 +34,16 @@ class Waiter(Protocol):
     def wake(self) -> None:
         """Wake it, from any thread; a wake-up before the wait counts."""
         ...
+
+
+class GiftedWaiter(Waiter, Protocol):
+    """One that may be given something together with the wake-up.
+
+    Attributes:
+        gift: What came with the last one: the fence of a lock that was handed over; else `""`.
+    """
+
+    gift: str
 
 
 class Hub:
@@ -75,10 +85,17 @@ class Hub:
         self.start()
 
     def wake(self, waiter: str) -> None:
-        """Wake the waiter of this id, if it still waits."""
+        """Wake the waiter of this id, if it still waits; `id=gift` gives it something."""
+        waiter, _, gift = waiter.partition("=")
         found = self._waiters.get(waiter)
         if found is not None:
+            if gift:  # to those only who wait for a lock
+                cast("GiftedWaiter", found).gift = gift
             found.wake()
+
+    def is_waiting(self, waiter: str) -> bool:
+        """Whether the waiter of this id is in this process and still refers to it."""
+        return waiter in self._waiters
 
     def wake_all(self) -> None:
         """Wake every waiter: something changed, or something may have been missed."""

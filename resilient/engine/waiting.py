@@ -2,7 +2,8 @@
 
 A first try takes one round trip. Whoever finds it held registers as a waiter in the same operation
 in which it tries again, and is woken by the holder's end; a slow look by itself covers a signal
-that was missed. A holder that was a process of this very host and is gone is evicted at once.
+that was missed. A wake-up may bring what is waited for: a lock is handed over, and nobody has to be
+asked. A holder that was a process of this very host and is gone is evicted at once.
 
 Every attempt names its owner, so it may be asked again when a reply is lost, and what an
 interrupted attempt may have won is always given back.
@@ -13,12 +14,15 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NOW, IsDead, Listen, Plan, Wait
 from resilient.engine.signals import Hub
 from resilient.errors import BackendError, Rejected
+
+if TYPE_CHECKING:
+    from resilient.engine.signals import GiftedWaiter
 
 __all__ = ["Contest", "obtained"]
 
@@ -49,6 +53,17 @@ class Contest(Protocol[A]):
 
     def refusal(self, answer: A, waited: float) -> Rejected:
         """The error for a caller that waited long enough: who holds it, and for how long."""
+        ...
+
+
+class Receiver(Contest[A], Protocol[A]):
+    """A contest for something that may be handed over."""
+
+    patience: float
+    """Seconds from one attempt to the next at most: what is handed over lives for twice that."""
+
+    def received(self, gift: str, answer: A) -> A | None:
+        """What came with a wake-up after this busy answer; `None` if it is an older one."""
         ...
 
 
@@ -90,6 +105,7 @@ async def _queued(contest: Contest[A], hub: Hub, wait: float, budget: float) -> 
     start = await NOW
     waiter = await Listen(hub)
     address = hub.address(waiter)
+    patience = min(hub.recheck, getattr(contest, "patience", math.inf))
     try:
         while True:
             began, answer = await _asked(contest, address, budget)
@@ -99,10 +115,23 @@ async def _queued(contest: Contest[A], hub: Hub, wait: float, budget: float) -> 
             if waited >= wait:
                 raise contest.refusal(answer, waited)
             left: float = answer.ttl + EXPIRY_SLACK  # type: ignore[attr-defined]  # it is busy
-            await Wait(waiter, min(wait - waited, left, hub.recheck))
+            await Wait(waiter, min(wait - waited, left, patience))
+            received = _received(contest, waiter, answer)
+            if received is not None:
+                # It came after the request that registered us, so it is held from then on at least.
+                return began, received
     except BaseException:
         await _withdrawn(contest, address)
         raise
+
+
+def _received(contest: Contest[A], waiter: GiftedWaiter, answer: A) -> A | None:
+    """What has come with the wake-up."""
+    gift, waiter.gift = waiter.gift, ""
+    if not gift:
+        return None
+    receiver: Receiver[A] = contest  # type: ignore[assignment]  # others are given nothing
+    return receiver.received(gift, answer)
 
 
 async def _asked(contest: Contest[A], waiter: str | None, budget: float) -> tuple[float, A]:

@@ -2,9 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-__all__ = ["Grant", "Held", "LockStore"]
+__all__ = [
+    "HANDED_OVER",
+    "LOCK",
+    "READ",
+    "WRITE",
+    "Grant",
+    "Held",
+    "LockMode",
+    "LockStore",
+    "semaphore_of",
+]
+
+HANDED_OVER = 2.0
+"""Seconds for which a lock that was handed over to a waiter is held before it is renewed, at most:
+should the waiter be gone, nobody else waits for longer."""
+
+
+class LockMode(NamedTuple):
+    """How a lock is held: by one, or by several at once.
+
+    Attributes:
+        family: Locks of different families have nothing to do with each other, whatever their keys.
+        shared: Whether others may hold it at the same time, in a shared mode of the same family.
+        limit: How many may hold it at once when it is shared; 0: any number.
+    """
+
+    family: str
+    shared: bool
+    limit: int
+
+
+LOCK = LockMode("lock", False, 1)
+READ = LockMode("rwlock", True, 0)
+WRITE = LockMode("rwlock", False, 1)
+
+
+def semaphore_of(limit: int) -> LockMode:
+    """The mode of a semaphore with so many permits."""
+    return LockMode("semaphore", True, limit)
 
 
 class Grant(NamedTuple):
@@ -25,16 +64,23 @@ class Held(NamedTuple):
     """The lock is somebody else's.
 
     Attributes:
-        owner: The holder's token; `resilient.engine.identity.describe` makes it readable.
-        fence: The holder's fence.
-        ttl: Seconds until the lock expires unless it is renewed.
+        owner: The holder's token; `resilient.engine.identity.describe` makes it readable. Of
+            several holders the one whose hold ends first.
+        fence: The newest fence of the key.
+        ttl: Seconds until that hold expires unless it is renewed.
         age: Seconds since it was granted.
+        note: What the holder said of itself, such as its thread.
+        waiters: How many wait.
+        holders: How many hold it.
     """
 
     owner: str
     fence: int
     ttl: float
     age: float
+    note: str = ""
+    waiters: int = 0
+    holders: int = 1
 
 
 class LockStore(Protocol):
@@ -43,10 +89,24 @@ class LockStore(Protocol):
     All of them may be sent again after a lost reply: the same owner asking the same thing twice
     gets the same answer. Times are seconds. `BackendError` is raised when the server cannot be
     reached or does not answer.
+
+    Who waits stands in a queue. A fair release hands the lock over to the longest waiting one that
+    is still there, and tells it so: the wake-up carries the fence (`Waiter.gift`). What is handed
+    over is held for `HANDED_OVER` seconds, or the waiter's TTL if that is shorter; the waiter
+    renews it.
     """
 
     async def acquire(
-        self, key: str, *, ttl: float, owner: str | None = None, waiter: str | None = None
+        self,
+        key: str,
+        *,
+        ttl: float,
+        owner: str | None = None,
+        waiter: str | None = None,
+        mode: LockMode = LOCK,
+        fair: bool = True,
+        note: str = "",
+        replicas: int = 0,
     ) -> Grant | Held:
         """Take the lock if it is free, expired, or already this owner's.
 
@@ -57,39 +117,60 @@ class LockStore(Protocol):
             key: The lock.
             ttl: Seconds until the lock frees itself unless renewed.
             owner: The caller's token; generated if `None`.
-            waiter: The address to wake when the lock is released, registered in the same
-                operation if the lock is held (`Waiter.address`). One waiter is woken a release,
-                the longest waiting first.
+            waiter: The address to wake, registered in the same operation if the lock cannot be
+                had now (`Waiter.address`).
+            mode: How it is to be held.
+            fair: Whether those who have waited longer come first: a lock that became free without
+                a release is handed over to them then. Not so, whoever asks first has it.
+            note: What to tell others of the holder.
+            replicas: How many replicas must have the grant before it counts; `CapabilityMissing`
+                where there is no such thing.
         """
         ...
 
-    async def renew(self, key: str, *, owner: str, ttl: float) -> bool:
+    async def acquire_all(
+        self, keys: Sequence[str], *, ttl: float, owner: str, note: str = ""
+    ) -> list[Grant] | Held | None:
+        """Take all of these locks, or none of them: with their fences, or who holds one of them.
+
+        `None`: the server cannot do that in one operation for these keys.
+        """
+        ...
+
+    async def renew(self, key: str, *, owner: str, ttl: float, mode: LockMode = LOCK) -> bool:
         """Start the owner's TTL anew; false, and no change, if the owner does not hold the lock."""
         ...
 
-    async def release(self, key: str, *, owner: str) -> bool:
-        """Free the lock and wake one waiter; false if the owner did not hold it.
+    async def release(
+        self, key: str, *, owner: str, mode: LockMode = LOCK, fair: bool = True
+    ) -> bool:
+        """Free the lock; false if the owner did not hold it.
 
-        Asked again by the same owner it answers true again, as long as nobody else has released.
+        Fair, it is handed over to the longest waiting; not so, that one is woken. Asked again by
+        the same owner it answers true again, as long as nobody else has released (for a minute,
+        where several may hold it).
         """
         ...
 
-    async def withdraw(self, key: str, *, owner: str, waiter: str) -> None:
+    async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
+        """Make another owner the holder, under a new fence; `None` if `owner` does not hold it."""
+        ...
+
+    async def withdraw(self, key: str, *, owner: str, waiter: str, mode: LockMode = LOCK) -> None:
         """Stop waiting, and leave nothing behind.
 
-        Forgets the waiter, releases what `owner` may just have been granted, and passes a wake-up
-        that was meant for this waiter on to the next one.
+        Forgets the waiter, and hands on what `owner` may just have been granted.
         """
         ...
 
-    async def force_release(self, key: str) -> bool:
+    async def force_release(self, key: str, *, mode: LockMode = LOCK) -> bool:
         """Free the lock whoever holds it; the next fence is larger. False if it was free."""
         ...
 
-    async def holder(self, key: str) -> Held | None:
+    async def holder(self, key: str, *, mode: LockMode = LOCK) -> Held | None:
         """Who holds the lock now; `None` if it is free."""
         ...
 
-    async def is_held(self, key: str, *, owner: str) -> bool:
+    async def is_held(self, key: str, *, owner: str, mode: LockMode = LOCK) -> bool:
         """Whether `owner` holds the lock now."""
         ...

@@ -11,7 +11,11 @@ class Hub(Protocol):
     """Where a source delivers what it hears: `resilient.engine.signals.Hub`. Thread-safe."""
 
     def wake(self, waiter: str) -> None:
-        """Wake the waiter of this id, if it still waits."""
+        """Wake the waiter of this id, if it still waits; `id=gift` gives it something."""
+        ...
+
+    def is_waiting(self, waiter: str) -> bool:
+        """Whether the waiter of this id still waits in this process."""
         ...
 
     def wake_all(self) -> None:

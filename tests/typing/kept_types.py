@@ -270,7 +270,7 @@ def forgotten_parentheses() -> None:
 
 
 distributed_lock("k", on_busy="wait")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
-distributed_lock("k", fair=True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+distributed_lock("k", fairly=True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 distributed_lock("k", skipped=0)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 idempotent("k")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 cached("k")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -15,7 +15,7 @@ from resilient.backends.memory import MemoryBackend, MemoryStore, from_url
 from resilient.engine.clock import ManualClock, installed
 from resilient.engine.drivers.sync import drive
 from resilient.engine.transactional import Transaction
-from resilient.engine.transactional.locks import LOCKS, Lock
+from resilient.engine.transactional.locks import LOCKS, Holder, Lock
 from resilient.errors import ConfigurationError
 from resilient.protocols.cache import Leased
 from resilient.protocols.checkpoints import Started
@@ -42,6 +42,7 @@ class Waiting:
     def __init__(self, backend: MemoryBackend, name: str) -> None:
         self.id = name
         self.wakes = 0
+        self.gift = ""
         backend.hub.add(self)
         backend.hub.start()
 
@@ -60,16 +61,18 @@ def size(backend: MemoryBackend) -> int:
     return sum(map(len, store_of(backend)._tables.values()))
 
 
-def acquire(backend: MemoryBackend, key: str, owner: str, waiter: str | None = None) -> Any:
+def acquire(
+    backend: MemoryBackend, key: str, owner: str, waiter: str | None = None, fair: bool = True
+) -> Any:
     """Ask for a lock for 30 seconds."""
     assert backend.locks is not None
-    return drive(backend.locks.acquire(key, ttl=30, owner=owner, waiter=waiter))
+    return drive(backend.locks.acquire(key, ttl=30, owner=owner, waiter=waiter, fair=fair))
 
 
-def release(backend: MemoryBackend, key: str, owner: str) -> bool:
+def release(backend: MemoryBackend, key: str, owner: str, fair: bool = True) -> bool:
     """Release a lock."""
     assert backend.locks is not None
-    return drive(backend.locks.release(key, owner=owner))
+    return drive(backend.locks.release(key, owner=owner, fair=fair))
 
 
 # --- the URL
@@ -133,8 +136,8 @@ def test_nothing_remains_of_what_failed(backend: MemoryBackend) -> None:
     waiter = Waiting(backend, "w")
 
     def work(tx: Transaction) -> None:
-        tx.put(LOCKS, "kept", Lock("bob", 1, 0.0, 0.0), ttl=5)
-        tx.put(LOCKS, "new", Lock("bob", 1, 0.0, 0.0), ttl=5)
+        tx.put(LOCKS, "kept", Lock(1), ttl=5)
+        tx.put(LOCKS, "new", Lock(1), ttl=5)
         tx.delete(LOCKS, "kept")
         tx.wake("w")
         raise KeyboardInterrupt
@@ -203,7 +206,7 @@ def test_fork_while_another_thread_is_inside() -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def work(tx: Transaction) -> None:
-        tx.put(LOCKS, "half", Lock("ann", 1, 0.0, tx.now + 30), ttl=30)
+        tx.put(LOCKS, "half", Lock(1, (Holder("ann", 1, tx.now, tx.now + 30),)), ttl=30)
         inside.set()
         leave.wait(10)
 
@@ -257,7 +260,7 @@ def test_registrations_are_bounded_and_expire(backend: MemoryBackend, clock: Man
     clock.advance(11)
     acquire(backend, "k", "zoe", waiter="zoe")
     lock = store_of(backend)._tables[LOCKS]["k"][0]
-    assert [waiting.address for waiting in lock.queue] == ["zoe"]
+    assert [place.address for place in lock.queue] == ["zoe"]
 
 
 # --- the queue of a lock
@@ -280,16 +283,17 @@ def test_the_longest_waiting_is_woken(backend: MemoryBackend) -> None:
     assert woken == ["a", "b", "c"]
 
 
-def test_a_waiter_woken_in_vain_keeps_its_place(backend: MemoryBackend) -> None:
-    """Whoever was woken and found the lock taken by a newcomer is woken first the next time."""
+def test_an_unfair_release_wakes_who_has_waited_longest(backend: MemoryBackend) -> None:
+    """Who was woken and found the lock taken by a newcomer is woken again the next time."""
     a, b = Waiting(backend, "a"), Waiting(backend, "b")
-    acquire(backend, "k", "ann")
-    acquire(backend, "k", "a", waiter="a")
-    acquire(backend, "k", "b", waiter="b")
-    release(backend, "k", "ann")
-    assert isinstance(acquire(backend, "k", "newcomer"), Grant)
-    assert isinstance(acquire(backend, "k", "a", waiter="a"), Held)
-    release(backend, "k", "newcomer")
+    acquire(backend, "k", "ann", fair=False)
+    acquire(backend, "k", "a", waiter="a", fair=False)
+    acquire(backend, "k", "b", waiter="b", fair=False)
+    release(backend, "k", "ann", fair=False)
+    assert (a.wakes, a.gift) == (1, "")
+    assert isinstance(acquire(backend, "k", "newcomer", fair=False), Grant)
+    assert isinstance(acquire(backend, "k", "a", waiter="a", fair=False), Held)
+    release(backend, "k", "newcomer", fair=False)
     assert (a.wakes, b.wakes) == (2, 0)
 
 
@@ -317,8 +321,9 @@ def test_withdrawing_gives_back_what_was_granted(backend: MemoryBackend) -> None
     acquire(backend, "k", "a")
     acquire(backend, "k", "b", waiter="b")
     drive(locks.withdraw("k", owner="a", waiter="a"))
-    assert b.wakes == 1
-    assert drive(locks.holder("k")) is None
+    held = drive(locks.holder("k"))
+    assert held is not None
+    assert (held.owner, b.wakes, b.gift) == ("b", 1, str(held.fence))
 
 
 # --- jobs

@@ -23,7 +23,7 @@ from resilient.engine.clock import ManualClock, installed
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
 from resilient.engine.transactional import Transaction
-from resilient.engine.transactional.locks import LOCKS, Lock
+from resilient.engine.transactional.locks import LOCKS, Holder, Lock
 from resilient.errors import BackendError, CodecError, ConfigurationError
 from resilient.protocols.locks import Grant, Held
 from resilient.protocols.values import Encoded
@@ -326,7 +326,7 @@ def test_nothing_remains_of_what_failed(backend: SqliteBackend, path: Path) -> N
 
     def work(tx: Transaction) -> None:
         tx.tick()
-        tx.put(LOCKS, "new", Lock("bob", 1, 0.0, 0.0), ttl=5)
+        tx.put(LOCKS, "new", Lock(1), ttl=5)
         tx.delete(LOCKS, "kept")
         tx.publish("cache", "k")
         raise KeyboardInterrupt
@@ -344,8 +344,8 @@ def test_a_transaction_reads_its_own_writes(backend: SqliteBackend) -> None:
     def work(tx: Transaction) -> list[list[str]]:
         keys = ["a", "a:1", "a:2", "a\U0010ffff", "a\U0010ffffz", "b", "", "é", "\ud7ff"]
         for key in keys:
-            tx.put(LOCKS, key, Lock(key, 1, 0.0, 0.0), ttl=5)
-        tx.put(LOCKS, "expired", Lock("", 1, 0.0, 0.0), ttl=0)
+            tx.put(LOCKS, key, Lock(1), ttl=5)
+        tx.put(LOCKS, "expired", Lock(1), ttl=0)
         tx.delete(LOCKS, "a:1")
         assert tx.get(LOCKS, "a:1") is None
         scans: list[Any] = [
@@ -464,7 +464,7 @@ def test_a_cancelled_caller_hears_of_it_when_the_answer_is_there(backend: Sqlite
     def slow(tx: Transaction) -> None:
         inside.set()
         time.sleep(0.1)
-        tx.put(LOCKS, "k", Lock("ann", 1, tx.now, tx.now + 30), ttl=30)
+        tx.put(LOCKS, "k", Lock(1, (Holder("ann", 1, tx.now, tx.now + 30),)), ttl=30)
 
     async def main() -> Held | None:
         transport = backend._transport

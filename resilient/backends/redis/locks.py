@@ -1,32 +1,39 @@
 """Locks on Redis.
 
 A lock is a hash (owner, fence, time of the grant) that expires. Beside it lies its memory, which
-outlives it: the last fence, who released it last, and who was woken last; and the queue of those
-who wait for it.
+outlives it (the last fence, who released it last, and what those who wait want), and the queue of
+those who wait. Where several may hold it, their holds are a sorted set by their ends.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from resilient.backends.redis.commands import Script, milliseconds, text
+from resilient.backends.redis.commands import Batch, Plain, Script, milliseconds, text
 from resilient.backends.redis.keys import Keys
 from resilient.engine.guard import Guard
 from resilient.engine.identity import new_owner
 from resilient.engine.plan import Ask, Transport
-from resilient.protocols.locks import Grant, Held
+from resilient.errors import BackendError
+from resilient.protocols.locks import LOCK, Grant, Held, LockMode
 
 __all__ = ["RedisLocks"]
 
-ACQUIRE = Script("locks/acquire")
-RENEW = Script("locks/renew")
-RELEASE = Script("locks/release")
-WITHDRAW = Script("locks/withdraw")
-FORCE_RELEASE = Script("locks/force_release")
-HOLDER = Script("locks/holder")
+_NAMES = (
+    "acquire",
+    "acquire_all",
+    "force_release",
+    "holder",
+    "is_held",
+    "release",
+    "renew",
+    "transfer",
+)
+SCRIPTS = {name: Script(f"locks/{name}", shared="locks/hold") for name in (*_NAMES, "withdraw")}
 
-MEMORY_LIVES = 7 * 86_400_000
-"""Milliseconds for which a lock's fence and last releaser are remembered after its last use."""
+REPLICAS_WAIT = 1000
+"""Milliseconds for which replicas are waited for."""
 
 
 class RedisLocks:
@@ -37,55 +44,100 @@ class RedisLocks:
         self._keys = keys
 
     async def acquire(
-        self, key: str, *, ttl: float, owner: str | None = None, waiter: str | None = None
+        self,
+        key: str,
+        *,
+        ttl: float,
+        owner: str | None = None,
+        waiter: str | None = None,
+        mode: LockMode = LOCK,
+        fair: bool = True,
+        note: str = "",
+        replicas: int = 0,
     ) -> Grant | Held:
         """Take the lock if it is free, expired, or already this owner's."""
         owner = new_owner() if owner is None else owner
-        lives = milliseconds(ttl, "ttl")
-        answer = await Ask(
-            self._transport, ACQUIRE(self._names(key), owner, lives, waiter or "", MEMORY_LIVES)
+        call = SCRIPTS["acquire"](
+            self._names(key, mode),
+            *(owner, milliseconds(ttl, "ttl"), waiter or ""),
+            *(int(mode.shared), mode.limit, int(fair), note),
         )
-        if answer[0]:
-            return Grant(owner, int(answer[1]), ttl)
-        return _held(answer[1:])
+        if replicas:
+            wait = Plain("WAIT", replicas, REPLICAS_WAIT)
+            answer, having = await Ask(self._transport, Batch([call, wait]))
+        else:
+            answer, having = await Ask(self._transport, call), 0
+        if not answer[0]:
+            return _held(answer[1:])
+        if having < replicas:
+            await self.release(key, owner=owner, mode=mode)
+            raise BackendError(
+                f"the lock {key!r} was given back: {having} of {replicas} replicas had it in time",
+                transient=False,
+            )
+        return Grant(owner, int(answer[1]), ttl)
 
-    async def renew(self, key: str, *, owner: str, ttl: float) -> bool:
+    async def acquire_all(
+        self, keys: Sequence[str], *, ttl: float, owner: str, note: str = ""
+    ) -> list[Grant] | Held | None:
+        """Take all of these locks, or none of them."""
+        names = [name for key in keys for name in self._names(key, LOCK)]
+        call = SCRIPTS["acquire_all"](names, owner, milliseconds(ttl, "ttl"), note)
+        had, *rest = await Ask(self._transport, call)
+        return [Grant(owner, int(fence), ttl) for fence in rest] if had else _held(rest)
+
+    async def renew(self, key: str, *, owner: str, ttl: float, mode: LockMode = LOCK) -> bool:
         """Start the owner's TTL anew; false if the owner does not hold the lock."""
-        names = self._keys.names("lock", key)
-        answer = await Ask(self._transport, RENEW(names, owner, milliseconds(ttl, "ttl")))
-        return bool(answer)
+        call = SCRIPTS["renew"](self._names(key, mode), owner, milliseconds(ttl, "ttl"))
+        return bool(await Ask(self._transport, call))
 
-    async def release(self, key: str, *, owner: str) -> bool:
-        """Free the lock and wake one waiter; false if the owner did not hold it."""
-        return bool(await Ask(self._transport, RELEASE(self._names(key), owner, MEMORY_LIVES)))
+    async def release(
+        self, key: str, *, owner: str, mode: LockMode = LOCK, fair: bool = True
+    ) -> bool:
+        """Free the lock, and hand it over or wake one waiter."""
+        names = self._names(key, mode)
+        call = SCRIPTS["release"](names, owner, int(fair))
+        return bool(await Ask(self._transport, call))
 
-    async def withdraw(self, key: str, *, owner: str, waiter: str) -> None:
-        """Stop waiting, and undo what may just have been granted."""
-        await Ask(self._transport, WITHDRAW(self._names(key), owner, waiter, MEMORY_LIVES))
+    async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
+        """Make another owner the holder, under a new fence."""
+        names = self._names(key, LOCK)
+        call = SCRIPTS["transfer"](names, owner, to, milliseconds(ttl, "ttl"))
+        answer = await Ask(self._transport, call)
+        return None if answer is None else Grant(to, int(answer[0]), int(answer[1]) / 1000)
 
-    async def force_release(self, key: str) -> bool:
+    async def withdraw(self, key: str, *, owner: str, waiter: str, mode: LockMode = LOCK) -> None:
+        """Stop waiting, and hand on what may just have been granted."""
+        call = SCRIPTS["withdraw"](self._names(key, mode), owner, waiter)
+        await Ask(self._transport, call)
+
+    async def force_release(self, key: str, *, mode: LockMode = LOCK) -> bool:
         """Free the lock whoever holds it; false if it was free."""
-        return bool(await Ask(self._transport, FORCE_RELEASE(self._names(key), MEMORY_LIVES)))
+        return bool(await Ask(self._transport, SCRIPTS["force_release"](self._names(key, mode))))
 
-    async def holder(self, key: str) -> Held | None:
+    async def holder(self, key: str, *, mode: LockMode = LOCK) -> Held | None:
         """Who holds the lock now; `None` if it is free."""
-        answer = await Ask(self._transport, HOLDER(self._keys.names("lock", key)))
+        answer = await Ask(self._transport, SCRIPTS["holder"](self._names(key, mode)))
         return None if answer is None else _held(answer)
 
-    async def is_held(self, key: str, *, owner: str) -> bool:
+    async def is_held(self, key: str, *, owner: str, mode: LockMode = LOCK) -> bool:
         """Whether `owner` holds the lock now."""
-        held = await self.holder(key)
-        return held is not None and held.owner == owner
+        call = SCRIPTS["is_held"](self._names(key, mode), owner)
+        return bool(await Ask(self._transport, call))
 
-    def guard(self, key: str, *, owner: str) -> Guard:
-        """Have a script on this server run only while `owner` holds the lock."""
-        (lock,) = self._keys.names("lock", key)
+    def guard(self, key: str, *, owner: str, mode: LockMode = LOCK) -> Guard:
+        """Have a script on this server run only while `owner` holds the lock, alone."""
+        lock = self._names(key, mode)[0]
         return Guard(self._transport, lambda command: command.guarded(lock, owner))
 
-    def _names(self, key: str) -> list[str]:
-        return self._keys.names("lock", key, "memory", "waiters")
+    def _names(self, key: str, mode: LockMode) -> list[str]:
+        if mode.family == "lock":
+            return self._keys.names("lock", key, "memory", "waiters")
+        return self._keys.names(mode.family, key, "memory", "waiters", "shares", "grants")
 
 
 def _held(fields: list[Any]) -> Held:
-    owner, fence, ttl, age = fields
-    return Held(text(owner), int(fence), ttl / 1000, age / 1_000_000)
+    owner, fence, ttl, age, note, waiters, holders = fields
+    return Held(
+        text(owner), int(fence), ttl / 1000, age / 1_000_000, text(note), int(waiters), int(holders)
+    )

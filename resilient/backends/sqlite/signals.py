@@ -7,7 +7,6 @@ thread runs only while somebody of this process waits or listens.
 from __future__ import annotations
 
 import logging
-import secrets
 import sqlite3
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import NamedTuple
 from resilient.backends.sqlite.database import Connection, Database
 from resilient.backends.sqlite.forks import Forkable, outlive_forks
 from resilient.backends.sqlite.transaction import Signal
+from resilient.engine.identity import new_owner
 from resilient.errors import ResilientError
 from resilient.protocols.signals import Hub
 
@@ -69,7 +69,7 @@ class SqliteSignals(Forkable):
         outlive_forks(self)
 
     def _forget(self) -> None:
-        self.origin = secrets.token_hex(8)
+        self.origin = new_owner()  # names the process, so that others see when it is gone
         self._lock = threading.Lock()
         self._nudge = threading.Event()
         self._thread: threading.Thread | None = None
@@ -125,7 +125,7 @@ class SqliteSignals(Forkable):
             self._tell(hub, Heard(mine))
 
     def _is_ours(self, address: str) -> bool:
-        return address.startswith(self.origin)
+        return address.startswith(f"{self.origin}:")
 
     # --- the thread
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from resilient.backends.sqlite.clock import StoreClock
+from resilient.engine.identity import is_dead
 from resilient.engine.transactional import Record, Table
 from resilient.errors import CodecError
 
@@ -107,9 +108,13 @@ class SqliteTransaction:
         for key, data in self._connection.execute(statement, bounds).fetchall():
             yield key, decoded(table, data)
 
-    def wake(self, address: str) -> None:
+    def wake(self, address: str, gift: str = "") -> None:
         """Wake a waiter after the commit."""
-        self.signals.append(Signal(None, address))
+        self.signals.append(Signal(None, f"{address}={gift}"))
+
+    def is_there(self, address: str) -> bool:
+        """Whether its process is alive, as far as that can be known."""
+        return not is_dead(address.partition(":")[0])
 
     def publish(self, channel: str, message: str) -> None:
         """Deliver a message after the commit."""
@@ -118,7 +123,7 @@ class SqliteTransaction:
     def store_signals(self, origin: str) -> None:
         """Write down what other processes must hear, before the commit."""
         for channel, message in self.signals:
-            if channel is not None or not message.startswith(origin):
+            if channel is not None or not message.startswith(f"{origin}:"):
                 self._connection.execute(SEND, (origin, self._prefix, channel, message))
         if random.random() < SWEEP_CHANCE * len(self.signals):
             self._connection.execute(TRIM, (EVENTS,))

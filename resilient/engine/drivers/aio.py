@@ -199,10 +199,11 @@ class Interruption:
 class LoopWaiter:
     """The wait of one task."""
 
-    __slots__ = ("__weakref__", "_event", "_loop", "id")
+    __slots__ = ("__weakref__", "_event", "_loop", "gift", "id")
 
     def __init__(self) -> None:
         self.id = new_waiter_id()
+        self.gift = ""
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 

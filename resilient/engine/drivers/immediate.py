@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from resilient.engine import clock, identity
-from resilient.engine.plan import ATTEMPT, NEW_OWNER, NOW, RANDOM, IsDead
+from resilient.engine.plan import ATTEMPT, CALLER, NEW_OWNER, NOW, RANDOM, IsDead
 
-__all__ = ["ANSWERS"]
+__all__ = ["ANSWERS", "caller"]
 
 
 ANSWERS: dict[type, Callable[[Any], Any]] = {
@@ -17,5 +19,15 @@ ANSWERS: dict[type, Callable[[Any], Any]] = {
     type(RANDOM): lambda _: random.random(),
     type(NEW_OWNER): lambda _: identity.new_owner(),
     type(ATTEMPT): lambda _: (clock.now(), identity.new_owner()),
+    type(CALLER): lambda _: caller(),
     IsDead: lambda operation: identity.is_dead(operation.owner),
 }
+
+
+def caller() -> object:
+    """The running task, or the thread."""
+    # Where nobody has imported asyncio, no loop runs.
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or asyncio._get_running_loop() is None:
+        return threading.current_thread()
+    return asyncio.current_task() or threading.current_thread()

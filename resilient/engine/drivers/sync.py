@@ -94,10 +94,11 @@ def _ask(operation: Ask) -> Any:
 class ThreadWaiter:
     """The wait of one thread."""
 
-    __slots__ = ("__weakref__", "event", "id")
+    __slots__ = ("__weakref__", "event", "gift", "id")
 
     def __init__(self) -> None:
         self.id = new_waiter_id()
+        self.gift = ""
         self.event = threading.Event()
 
     def wake(self) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from msgspec.structs import replace
 
 from resilient.engine.guard import Guard, NotHeld
 from resilient.engine.identity import new_owner
+from resilient.engine.transactional.lock_queue import Place, Places, joined, left
 from resilient.engine.transactional.store import (
     Record,
     Table,
@@ -13,36 +17,67 @@ from resilient.engine.transactional.store import (
     TransactionalStore,
     Work,
 )
-from resilient.engine.transactional.waiters import Queue, joined, left, was_woken, woken_first
-from resilient.protocols.locks import Grant, Held
+from resilient.errors import CapabilityMissing
+from resilient.protocols.locks import HANDED_OVER, LOCK, Grant, Held, LockMode
 
 __all__ = ["TransactionalLocks"]
 
 MEMORY = 3600.0
 """Seconds for which a free lock is remembered, so that a release sent again is answered again."""
+SHARED_MEMORY = 60.0
+"""The same where several may hold it, and each of their releases is remembered."""
 
 
-class Lock(Record, frozen=True, array_like=True):
-    """The state of a lock.
+class Holder(Record, frozen=True, array_like=True):
+    """Who holds a lock.
 
     Attributes:
-        owner: Its holder; `""` when it was released.
+        owner: Its token.
         fence: The fence of that grant.
         since: When it was granted.
-        until: When the grant expires; 0 when it was released.
-        released: Who released it last.
-        queue: Who waits for it.
+        until: When the grant expires.
+        shared: Whether others may hold it too.
+        note: What it said of itself.
     """
 
     owner: str
     fence: int
     since: float
     until: float
-    released: str = ""
-    queue: Queue = ()
+    shared: bool = False
+    note: str = ""
 
 
+class Released(Record, frozen=True, array_like=True):
+    """Who has released a lock, and when."""
+
+    owner: str
+    when: float
+
+
+class Lock(Record, frozen=True, array_like=True):
+    """The state of a lock.
+
+    Attributes:
+        fence: The newest one.
+        holders: Who holds it, some of them perhaps no longer.
+        released: Who released it last.
+        queue: Who waits for it, the longest waiting first.
+    """
+
+    fence: int
+    holders: tuple[Holder, ...] = ()
+    released: tuple[Released, ...] = ()
+    queue: Places = ()
+
+
+FREE = Lock(0)
 LOCKS = Table("lock", Lock)
+TABLES = {
+    "lock": LOCKS,
+    "semaphore": Table("semaphore", Lock),
+    "rwlock": Table("rwlock", Lock),
+}
 
 
 class TransactionalLocks:
@@ -52,45 +87,69 @@ class TransactionalLocks:
         self._store = store
 
     async def acquire(
-        self, key: str, *, ttl: float, owner: str | None = None, waiter: str | None = None
+        self,
+        key: str,
+        *,
+        ttl: float,
+        owner: str | None = None,
+        waiter: str | None = None,
+        mode: LockMode = LOCK,
+        fair: bool = True,
+        note: str = "",
+        replicas: int = 0,
     ) -> Grant | Held:
         """Take the lock if it is free, expired, or already this owner's."""
-        if owner is None:
-            owner = new_owner()
-        return await self._store.change(lambda tx: acquire(tx, key, ttl, owner, waiter))
+        if replicas:
+            raise CapabilityMissing(
+                f"replicas={replicas}: this backend has no replicas to wait for"
+            )
+        place = Place(waiter or "", new_owner() if owner is None else owner, ttl, mode, note)
+        return await self._store.change(lambda tx: acquire(tx, key, place, fair))
 
-    async def renew(self, key: str, *, owner: str, ttl: float) -> bool:
+    async def acquire_all(
+        self, keys: Sequence[str], *, ttl: float, owner: str, note: str = ""
+    ) -> list[Grant] | Held | None:
+        """Take all of these locks, or none of them."""
+        place = Place("", owner, ttl, LOCK, note)
+        return await self._store.change(lambda tx: acquire_all(tx, keys, place))
+
+    async def renew(self, key: str, *, owner: str, ttl: float, mode: LockMode = LOCK) -> bool:
         """Start the owner's TTL anew."""
-        return await self._store.change(lambda tx: renew(tx, key, owner, ttl))
+        return await self._store.change(lambda tx: renew(tx, key, owner, ttl, mode))
 
-    async def release(self, key: str, *, owner: str) -> bool:
-        """Free the lock and wake one waiter."""
-        return await self._store.change(lambda tx: release(tx, key, owner))
+    async def release(
+        self, key: str, *, owner: str, mode: LockMode = LOCK, fair: bool = True
+    ) -> bool:
+        """Free the lock, and hand it over or wake one waiter."""
+        return await self._store.change(lambda tx: release(tx, key, owner, mode, fair))
 
-    async def withdraw(self, key: str, *, owner: str, waiter: str) -> None:
+    async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
+        """Make another owner the holder, under a new fence."""
+        return await self._store.change(lambda tx: transfer(tx, key, owner, to, ttl))
+
+    async def withdraw(self, key: str, *, owner: str, waiter: str, mode: LockMode = LOCK) -> None:
         """Stop waiting, and leave nothing behind."""
-        await self._store.change(lambda tx: withdraw(tx, key, owner, waiter))
+        await self._store.change(lambda tx: withdraw(tx, key, owner, waiter, mode))
 
-    async def force_release(self, key: str) -> bool:
+    async def force_release(self, key: str, *, mode: LockMode = LOCK) -> bool:
         """Free the lock whoever holds it."""
-        return await self._store.change(lambda tx: force_release(tx, key))
+        return await self._store.change(lambda tx: force_release(tx, key, mode))
 
-    async def holder(self, key: str) -> Held | None:
+    async def holder(self, key: str, *, mode: LockMode = LOCK) -> Held | None:
         """Who holds the lock now."""
-        return await self._store.read(lambda tx: holder(tx, key))
+        return await self._store.read(lambda tx: holder(tx, key, mode))
 
-    async def is_held(self, key: str, *, owner: str) -> bool:
+    async def is_held(self, key: str, *, owner: str, mode: LockMode = LOCK) -> bool:
         """Whether `owner` holds the lock now."""
-        held = await self.holder(key)
-        return held is not None and held.owner == owner
+        found = await self._store.read(lambda tx: live(tx, key, mode))
+        return any(each.owner == owner for each in found.holders)
 
-    def guard(self, key: str, *, owner: str) -> Guard:
+    def guard(self, key: str, *, owner: str, mode: LockMode = LOCK) -> Guard:
         """Have a transaction on this store fail unless `owner` holds the lock."""
 
         def wrap(work: Work[Any]) -> Work[Any]:
             def guarded(tx: Transaction) -> Any:
-                held = holder(tx, key)
-                if held is None or held.owner != owner:
+                if held_by(live(tx, key, mode), owner) is None:
                     raise NotHeld(owner)
                 return work(tx)
 
@@ -99,90 +158,214 @@ class TransactionalLocks:
         return Guard(self._store, wrap)
 
 
-def acquire(tx: Transaction, key: str, ttl: float, owner: str, waiter: str | None) -> Grant | Held:
+# --- operations
+
+
+def acquire(tx: Transaction, key: str, place: Place, fair: bool) -> Grant | Held:
     """Grant the lock, or register the waiter and tell who holds it."""
-    now = tx.now
-    lock = tx.get(LOCKS, key)
-    if lock is None:
-        granted = Lock(owner, tx.tick(), now, now + ttl)
-    elif lock.until <= now:
-        queue = left(lock.queue, waiter) if waiter is not None else lock.queue
-        # An owner that comes back after a release must be able to lose this grant.
-        released = "" if lock.released == owner else lock.released
-        granted = Lock(owner, tx.tick(), now, now + ttl, released, queue)
-    elif lock.owner == owner:
-        granted = Lock(owner, lock.fence, lock.since, now + ttl, lock.released, lock.queue)
-    else:
-        if waiter is not None:
-            wait_for(tx, key, lock, waiter)
-        return Held(lock.owner, lock.fence, lock.until - now, now - lock.since)
-    tx.put(LOCKS, key, granted, ttl=ttl + MEMORY)
-    return Grant(owner, granted.fence, ttl)
+    lock = live(tx, key, place.mode)
+    mine = held_by(lock, place.owner)
+    if mine is not None:
+        lock = without(lock, place.owner)
+        kept = replace(mine, until=tx.now + place.ttl)
+        put(tx, key, place.mode, replace(lock, holders=(*lock.holders, kept)))
+        return Grant(place.owner, mine.fence, place.ttl)
+    if fair and lock.queue:
+        # What became free without a release is theirs who have waited longer.
+        lock = handed_over(tx, lock, before=place.address)
+    first = not (fair and lock.queue) or lock.queue[0].address == place.address
+    if first and has_room(lock, place.mode):
+        lock = granted(tx, replace(lock, queue=left(lock.queue, place.address)), place, place.ttl)
+        put(tx, key, place.mode, lock)
+        return Grant(place.owner, lock.fence, place.ttl)
+    if place.address:
+        lock = replace(lock, queue=joined(lock.queue, place, tx.now))
+    put(tx, key, place.mode, lock)
+    return busy(tx, lock)
 
 
-def wait_for(tx: Transaction, key: str, lock: Lock, waiter: str) -> None:
-    """Register a waiter."""
-    queue = joined(lock.queue, waiter, tx.now)
-    if queue is not lock.queue:
-        waited = Lock(lock.owner, lock.fence, lock.since, lock.until, lock.released, queue)
-        tx.put(LOCKS, key, waited, ttl=lock.until - tx.now + MEMORY)
+def acquire_all(tx: Transaction, keys: Sequence[str], place: Place) -> list[Grant] | Held:
+    """Grant all of the locks, or tell who holds one that cannot be had."""
+    locks = {key: live(tx, key, LOCK) for key in keys}
+    for lock in locks.values():
+        if held_by(lock, place.owner) is None and (lock.holders or lock.queue):
+            return busy(tx, lock)
+    grants = [acquire(tx, key, place, fair=True) for key in keys]
+    return [grant for grant in grants if isinstance(grant, Grant)]
 
 
-def renew(tx: Transaction, key: str, owner: str, ttl: float) -> bool:
+def renew(tx: Transaction, key: str, owner: str, ttl: float, mode: LockMode) -> bool:
     """Start the TTL anew, if the owner holds the lock."""
-    lock = tx.get(LOCKS, key)
-    if lock is None or lock.owner != owner or lock.until <= tx.now:
+    lock = live(tx, key, mode)
+    mine = held_by(lock, owner)
+    if mine is None:
         return False
-    renewed = Lock(owner, lock.fence, lock.since, tx.now + ttl, lock.released, lock.queue)
-    tx.put(LOCKS, key, renewed, ttl=ttl + MEMORY)
+    others = without(lock, owner).holders
+    put(tx, key, mode, replace(lock, holders=(*others, replace(mine, until=tx.now + ttl))))
     return True
 
 
-def release(tx: Transaction, key: str, owner: str) -> bool:
-    """Free the lock if the owner holds it; true as well if it was this owner who freed it last."""
-    lock = tx.get(LOCKS, key)
-    if lock is None:
-        return False
-    if lock.owner != owner or lock.until <= tx.now:
-        return lock.released == owner
-    free(tx, key, lock, released=owner)
+def release(tx: Transaction, key: str, owner: str, mode: LockMode, fair: bool) -> bool:
+    """Free the lock if the owner holds it; true as well if that has been done."""
+    lock = live(tx, key, mode)
+    if held_by(lock, owner) is None:
+        return any(each.owner == owner for each in lock.released)
+    freed(tx, key, lock, owner, mode, fair)
     return True
 
 
-def free(tx: Transaction, key: str, lock: Lock, *, released: str) -> None:
-    """Free a lock, and wake whoever has waited longest."""
-    queue = woken_first(tx, lock.queue) if lock.queue else ()
-    tx.put(LOCKS, key, Lock("", lock.fence, lock.since, 0.0, released, queue), ttl=MEMORY)
+def freed(
+    tx: Transaction, key: str, lock: Lock, owner: str, mode: LockMode, fair: bool = True
+) -> None:
+    """End an owner's hold, and let the next one have it."""
+    earlier = lock.released if mode.shared else ()
+    recent = [each for each in earlier if each.when > tx.now - SHARED_MEMORY]
+    lock = replace(without(lock, owner), released=(*recent, Released(owner, tx.now)))
+    if lock.queue:
+        if fair:
+            lock = handed_over(tx, lock)
+        else:
+            woken(tx, lock)
+    put(tx, key, mode, lock)
 
 
-def withdraw(tx: Transaction, key: str, owner: str, waiter: str) -> None:
-    """Forget a waiter, what it was granted, and that it was woken."""
-    lock = tx.get(LOCKS, key)
-    if lock is None:
-        return
-    woken = was_woken(lock.queue, waiter)
-    rest = left(lock.queue, waiter)
-    remaining = Lock(lock.owner, lock.fence, lock.since, lock.until, lock.released, rest)
-    if lock.owner == owner and lock.until > tx.now:
-        free(tx, key, remaining, released=owner)
-    elif woken and lock.until <= tx.now:
-        free(tx, key, remaining, released=lock.released)
-    elif len(rest) != len(lock.queue):
-        tx.put(LOCKS, key, remaining, ttl=max(0.0, lock.until - tx.now) + MEMORY)
-
-
-def force_release(tx: Transaction, key: str) -> bool:
-    """Free the lock whoever holds it."""
-    lock = tx.get(LOCKS, key)
-    if lock is None or lock.until <= tx.now:
-        return False
-    free(tx, key, lock, released="")
-    return True
-
-
-def holder(tx: Transaction, key: str) -> Held | None:
-    """Who holds the lock, if anybody."""
-    lock = tx.get(LOCKS, key)
-    if lock is None or lock.until <= tx.now:
+def transfer(tx: Transaction, key: str, owner: str, to: str, ttl: float) -> Grant | None:
+    """Make another owner the holder."""
+    lock = live(tx, key, LOCK)
+    theirs = held_by(lock, to)
+    if theirs is not None:  # the reply to the first request may have been lost
+        return Grant(to, theirs.fence, theirs.until - tx.now)
+    mine = held_by(lock, owner)
+    if mine is None:
         return None
-    return Held(lock.owner, lock.fence, lock.until - tx.now, tx.now - lock.since)
+    place = Place("", to, ttl, LOCK, mine.note)
+    lock = granted(tx, without(lock, owner), place, ttl)
+    put(tx, key, LOCK, lock)
+    return Grant(to, lock.fence, ttl)
+
+
+def withdraw(tx: Transaction, key: str, owner: str, waiter: str, mode: LockMode) -> None:
+    """Forget a waiter, and hand on what it was granted."""
+    lock = live(tx, key, mode)
+    queue = left(lock.queue, waiter)
+    if held_by(lock, owner) is not None:
+        freed(tx, key, replace(lock, queue=queue), owner, mode)
+    elif len(queue) != len(lock.queue):
+        # It may have stood before others who could hold the lock together with those who do, or
+        # have been woken for a lock that is free.
+        put(tx, key, mode, handed_over(tx, replace(lock, queue=queue)))
+
+
+def force_release(tx: Transaction, key: str, mode: LockMode) -> bool:
+    """Free the lock whoever holds it."""
+    lock = live(tx, key, mode)
+    if not lock.holders:
+        return False
+    put(tx, key, mode, handed_over(tx, replace(lock, holders=(), released=())))
+    return True
+
+
+def holder(tx: Transaction, key: str, mode: LockMode) -> Held | None:
+    """Who holds the lock, if anybody."""
+    lock = live(tx, key, mode)
+    return busy(tx, lock) if lock.holders else None
+
+
+# --- the record
+
+
+def live(tx: Transaction, key: str, mode: LockMode) -> Lock:
+    """The lock without those whose time is over."""
+    lock = tx.get(TABLES[mode.family], key)
+    if lock is None:
+        return FREE
+    now = tx.now
+    for each in lock.holders:
+        if each.until <= now:
+            return replace(lock, holders=tuple([e for e in lock.holders if e.until > now]))
+    return lock
+
+
+def put(tx: Transaction, key: str, mode: LockMode, lock: Lock) -> None:
+    """Store the lock, until the last holder's time is over and it may be forgotten."""
+    last = max([each.until for each in lock.holders], default=tx.now)
+    tx.put(TABLES[mode.family], key, lock, ttl=last - tx.now + MEMORY)
+
+
+def held_by(lock: Lock, owner: str) -> Holder | None:
+    """The owner's hold."""
+    for each in lock.holders:
+        if each.owner == owner:
+            return each
+    return None
+
+
+def without(lock: Lock, owner: str) -> Lock:
+    """The lock without the owner's hold."""
+    return replace(lock, holders=tuple([each for each in lock.holders if each.owner != owner]))
+
+
+def has_room(lock: Lock, mode: LockMode) -> bool:
+    """Whether one more may hold the lock."""
+    if not lock.holders:
+        return True
+    if not mode.shared or not lock.holders[0].shared:
+        return False
+    return not mode.limit or len(lock.holders) < mode.limit
+
+
+def granted(tx: Transaction, lock: Lock, place: Place, ttl: float) -> Lock:
+    """The lock with one more holder, under a new fence."""
+    fence = max(lock.fence + 1, tx.tick())
+    new = Holder(place.owner, fence, tx.now, tx.now + ttl, place.mode.shared, place.note)
+    # An owner that comes back after a release must be able to lose this grant.
+    released = lock.released
+    if released:
+        released = tuple([each for each in released if each.owner != place.owner])
+    return Lock(fence, (*lock.holders, new), released, lock.queue)
+
+
+def handed_over(tx: Transaction, lock: Lock, before: str = "") -> Lock:
+    """The lock after it was given to those who wait, as long as there is room for the first.
+
+    Args:
+        tx: The transaction.
+        lock: The lock.
+        before: Stop at this waiter, who asks by itself.
+    """
+    while lock.queue:
+        place = lock.queue[0]
+        if place.address == before:
+            break
+        is_late = place.expires <= tx.now
+        if not is_late and not has_room(lock, place.mode):
+            break
+        lock = replace(lock, queue=lock.queue[1:])
+        if not is_late and tx.is_there(place.address):
+            lock = granted(tx, lock, place, min(place.ttl, HANDED_OVER))
+            tx.wake(place.address, str(lock.fence))
+    return lock
+
+
+def woken(tx: Transaction, lock: Lock) -> None:
+    """Let the longest waiting one try: whoever is faster has the lock."""
+    for place in lock.queue:
+        if place.expires > tx.now and tx.is_there(place.address):
+            tx.wake(place.address)
+            return
+
+
+def busy(tx: Transaction, lock: Lock) -> Held:
+    """The lock as others see it."""
+    if not lock.holders:  # others have waited longer; they are about to take it
+        return Held("", lock.fence, HANDED_OVER, 0.0, "", len(lock.queue), 0)
+    first = min(lock.holders, key=lambda each: each.until)
+    return Held(
+        first.owner,
+        lock.fence,
+        first.until - tx.now,
+        tx.now - first.since,
+        first.note,
+        len(lock.queue),
+        len(lock.holders),
+    )

@@ -93,8 +93,15 @@ class Transaction(Protocol):
         """The live records whose keys begin with `prefix` and are greater than `after`, by key."""
         ...
 
-    def wake(self, address: str) -> None:
-        """Wake a waiter of any process, by the address that its hub gave it, after the commit."""
+    def wake(self, address: str, gift: str = "") -> None:
+        """Wake a waiter of any process, by the address that its hub gave it, after the commit.
+
+        What it is given reaches the hub behind its address: `address=gift`.
+        """
+        ...
+
+    def is_there(self, address: str) -> bool:
+        """Whether there may still be a waiter at this address; false if its process is gone."""
         ...
 
     def publish(self, channel: str, message: str) -> None:

@@ -6,19 +6,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
-from resilient.config import BackendLike, Source
-from resilient.engine.durations import Duration, optional_seconds, seconds
+from typing_extensions import Unpack
+
 from resilient.engine.keys import key_function, refuse_missing_parentheses
 from resilient.engine.typing import Decorator, SkippingDecorator
 from resilient.engine.wrap import ALL, PLAIN, Layer, Shape, around, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
 from resilient.policies.distributed_lock.leases import AsyncLease, LockLease
 from resilient.policies.distributed_lock.lock import Lock
-from resilient.policies.distributed_lock.plan import Settings, guarded
+from resilient.policies.distributed_lock.plan import guarded
+from resilient.policies.distributed_lock.settings import POLICY, LockOptions, settings_of
 
 __all__ = ["LockControls", "distributed_lock"]
 
-POLICY = "distributed_lock"
 S = TypeVar("S")
 
 
@@ -31,11 +31,9 @@ class DistributedLock:
         template: str | None = None,
         *,
         key: Callable[..., Any] | None = None,
-        ttl: Duration = 30,
-        wait: Duration | None = 10,
         on_busy: Literal["raise"] = "raise",
         on_backend_error: Literal["raise", "run"] = "raise",
-        backend: BackendLike | None = None,
+        **options: Unpack[LockOptions],
     ) -> Decorator: ...
 
     @overload
@@ -44,11 +42,9 @@ class DistributedLock:
         template: str | None = None,
         *,
         key: Callable[..., Any] | None = None,
-        ttl: Duration = 30,
-        wait: Duration | None = 10,
         on_busy: Literal["skip"],
         on_backend_error: Literal["raise", "run"] = "raise",
-        backend: BackendLike | None = None,
+        **options: Unpack[LockOptions],
     ) -> SkippingDecorator[None]: ...
 
     @overload
@@ -57,12 +53,10 @@ class DistributedLock:
         template: str | None = None,
         *,
         key: Callable[..., Any] | None = None,
-        ttl: Duration = 30,
-        wait: Duration | None = 10,
         on_busy: Literal["skip"],
         skipped: S,
         on_backend_error: Literal["raise", "run"] = "raise",
-        backend: BackendLike | None = None,
+        **options: Unpack[LockOptions],
     ) -> SkippingDecorator[S]: ...
 
     def __call__(
@@ -70,12 +64,10 @@ class DistributedLock:
         template: str | None = None,
         *,
         key: Callable[..., Any] | None = None,
-        ttl: Duration = 30,
-        wait: Duration | None = 10,
         on_busy: Literal["raise", "skip"] = "raise",
         skipped: Any = None,
         on_backend_error: Literal["raise", "run"] = "raise",
-        backend: BackendLike | None = None,
+        **options: Unpack[LockOptions],
     ) -> Any:
         """Run the function while holding a lock; generators hold it from first to last step.
 
@@ -83,16 +75,12 @@ class DistributedLock:
             template: The lock's name, with fields over the function's arguments:
                 `"invoice:{invoice_id}"`, `"{user.id}"`. It is global under the backend's prefix.
             key: A function of the same arguments that answers the name, instead of a template.
-            ttl: After how long the lock of a dead holder frees itself: seconds, or as `"30s"`. A
-                live one renews it at a third of that. The default rides out pauses and short
-                outages.
-            wait: How long to wait for another holder: seconds, or as `"1m"`; 0: try once; `None`:
-                no limit.
             on_busy: `"raise"` `LockNotAcquired`, or `"skip"` the call.
             skipped: What a skipped call answers.
             on_backend_error: `"raise"` when the backend is away, since two may run otherwise;
                 `"run"` without the lock all the same.
-            backend: A URL, client or backend of its own instead of the configured one.
+            **options: `ttl` (30 s), `wait` (10 s), `fair`, `reentrant`, `min_hold`, `max_hold`,
+                `on_lost`, `replicas` and `backend`, as for `resilient.lock`.
 
         Raises:
             ConfigurationError: When decorated: an option, the template or the kind of function is
@@ -118,25 +106,22 @@ class DistributedLock:
             raise ConfigurationError(
                 f'@{POLICY}: on_backend_error={on_backend_error!r} is not "raise" or "run"'
             )
-        lifetime = seconds(ttl, option="ttl")
-        patience = optional_seconds(wait, option="wait", allow_zero=True)
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
             # What stands for a skipped call has no place in a stream of items.
             allowed = PLAIN if on_busy == "skip" else ALL
             shape = shape_of(function, policy=POLICY, allowed=allowed)
-            settings = Settings(
-                Source("locks", POLICY, shape.mode, backend),
-                ttl=lifetime,
-                wait=patience,
+            settings = settings_of(
+                f"@{POLICY}",
+                shape.mode,
+                options,
                 lease=LockLease if shape.mode == "sync" else AsyncLease,
                 skip=on_busy == "skip",
                 skipped=skipped,
                 unguarded=on_backend_error == "run",
             )
             names = key_function(function, template, key, policy=POLICY)
-            make = partial(Lock, ttl=ttl, wait=wait, backend=backend)
-            layer = LockLayer(function, shape, names, make)
+            layer = LockLayer(function, shape, names, partial(by_hand, options))
             return around(layer, partial(guarded, settings), [names])
 
         return unpacked(decorate)
@@ -176,6 +161,13 @@ class LockControls:
     def at(self, *args: Any, **kwargs: Any) -> Lock:
         """The lock that a call with these arguments takes: `.info()`, `.force_release()`."""
         return self._layer.make(self.key(*args, **kwargs))
+
+
+def by_hand(options: LockOptions, key: str) -> Lock:
+    """The lock of a call, to look at and to take away."""
+    chosen: LockOptions = {**options}
+    chosen.pop("on_lost", None)  # what becomes of a body: here is none
+    return Lock(key, **chosen)
 
 
 distributed_lock = DistributedLock()

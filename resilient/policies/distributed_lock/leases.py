@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 from resilient.connections import bound, recognised
 from resilient.engine.drivers.sync import drive
-from resilient.engine.durations import Duration, seconds
+from resilient.engine.durations import Duration, optional_seconds, seconds
 from resilient.engine.guard import Guard, current
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NOW, Plan
 from resilient.errors import BackendError, ConfigurationError, LeaseLost
-from resilient.protocols.locks import LockStore
+from resilient.protocols.locks import LOCK, LockStore
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend, Mode
+    from resilient.policies.distributed_lock.settings import Settings
 
 __all__ = ["AsyncLease", "HeldLock", "LockLease", "current_lease"]
 
@@ -25,51 +26,95 @@ __all__ = ["AsyncLease", "HeldLock", "LockLease", "current_lease"]
 class HeldLock(Lease):
     """A hold on a lock: the plans behind what a lease can do."""
 
-    __slots__ = ("outer", "released", "scope", "store")
+    __slots__ = (
+        "caller",
+        "ends",
+        "is_entered",
+        "outer",
+        "released",
+        "scope",
+        "settings",
+        "since",
+        "store",
+    )
+
+    is_async = False
 
     def __init__(
         self,
         key: str,
+        settings: Settings,
         *,
         owner: str,
         fence: int,
         ttl: float,
         began: float,
+        since: float,
         backend: Backend,
         store: LockStore,
+        caller: object,
     ) -> None:
+        self.ends = math.inf if settings.max_hold is None else since + settings.max_hold
         super().__init__(
-            "lock",
+            settings.mode.family,
             key,
             owner=owner,
             fence=fence,
             ttl=ttl,
             began=began,
-            renew=self._renew,
+            renew=self._renew if settings.max_hold is None else self._renew_until,
             heartbeat=backend.heartbeat,
         )
+        self.ttl = settings.ttl  # from the first renewal on: it may have been handed over
+        self.settings = settings
+        self.since = since
         self.store = store
+        self.caller = caller
         self.outer: HeldLock | None = None
         self.scope = backend.prefix
+        self.is_entered = False
         self.released = False
 
+    def renewed(self, began: float, ttl: float | None = None) -> None:
+        """A request sent at `began` made it live for `ttl` seconds, but not for longer than it may
+        be held.
+        """
+        super().renewed(began, ttl)
+        if self.deadline > self.ends:
+            self.deadline = self.ends
+            self.due = min(self.due, self.ends)
+
+    @property
+    def overdue(self) -> str:
+        """Why it is lost when its deadline is over."""
+        if self.deadline >= self.ends:
+            return f"it was held for longer than max_hold={self.settings.max_hold:g} s"
+        return super().overdue
+
     def _renew(self, ttl: float) -> Plan[bool]:
-        return self.store.renew(self.key, owner=self.owner, ttl=ttl)
+        return self.store.renew(self.key, owner=self.owner, ttl=ttl, mode=self.settings.mode)
+
+    async def _renew_until(self, ttl: float) -> bool:
+        # So that the next holder has it then, too.
+        return await self._renew(max(0.001, min(ttl, self.ends - await NOW)))
 
     @classmethod
     def pretended(cls, key: str) -> Self:
         """A lease of fence 0 that holds nothing: of a call that runs without its lock."""
         lease = cls.__new__(cls)
         lease.kind, lease.key, lease.owner, lease.fence = "lock", key, "", 0
-        lease.ttl = lease.deadline = lease.due = math.inf
+        lease.ttl = lease.deadline = lease.due = lease.ends = math.inf
         lease.inherited, lease.released, lease.outer = False, True, None
-        lease._reason, lease._callbacks = None, None
+        lease._reason, lease._callbacks, lease.caller = None, None, None
         return lease
 
     def guard(self) -> Guard | None:
         """How the lock's own server makes a write depend on it; `None` where it cannot."""
         make = getattr(self.store, "guard", None)
-        return None if make is None else make(self.key, owner=self.owner)
+        if make is None or self.settings.mode.shared:
+            return None
+        guard: Guard = make(self.key, owner=self.owner, mode=self.settings.mode)
+        return guard
 
     async def extending(self, ttl: float) -> None:
         """Live for `ttl` seconds from now, and renew by that TTL from now on."""
@@ -77,7 +122,7 @@ class HeldLock(Lease):
             return
         self.check()
         began = await NOW
-        ask = partial(self.store.renew, self.key, owner=self.owner, ttl=ttl)
+        ask = partial(self._renew, ttl)
         try:
             held = await ask()
         except BackendError as error:
@@ -107,19 +152,39 @@ class HeldLock(Lease):
         if self.inherited:
             return self.error()
         try:
-            held = await self.store.release(self.key, owner=self.owner)
+            held = await self._given_back()
         except BackendError as error:
             held = await self._released_later(error)
         if not held:
             self.lose("the server says that it has expired or was taken over")
         return self.error() if self.is_known_lost else None
 
+    async def _given_back(self) -> bool:
+        settings = self.settings
+        if settings.min_hold and (left := self.since + settings.min_hold - await NOW) > 0:
+            return await self._renew(left)  # it frees itself then
+        return await self.store.release(
+            self.key, owner=self.owner, mode=settings.mode, fair=settings.fair
+        )
+
     async def _released_later(self, error: BackendError) -> bool:
-        ask = partial(self.store.release, self.key, owner=self.owner)
+        until = min(self.deadline, await NOW + BUDGET)
         try:
-            return await asked_again(error, ask, until=min(self.deadline, await NOW + BUDGET))
+            return await asked_again(error, self._given_back, until=until)
         except BackendError:
             return not self.lost
+
+    async def transferring(self, ttl: float | None) -> str:
+        """Keep the lock no longer, but for somebody who has the token that this answers."""
+        if not self.fence or self.settings.mode != LOCK:
+            raise ConfigurationError(
+                f"transfer(): only a lock that is held can be handed on, and {self.key!r} is a "
+                f"{self.kind}" + ("" if self.fence else " that nobody holds")
+            )
+        await self.extending(self.ttl if ttl is None else ttl)
+        self.drop()
+        self.released = True
+        return self.owner
 
 
 class LockLease(HeldLock):
@@ -159,6 +224,30 @@ class LockLease(HeldLock):
         """
         drive(self.binding(connection, "sync"))
 
+    def transfer(self, ttl: Duration | None = None) -> str:
+        """Hand the lock on to another process: it is this one's no longer, and nobody else's.
+
+        Args:
+            ttl: For how long it waits to be taken over: seconds, or as `"1m"`; the lock's own TTL
+                by default.
+
+        Returns:
+            A token for `resilient.lock(key).adopted(token)`, there.
+
+        Raises:
+            LeaseLost: Somebody else may hold it already.
+
+        Example:
+            >>> import resilient
+            >>> with resilient.using("memory://"):
+            ...     with resilient.lock("upload:7") as lease:
+            ...         token = lease.transfer()
+            ...     with resilient.lock("upload:7").adopted(token) as lease:
+            ...         lease.lost
+            False
+        """
+        return drive(self.transferring(optional_seconds(ttl, option="ttl")))
+
     def release(self) -> None:
         """Give the lock back before the block ends.
 
@@ -173,6 +262,8 @@ class AsyncLease(HeldLock):
     """A hold on a lock, for async callers: what `async with resilient.lock(...) as lease` binds."""
 
     __slots__ = ()
+
+    is_async = True
 
     async def extend(self, ttl: Duration) -> None:
         """Hold the lock for `ttl` from now (seconds, or as `"1m"`), renewed by that TTL.
@@ -193,6 +284,12 @@ class AsyncLease(HeldLock):
         from resilient.engine.drivers.aio import adrive
 
         await adrive(self.binding(connection, "async"))
+
+    async def transfer(self, ttl: Duration | None = None) -> str:
+        """Hand the lock on to another process: see `LockLease.transfer`."""
+        from resilient.engine.drivers.aio import adrive
+
+        return await adrive(self.transferring(optional_seconds(ttl, option="ttl")))
 
     async def release(self) -> None:
         """Give the lock back before the block ends.

@@ -2,56 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from resilient import events
-from resilient.config import Source
 from resilient.engine.guard import current
 from resilient.engine.identity import describe
-from resilient.engine.plan import ATTEMPT, Body, Plan
+from resilient.engine.plan import ATTEMPT, CALLER, Body, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, LeaseLost, LockNotAcquired
 from resilient.policies.distributed_lock.leases import HeldLock
-from resilient.protocols.locks import Grant, Held, LockStore
+from resilient.policies.distributed_lock.settings import POLICY, Settings
+from resilient.protocols.locks import HANDED_OVER, Grant, Held, LockStore
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
 
-__all__ = ["Settings", "guarded"]
-
-
-class Settings:
-    """The options of one lock.
-
-    Attributes:
-        source: Where its backend comes from.
-        ttl: Seconds after which it frees itself unless renewed.
-        wait: Seconds to wait for another holder; 0: try once; `None`: no limit.
-        lease: The kind of lease that its holder gets.
-        skip: Whether a busy lock skips the call, which then answers `skipped`.
-        unguarded: Whether the call runs without the lock when the backend is away.
-    """
-
-    __slots__ = ("lease", "skip", "skipped", "source", "ttl", "unguarded", "wait")
-
-    def __init__(
-        self,
-        source: Source,
-        *,
-        ttl: float,
-        wait: float | None,
-        lease: type[HeldLock],
-        skip: bool = False,
-        skipped: Any = None,
-        unguarded: bool = False,
-    ) -> None:
-        self.source = source
-        self.ttl = ttl
-        self.wait = wait
-        self.lease = lease
-        self.skip = skip
-        self.skipped = skipped
-        self.unguarded = unguarded
+__all__ = ["adopted", "guarded", "held", "note_of", "refused", "unprotected"]
 
 
 async def guarded(settings: Settings, key: str) -> Any:
@@ -68,9 +34,11 @@ async def guarded(settings: Settings, key: str) -> Any:
     except BackendError as error:
         if not settings.unguarded:
             raise
-        events.emit(events.BackendTrouble("distributed_lock", key, error))
+        events.emit(events.BackendTrouble(POLICY, key, error))
         return await unprotected(settings, key)
-    return await held(lease)
+    if lease.is_entered:
+        return await Body(lease)
+    return await held(settings, lease)
 
 
 async def unprotected(settings: Settings, key: str) -> Any:
@@ -84,18 +52,20 @@ async def unprotected(settings: Settings, key: str) -> Any:
         current.set(outer)
 
 
-async def held(lease: HeldLock) -> Any:
+async def held(settings: Settings, lease: HeldLock) -> Any:
     """Run the body under a lease, give the lease back, and report its loss."""
     outer = lease.outer = current.get()
+    on_lost = settings.on_lost
     try:
         lease.keep()
+        if callable(on_lost):
+            lease.when_lost(lambda: on_lost(cast(Any, lease)))
         current.set(lease)
-        answer = await Body(lease, lease, cancel=True)
+        lease.is_entered = True
+        answer = await Body(lease, lease, cancel=on_lost == "cancel")
     except BaseException as error:
         current.set(outer)
-        lost = await lease.releasing()
-        if lost is not None and not isinstance(error, LeaseLost):
-            error.add_note(str(lost))
+        report(error, await lease.releasing())
         raise
     current.set(outer)
     lost = await lease.releasing()
@@ -104,61 +74,166 @@ async def held(lease: HeldLock) -> Any:
     return answer
 
 
+def report(error: BaseException, lost: LeaseLost | None) -> None:
+    """Tell of a loss beneath the body's own exception, which goes on."""
+    if lost is None or isinstance(error, LeaseLost):
+        return
+    error.add_note(str(lost))
+    end = error
+    while (below := end.__cause__ or end.__context__) is not None and below is not error:
+        end = below
+    end.__context__ = lost
+
+
 async def acquired(settings: Settings, backend: Backend, key: str) -> HeldLock:
-    """Take the lock, or wait for it."""
+    """Take the lock, or wait for it; the holder's own lease, if it may enter it again."""
     store = backend.locks
     assert store is not None  # its source has looked
+    caller = await CALLER
+    if settings.reentrant and (mine := entered(settings, store, key, caller)) is not None:
+        return mine
     began, owner = await ATTEMPT
-    contest = LockContest(store, key, owner, settings.ttl)
+    contest = LockContest(settings, store, key, owner, note_of(caller))
     began, grant = await obtained(contest, backend.hub, settings.wait, began)
     return settings.lease(
         key,
+        settings,
         owner=owner,
         fence=grant.fence,
-        ttl=settings.ttl,
+        ttl=grant.ttl,
         began=began,
+        since=began,
         backend=backend,
         store=store,
+        caller=caller,
     )
+
+
+def entered(settings: Settings, store: LockStore, key: str, caller: object) -> HeldLock | None:
+    """The lease under which this thread or task holds the lock already."""
+    lease: HeldLock | None = current.get()
+    while lease is not None:
+        if (
+            lease.key == key
+            and lease.caller is caller
+            and lease.store is store
+            and lease.settings.mode == settings.mode
+            and not lease.released
+        ):
+            lease.check()
+            return lease
+        lease = lease.outer
+    return None
+
+
+async def adopted(settings: Settings, key: str, token: str) -> Any:
+    """Run the body under a hold that another lease has handed on."""
+    backend = settings.source.backend()
+    if backend is None:
+        return await unprotected(settings, key)
+    store = backend.locks
+    assert store is not None  # its source has looked
+    caller = await CALLER
+    began, owner = await ATTEMPT
+    grant = await store.transfer(key, owner=token, to=owner, ttl=settings.ttl)
+    if grant is None:
+        raise LeaseLost(
+            f"the lock {key!r} cannot be taken over: the hold that was handed on has expired, or "
+            "somebody else has taken it",
+            key=key,
+            fence=0,
+        )
+    lease = settings.lease(
+        key,
+        settings,
+        owner=owner,
+        fence=grant.fence,
+        ttl=grant.ttl,
+        began=began,
+        since=began,
+        backend=backend,
+        store=store,
+        caller=caller,
+    )
+    return await held(settings, lease)
+
+
+def note_of(caller: Any) -> str:
+    """What a holder says of itself: its thread or task."""
+    name = getattr(caller, "name", None)
+    return f"thread {name}" if name is not None else f"task {caller.get_name()}"
 
 
 class LockContest:
     """One caller's attempt to take one lock."""
 
-    __slots__ = ("key", "owner", "store", "ttl")
+    __slots__ = ("key", "note", "owner", "patience", "settings", "store")
 
-    def __init__(self, store: LockStore, key: str, owner: str, ttl: float) -> None:
+    def __init__(
+        self, settings: Settings, store: LockStore, key: str, owner: str, note: str
+    ) -> None:
+        self.settings = settings
         self.store = store
         self.key = key
         self.owner = owner
-        self.ttl = ttl
+        self.note = note
+        self.patience = min(settings.ttl, HANDED_OVER) / 2
 
     def ask(self, waiter: str | None) -> Plan[Grant | Held]:
         """Try once."""
-        return self.store.acquire(self.key, ttl=self.ttl, owner=self.owner, waiter=waiter)
+        settings = self.settings
+        return self.store.acquire(
+            self.key,
+            ttl=settings.ttl,
+            owner=self.owner,
+            waiter=waiter,
+            mode=settings.mode,
+            fair=settings.fair,
+            note=self.note,
+            replicas=settings.replicas,
+        )
 
     def is_busy(self, answer: Grant | Held) -> bool:
         """Whether somebody else holds the lock."""
         return type(answer) is Held
 
+    def received(self, gift: str, answer: Grant | Held) -> Grant | None:
+        """The lock that was handed over after this answer: for a short while, until renewed."""
+        fence = int(gift)
+        if fence <= answer.fence:  # it took so long that somebody else has held the lock since
+            return None
+        return Grant(self.owner, fence, min(self.settings.ttl, HANDED_OVER))
+
     def evict(self, owner: str) -> Plan[object]:
         """Release the lock of a dead holder."""
-        return self.store.release(self.key, owner=owner)
+        return self.store.release(self.key, owner=owner, mode=self.settings.mode)
 
     def withdraw(self, waiter: str | None) -> Plan[object]:
         """Release what may have been granted, and wait no longer."""
+        mode = self.settings.mode
         if waiter is None:
-            return self.store.release(self.key, owner=self.owner)
-        return self.store.withdraw(self.key, owner=self.owner, waiter=waiter)
+            return self.store.release(self.key, owner=self.owner, mode=mode)
+        return self.store.withdraw(self.key, owner=self.owner, waiter=waiter, mode=mode)
 
     def refusal(self, answer: Grant | Held, waited: float) -> LockNotAcquired:
         """The error that says who holds the lock, and for how long."""
         assert isinstance(answer, Held)
-        return LockNotAcquired(
-            f"the lock {self.key!r} is held by {describe(answer.owner)} for {answer.age:.1f} s "
-            f"(fence {answer.fence}, {answer.ttl:.1f} s left unless renewed); "
-            f"waited {waited:.1f} s",
-            policy="distributed_lock",
-            key=self.key,
-            retry_after=answer.ttl,
+        return refused(self.key, answer, waited)
+
+
+def refused(key: str, held: Held, waited: float) -> LockNotAcquired:
+    """The error that says who holds a lock, and for how long."""
+    if held.holders == 0:
+        whose = "was about to be taken by others who have waited longer"
+    else:
+        others = f" and {held.holders - 1} others" if held.holders > 1 else ""
+        whose = (
+            f"is held by {describe(held.owner)}{others} for {held.age:.1f} s "
+            f"(fence {held.fence}, {held.ttl:.1f} s left unless renewed)"
         )
+    return LockNotAcquired(
+        f"the lock {key!r} {whose}; waited {waited:.1f} s",
+        policy=POLICY,
+        key=key,
+        retry_after=held.ttl,
+    )

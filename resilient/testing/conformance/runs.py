@@ -13,7 +13,7 @@ from resilient.engine.backend import Backend, Mode
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
 from resilient.engine.plan import Listen, Plan, Wait
-from resilient.engine.signals import Waiter
+from resilient.engine.signals import GiftedWaiter, Waiter
 
 __all__ = ["Run"]
 
@@ -68,10 +68,10 @@ class Run:
         self._runner.close()
         self._runner = asyncio.Runner()
 
-    def listen(self, backend: Backend) -> tuple[Waiter, str]:
+    def listen(self, backend: Backend) -> tuple[GiftedWaiter, str]:
         """A new waiter of this mode, and the address under which a store registers it."""
 
-        async def listening() -> Waiter:
+        async def listening() -> GiftedWaiter:
             return await Listen(backend.hub)
 
         waiter = self(listening())

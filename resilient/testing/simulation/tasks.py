@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resilient.engine.drivers.steps import Done, resume
 from resilient.engine.plan import (
     ATTEMPT,
+    CALLER,
     NEW_OWNER,
     NOW,
     RANDOM,
@@ -31,11 +32,12 @@ __all__ = ["ANSWERED_AT_ONCE", "ANSWERED_LATER", "SimulatedWaiter", "Task"]
 class SimulatedWaiter:
     """One plan's wait."""
 
-    __slots__ = ("__weakref__", "_resume", "_woken", "id")
+    __slots__ = ("__weakref__", "_resume", "_woken", "gift", "id")
 
     def __init__(self, name: str) -> None:
         self.id = name
         self._woken = False
+        self.gift = ""
         self._resume: Callable[[bool], None] | None = None
 
     def wake(self) -> None:
@@ -170,6 +172,7 @@ ANSWERED_AT_ONCE: dict[type, Callable[[Task, Any], Any]] = {
     type(RANDOM): lambda task, _: task.client.simulation.random.random(),
     type(NEW_OWNER): lambda task, _: task.client.new_owner(),
     type(ATTEMPT): lambda task, _: (task.client.clock(), task.client.new_owner()),
+    type(CALLER): lambda task, _: task.client,
     IsDead: lambda task, operation: False,
     Listen: lambda task, operation: task.client.simulation.new_waiter(task.client),
 }

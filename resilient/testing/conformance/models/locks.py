@@ -1,19 +1,33 @@
 """The reference model of locks.
 
-Transcribes `LockStore` (`resilient/protocols/locks.py`): one holder a key until its TTL is over, a
-fence that grows with every grant, and a release that may be asked again after a lost reply. That
-only its owner's token frees a lock is the rule of
-https://redis.io/docs/latest/develop/use/patterns/distributed-locks/.
+Transcribes `LockStore` (`resilient/protocols/locks.py`): holders of one key until their TTLs are
+over, one or several by the mode in which they hold it, a fence that grows with every grant, and a
+release that may be asked again after a lost reply. That only its owner's token frees a lock is the
+rule of https://redis.io/docs/latest/develop/use/patterns/distributed-locks/; that a writer stands
+alone and readers together, that of Courtois, Heymans and Parnas, "Concurrent control with readers
+and writers" (1971). Nobody waits here: the queue has tests of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from .answers import EITHER
+from .answers import ANYTHING, EITHER
 
-__all__ = ["Grant", "Held", "LockModel"]
+__all__ = ["ALONE", "Grant", "Held", "LockModel", "Mode"]
+
+
+class Mode(NamedTuple):
+    """How a lock is held."""
+
+    family: str
+    shared: bool
+    limit: int
+
+
+ALONE = Mode("lock", False, 1)
 
 
 class Grant(NamedTuple):
@@ -31,6 +45,9 @@ class Held(NamedTuple):
     fence: int
     ttl: float
     age: float
+    note: str
+    waiters: int
+    holders: int
 
 
 @dataclass
@@ -39,12 +56,14 @@ class _Holder:
     fence: int
     granted: float
     expires: float
+    shared: bool
+    note: str
 
 
 @dataclass
 class _Lock:
     fence: int = 0
-    holder: _Holder | None = None
+    holders: dict[str, _Holder] = field(default_factory=dict)
     again: dict[str, bool] = field(default_factory=dict)
     """What a release by somebody who does not hold the lock answers; false if not in here."""
 
@@ -54,76 +73,115 @@ class LockModel:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._locks: dict[str, _Lock] = {}
+        self._locks: dict[tuple[str, str], _Lock] = {}
 
-    def acquire(self, key: str, *, ttl: float, owner: str) -> Grant | Held:
-        """Take the lock if it is free, expired, or already this owner's.
+    def acquire(
+        self, key: str, *, ttl: float, owner: str, mode: Mode = ALONE, note: str = ""
+    ) -> Grant | Held:
+        """Take the lock if there is room, or it is already this owner's.
 
         An owner that asks again keeps its fence; its TTL starts anew.
         """
-        lock = self._lock(key)
-        if lock.holder is not None and lock.holder.owner != owner:
-            return self._held(lock.holder)
-        if lock.holder is None:
+        lock = self._lock(key, mode)
+        mine = lock.holders.get(owner)
+        if mine is None:
+            if not self._has_room(lock, mode):
+                return self._held(lock)
             lock.fence += 1
-            lock.holder = _Holder(owner, lock.fence, self.now, 0.0)
+            mine = _Holder(owner, lock.fence, self.now, 0.0, mode.shared, note)
+            lock.holders[owner] = mine
             if owner in lock.again:
                 lock.again[owner] = EITHER
-        lock.holder.expires = self.now + ttl
-        return Grant(owner, lock.holder.fence, ttl)
+        mine.expires = self.now + ttl
+        return Grant(owner, mine.fence, ttl)
 
-    def renew(self, key: str, *, owner: str, ttl: float) -> bool:
-        """Start the owner's TTL anew; false, and no change, if the owner does not hold the lock."""
-        if not self.is_held(key, owner=owner):
-            return False
-        holder = self._lock(key).holder
-        assert holder is not None
-        holder.expires = self.now + ttl
+    def acquire_all(self, keys: Sequence[str], *, ttl: float, owner: str) -> bool:
+        """Take all of the locks or none; whether they are the caller's."""
+        for key in keys:
+            if set(self._lock(key, ALONE).holders) - {owner}:
+                return False
+        for key in keys:
+            self.acquire(key, ttl=ttl, owner=owner)
         return True
 
-    def release(self, key: str, *, owner: str) -> bool:
+    def renew(self, key: str, *, owner: str, ttl: float, mode: Mode = ALONE) -> bool:
+        """Start the owner's TTL anew; false, and no change, if the owner does not hold the lock."""
+        mine = self._lock(key, mode).holders.get(owner)
+        if mine is None:
+            return False
+        mine.expires = self.now + ttl
+        return True
+
+    def release(self, key: str, *, owner: str, mode: Mode = ALONE) -> bool:
         """Free the lock; false if the owner did not hold it.
 
-        Asked again it answers true again, as long as nobody else has released. Whether that still
-        goes for an owner who has lost a later grant of the same lock is left open.
+        Asked again it answers true again, as long as nobody else has released; for how long,
+        where several may hold it, is left open. So is whether that still goes for an owner who
+        has lost a later grant of the same lock.
         """
-        lock = self._lock(key)
-        if not self.is_held(key, owner=owner):
+        lock = self._lock(key, mode)
+        if lock.holders.pop(owner, None) is None:
             return lock.again.get(owner, False)
-        lock.holder, lock.again = None, {owner: True}
+        earlier = {} if mode.family == "lock" else dict.fromkeys(lock.again, EITHER)
+        lock.again = {**earlier, owner: True if mode.family == "lock" else EITHER}
         return True
 
-    def withdraw(self, key: str, *, owner: str) -> None:
+    def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
+        """Make another owner the holder, under a new fence; `None` if `owner` does not hold it."""
+        lock = self._lock(key, ALONE)
+        theirs = lock.holders.get(to)
+        if theirs is not None:
+            return Grant(to, theirs.fence, theirs.expires - self.now)
+        mine = lock.holders.pop(owner, None)
+        if mine is None:
+            return None
+        lock.fence += 1
+        lock.holders[to] = _Holder(to, lock.fence, self.now, self.now + ttl, False, mine.note)
+        if to in lock.again:
+            lock.again[to] = EITHER
+        return Grant(to, lock.fence, ttl)
+
+    def withdraw(self, key: str, *, owner: str, mode: Mode = ALONE) -> None:
         """Release what `owner` may just have been granted."""
-        if self.is_held(key, owner=owner):
-            lock = self._lock(key)
-            lock.holder = None
+        lock = self._lock(key, mode)
+        if lock.holders.pop(owner, None) is not None:
             lock.again = dict.fromkeys({*lock.again, owner}, EITHER)
 
-    def force_release(self, key: str) -> bool:
+    def force_release(self, key: str, *, mode: Mode = ALONE) -> bool:
         """Free the lock whoever holds it; false if it was free."""
-        lock = self._lock(key)
-        if lock.holder is None:
+        lock = self._lock(key, mode)
+        if not lock.holders:
             return False
-        lock.holder, lock.again = None, dict.fromkeys(lock.again, EITHER)
+        lock.holders, lock.again = {}, dict.fromkeys(lock.again, EITHER)
         return True
 
-    def holder(self, key: str) -> Held | None:
+    def holder(self, key: str, *, mode: Mode = ALONE) -> Held | None:
         """Who holds the lock now; `None` if it is free."""
-        holder = self._lock(key).holder
-        return None if holder is None else self._held(holder)
+        lock = self._lock(key, mode)
+        return self._held(lock) if lock.holders else None
 
-    def is_held(self, key: str, *, owner: str) -> bool:
+    def is_held(self, key: str, *, owner: str, mode: Mode = ALONE) -> bool:
         """Whether `owner` holds the lock now."""
-        holder = self._lock(key).holder
-        return holder is not None and holder.owner == owner
+        return owner in self._lock(key, mode).holders
 
-    def _lock(self, key: str) -> _Lock:
-        lock = self._locks.setdefault(key, _Lock())
-        if lock.holder is not None and lock.holder.expires <= self.now:
-            lock.holder = None
+    def _lock(self, key: str, mode: Mode) -> _Lock:
+        lock = self._locks.setdefault((mode.family, key), _Lock())
+        for owner, holder in list(lock.holders.items()):
+            if holder.expires <= self.now:
+                del lock.holders[owner]
         return lock
 
-    def _held(self, holder: _Holder) -> Held:
-        left, age = holder.expires - self.now, self.now - holder.granted
-        return Held(holder.owner, holder.fence, left, age)
+    @staticmethod
+    def _has_room(lock: _Lock, mode: Mode) -> bool:
+        if not lock.holders:
+            return True
+        together = mode.shared and all(holder.shared for holder in lock.holders.values())
+        return together and (mode.limit == 0 or len(lock.holders) < mode.limit)
+
+    def _held(self, lock: _Lock) -> Held:
+        first = min(lock.holders.values(), key=lambda holder: holder.expires)
+        left, age = first.expires - self.now, self.now - first.granted
+        if len(lock.holders) > 1:  # moments decide whose hold ends first, and this clock has none
+            some: Any = ANYTHING
+            return Held(some, lock.fence, left, some, some, 0, len(lock.holders))
+        return Held(first.owner, lock.fence, left, age, first.note, 0, len(lock.holders))

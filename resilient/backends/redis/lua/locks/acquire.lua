@@ -1,25 +1,27 @@
--- KEYS lock, memory, waiters
--- ARGV owner, ttl in ms, waiter ('': none), ms for which the memory lives
-local us = microseconds()
-local held = redis.call('HMGET', KEYS[1], 'owner', 'fence', 'granted')
-if held[1] == ARGV[1] then
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
-  return {1, held[2]}
+-- KEYS of the lock
+-- ARGV owner, ttl in ms, waiter ('': none), shared, limit, fair (1 or 0), note
+local owner, ttl, waiter, shared, limit, fair, note = unpack(ARGV)
+local mine = held_by(KEYS, owner)
+if mine then
+  hold_on(KEYS, owner, tonumber(ttl))
+  if waiter ~= '' then forget(KEYS, waiter) end
+  return {1, mine}
 end
-if held[1] then
-  if ARGV[3] ~= '' then
-    -- Whoever was woken and came too late stands where it stood in the queue.
-    local woken = redis.call('HMGET', KEYS[2], 'woken', 'arrived')
-    enlist(KEYS[3], ARGV[3], woken[1] == ARGV[3] and woken[2] or us)
-  end
-  return {0, held[1], held[2], redis.call('PTTL', KEYS[1]), us - held[3]}
+local first = nil
+if fair == '1' then
+  -- What became free without a release is theirs who have waited longer.
+  hand_over(KEYS, waiter)
+  first = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
 end
-local memory = redis.call('HMGET', KEYS[2], 'fence', 'released')
-local fence = digits(next_fence(memory[1], us))
-redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'fence', fence, 'granted', digits(us))
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-redis.call('HSET', KEYS[2], 'fence', fence)
-redis.call('PEXPIRE', KEYS[2], ARGV[4])
-if memory[2] == ARGV[1] then redis.call('HDEL', KEYS[2], 'released') end
-if ARGV[3] ~= '' then redis.call('ZREM', KEYS[3], ARGV[3]) end
-return {1, fence}
+if (not first or first == waiter) and has_room(KEYS, shared, limit) then
+  local fence = drawn(KEYS)
+  grant(KEYS, owner, tonumber(ttl), shared, note, fence)
+  if waiter ~= '' then forget(KEYS, waiter) end
+  return {1, fence}
+end
+if waiter ~= '' then
+  enlist(KEYS[3], waiter, us)
+  redis.call('HSET', KEYS[2], waiter, cmsgpack.pack({owner, ttl, shared, limit, note}))
+  redis.call('PEXPIRE', KEYS[2], MEMORY_LIVES)
+end
+return {0, unpack(described(KEYS))}

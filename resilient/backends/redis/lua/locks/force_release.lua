@@ -1,11 +1,11 @@
--- KEYS lock, memory, waiters
--- ARGV ms for which the memory lives
+-- KEYS of the lock
 local fence = redis.call('HGET', KEYS[1], 'fence')
-if not fence then return 0 end
+if not fence and holders(KEYS) == 0 then return 0 end
 redis.call('DEL', KEYS[1])
+if KEYS[4] then redis.call('DEL', KEYS[4], KEYS[5]) end
 redis.call('HDEL', KEYS[2], 'released')
-redis.call('HSET', KEYS[2], 'fence', fence)  -- lost, if the lock was held for longer than it lives
-redis.call('PEXPIRE', KEYS[2], ARGV[1])
-local woken, arrived = wake_one(KEYS[3])
-if woken then redis.call('HSET', KEYS[2], 'woken', woken, 'arrived', arrived) end
+-- Its memory may be gone, if the lock was held for longer than that lives.
+if fence then redis.call('HSET', KEYS[2], 'fence', fence) end
+redis.call('PEXPIRE', KEYS[2], MEMORY_LIVES)
+hand_over(KEYS)
 return 1

@@ -1,12 +1,5 @@
--- KEYS lock, memory, waiters
--- ARGV owner, ms for which the memory lives
-if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then
-  -- The reply to the first request may have been lost.
-  return redis.call('HGET', KEYS[2], 'released') == ARGV[1] and 1 or 0
-end
-redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[2], 'released', ARGV[1])
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
-local woken, arrived = wake_one(KEYS[3])
-if woken then redis.call('HSET', KEYS[2], 'woken', woken, 'arrived', arrived) end
+-- KEYS of the lock  ARGV owner, fair (1 or 0)
+-- The reply to the first request may have been lost.
+if not let_go(KEYS, ARGV[1]) then return has_let_go(KEYS, ARGV[1]) and 1 or 0 end
+next_one(KEYS, ARGV[2])
 return 1

@@ -1,3 +1,4 @@
--- KEYS lock  ARGV owner, ttl in ms
-if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+-- KEYS of the lock  ARGV owner, ttl in ms
+if not held_by(KEYS, ARGV[1]) then return 0 end
+hold_on(KEYS, ARGV[1], tonumber(ARGV[2]))
+return 1

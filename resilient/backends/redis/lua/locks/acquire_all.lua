@@ -1,0 +1,21 @@
+-- KEYS of each lock in turn, three each
+-- ARGV owner, ttl in ms, note
+local owner, ttl, note = unpack(ARGV)
+local locks = {}
+for i = 1, #KEYS, 3 do locks[#locks + 1] = {KEYS[i], KEYS[i + 1], KEYS[i + 2]} end
+for _, k in ipairs(locks) do
+  local free = redis.call('EXISTS', k[1]) == 0 and redis.call('EXISTS', k[3]) == 0
+  if not free and not held_by(k, owner) then return {0, unpack(described(k))} end
+end
+local fences = {1}
+for _, k in ipairs(locks) do
+  local fence = held_by(k, owner)
+  if fence then
+    hold_on(k, owner, tonumber(ttl))
+  else
+    fence = drawn(k)
+    grant(k, owner, tonumber(ttl), '0', note, fence)
+  end
+  fences[#fences + 1] = fence
+end
+return fences

@@ -1,0 +1,148 @@
+-- What the scripts of locks share. The keys of one lock, `k`, are
+--   1 the one holder (owner, fence, granted, note); expires with the hold
+--   2 its memory (fence, who released last, and of each waiter what it wants)
+--   3 who waits, by arrival
+-- and where several may hold it
+--   4 the end of each hold in microseconds; of a hold that was released, minus the moment of that
+--   5 of each hold its fence, when it was granted, and a note
+local us = microseconds()
+local MEMORY_LIVES = 604800000
+local RELEASES_LIVE = 60000
+local HANDED_OVER = 2000
+
+-- Forget the holds that are over, and the releases that nobody will send again.
+local function tidy(k)
+  for _, owner in ipairs(redis.call('ZRANGEBYSCORE', k[4], 0, digits(us))) do
+    redis.call('ZREM', k[4], owner)
+    redis.call('HDEL', k[5], owner)
+  end
+  redis.call('ZREMRANGEBYSCORE', k[4], '(' .. digits(RELEASES_LIVE * 1000 - us), '(0')
+end
+
+local function holders(k)
+  return k[4] and redis.call('ZCOUNT', k[4], '(' .. digits(us), '+inf') or 0
+end
+
+local function has_room(k, shared, limit)
+  if redis.call('EXISTS', k[1]) == 1 then return false end
+  if not k[4] then return true end
+  local now = holders(k)
+  return now == 0 or shared == '1' and (limit == '0' or now < tonumber(limit))
+end
+
+local function drawn(k)
+  return digits(next_fence(redis.call('HGET', k[2], 'fence'), us))
+end
+
+local function grant(k, owner, ttl, shared, note, fence)
+  if shared == '1' then
+    tidy(k)
+    redis.call('ZADD', k[4], digits(us + ttl * 1000), owner)
+    redis.call('HSET', k[5], owner, cmsgpack.pack({fence, digits(us), note}))
+    extend(k[4], digits(ttl + RELEASES_LIVE))
+    extend(k[5], digits(ttl + RELEASES_LIVE))
+  else
+    redis.call('HSET', k[1], 'owner', owner, 'fence', fence, 'granted', digits(us), 'note', note)
+    redis.call('PEXPIRE', k[1], ttl)
+    -- An owner that comes back after a release must be able to lose this grant.
+    if redis.call('HGET', k[2], 'released') == owner then redis.call('HDEL', k[2], 'released') end
+  end
+  redis.call('HSET', k[2], 'fence', fence)
+  redis.call('PEXPIRE', k[2], MEMORY_LIVES)
+end
+
+local function forget(k, address)
+  redis.call('ZREM', k[3], address)
+  redis.call('HDEL', k[2], address)
+end
+
+-- Give the lock to those who have waited longest, as long as there is room for the first of them,
+-- and until it is the turn of `before`, who asks by itself. Who is gone hears nothing: the next.
+local function hand_over(k, before)
+  while true do
+    local address = redis.call('ZRANGE', k[3], 0, 0)[1]
+    if not address or address == before then return end
+    local wants = redis.call('HGET', k[2], address)
+    local owner, ttl, shared, limit, note
+    if wants then owner, ttl, shared, limit, note = unpack(cmsgpack.unpack(wants)) end
+    if wants and not has_room(k, shared, limit) then return end
+    forget(k, address)
+    if wants then
+      local fence = drawn(k)
+      if wake(address .. '=' .. fence) > 0 then
+        grant(k, owner, math.min(tonumber(ttl), HANDED_OVER), shared, note, fence)
+      end
+    end
+  end
+end
+
+-- Let the longest waiting one try: whoever is faster has the lock.
+local function wake_first(k)
+  while true do
+    local address = redis.call('ZRANGE', k[3], 0, 0)[1]
+    if not address or wake(address) > 0 then return end
+    forget(k, address)
+  end
+end
+
+local function next_one(k, fair)
+  if fair == '1' then hand_over(k) else wake_first(k) end
+end
+
+-- The hold of this owner: its fence, if it is held.
+local function held_by(k, owner)
+  local held = redis.call('HMGET', k[1], 'owner', 'fence')
+  if held[1] == owner then return held[2] end
+  if k[4] then
+    local till = tonumber(redis.call('ZSCORE', k[4], owner) or 0)
+    if till > us then return cmsgpack.unpack(redis.call('HGET', k[5], owner))[1] end
+  end
+  return false
+end
+
+-- Have this owner, who holds it, do so for so many milliseconds from now.
+local function hold_on(k, owner, ttl)
+  if redis.call('HGET', k[1], 'owner') == owner then
+    redis.call('PEXPIRE', k[1], ttl)
+  else
+    redis.call('ZADD', k[4], digits(us + ttl * 1000), owner)
+    extend(k[4], digits(ttl + RELEASES_LIVE))
+    extend(k[5], digits(ttl + RELEASES_LIVE))
+  end
+end
+
+-- End the hold of this owner: whether it held the lock.
+local function let_go(k, owner)
+  if redis.call('HGET', k[1], 'owner') == owner then
+    redis.call('DEL', k[1])
+    redis.call('HSET', k[2], 'released', owner)
+    redis.call('PEXPIRE', k[2], MEMORY_LIVES)
+    return true
+  end
+  if not held_by(k, owner) then return false end
+  redis.call('ZADD', k[4], digits(-us), owner)
+  redis.call('HDEL', k[5], owner)
+  return true
+end
+
+-- Whether it was this owner who let it go, though perhaps not only now.
+local function has_let_go(k, owner)
+  if redis.call('HGET', k[2], 'released') == owner then return true end
+  return k[4] and tonumber(redis.call('ZSCORE', k[4], owner) or 0) < 0
+end
+
+-- Who holds it, of several the one whose hold ends first; who is about to, if nobody does.
+local function described(k)
+  local waiting = redis.call('ZCARD', k[3])
+  local held = redis.call('HMGET', k[1], 'owner', 'granted', 'note')
+  local fence = redis.call('HGET', k[2], 'fence') or '0'
+  if held[1] then
+    return {held[1], fence, redis.call('PTTL', k[1]), us - held[2], held[3] or '', waiting, 1}
+  end
+  local now = holders(k)
+  if now == 0 then return {'', fence, HANDED_OVER, 0, '', waiting, 0} end
+  local first = redis.call('ZRANGEBYSCORE', k[4], '(' .. digits(us), '+inf', 'WITHSCORES',
+    'LIMIT', 0, 1)
+  local _, granted, note = unpack(cmsgpack.unpack(redis.call('HGET', k[5], first[1])))
+  return {first[1], fence, math.floor((first[2] - us) / 1000), us - granted, note, waiting, now}
+end
