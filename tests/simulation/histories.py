@@ -9,7 +9,8 @@ from resilient.config import Source
 from resilient.engine.plan import Ask, Sleep
 from resilient.errors import BackendError, LeaseLost, LockNotAcquired
 from resilient.policies.distributed_lock.leases import HeldLock
-from resilient.policies.distributed_lock.plan import Settings, guarded
+from resilient.policies.distributed_lock.plan import guarded
+from resilient.policies.distributed_lock.settings import Settings
 from resilient.protocols.locks import Grant, Held
 from resilient.testing.simulation import Client, Faults, Simulation, Task
 from tests.simulation.model import LockServer, Violation
@@ -48,7 +49,13 @@ class ModelLocks:
         self._shared = shared
 
     async def acquire(
-        self, key: str, *, ttl: float, owner: str | None = None, waiter: str | None = None
+        self,
+        key: str,
+        *,
+        ttl: float,
+        owner: str | None = None,
+        waiter: str | None = None,
+        **_: Any,
     ) -> Grant | Held:
         """Take the lock, or learn who holds it."""
         assert owner is not None
@@ -61,15 +68,15 @@ class ModelLocks:
             raise Violation(f"{owner} was told that it is in its own way")
         return Held(*answer[1:])
 
-    async def renew(self, key: str, *, owner: str, ttl: float) -> bool:
+    async def renew(self, key: str, *, owner: str, ttl: float, **_: Any) -> bool:
         """Renew the lock."""
         return bool(await self._ask("renew", owner=owner, ttl=ttl))
 
-    async def release(self, key: str, *, owner: str) -> bool:
+    async def release(self, key: str, *, owner: str, **_: Any) -> bool:
         """Free the lock."""
         return bool(await self._ask("release", owner=owner))
 
-    async def withdraw(self, key: str, *, owner: str, waiter: str) -> None:
+    async def withdraw(self, key: str, *, owner: str, waiter: str, **_: Any) -> None:
         """Wait no longer."""
         await self._ask("withdraw", owner=owner, waiter=waiter)
 

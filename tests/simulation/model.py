@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-GRANT_LIVES = 1.0
-"""Seconds for which what was handed over waits to be confirmed by its new holder."""
+GRANT_LIVES = 1.5
+"""Seconds for which what was handed over waits to be confirmed by its new holder: what that one
+asked for, where it asks for less than two seconds."""
 
 
 class Violation(AssertionError):
@@ -34,14 +35,14 @@ class LockServer:
     """One lock: its holders until their deadlines, a fence that only grows, and a queue.
 
     Args:
-        wake: Signals to a waiter; false if its process is gone.
+        wake: Signals to a waiter, with the fence of what it is given; false if its process is gone.
         permits: How many may hold it side by side, unless one holds it for itself alone.
         exclusive: Whether a holder that does not share takes all permits (a lock, a writer) or
             one (a semaphore).
     """
 
     def __init__(
-        self, wake: Callable[[str], bool], *, permits: int = 1, exclusive: bool = True
+        self, wake: Callable[[str, str], bool], *, permits: int = 1, exclusive: bool = True
     ) -> None:
         self.permits = permits
         self.exclusive = exclusive
@@ -83,9 +84,9 @@ class LockServer:
             if owner in self.holds:
                 return self.acquire(now, owner, ttl, waiter, shared)
         if not self.holds:
-            return ("held", "", 0, GRANT_LIVES, 0.0)
+            return ("held", "", self.fence, GRANT_LIVES, 0.0)
         holder, hold = next(iter(self.holds.items()))
-        return ("held", holder, hold.fence, hold.until - now, now - hold.since)
+        return ("held", holder, self.fence, hold.until - now, now - hold.since)
 
     def renew(self, now: float, owner: str, ttl: float) -> bool:
         """Only whoever holds the lock may renew it."""
@@ -140,7 +141,7 @@ class LockServer:
         """Grant what is free to those who waited longest and are still there."""
         while self.queue and self.is_free(self.queue[0][2]):
             waiter, owner, shared = self.queue.pop(0)
-            if self.wake(waiter):
+            if self.wake(waiter, str(self.next_fence(now))):
                 self.grant(now, owner, GRANT_LIVES, shared)
 
 
@@ -198,7 +199,7 @@ class GrantToTheDead(LockServer):
         """Grant to the head of the queue, there or not."""
         while self.queue and self.is_free(self.queue[0][2]):
             waiter, owner, shared = self.queue.pop(0)
-            self.wake(waiter)
+            self.wake(waiter, str(self.next_fence(now)))
             self.grant(now, owner, GRANT_LIVES, shared)
 
 

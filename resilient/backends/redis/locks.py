@@ -30,7 +30,7 @@ _NAMES = (
     "renew",
     "transfer",
 )
-SCRIPTS = {name: Script(f"locks/{name}", shared="locks/hold") for name in (*_NAMES, "withdraw")}
+SCRIPTS = {name: Script(f"locks/{name}", shared=("locks/hold",)) for name in (*_NAMES, "withdraw")}
 
 REPLICAS_WAIT = 1000
 """Milliseconds for which replicas are waited for."""

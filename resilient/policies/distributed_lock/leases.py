@@ -136,6 +136,11 @@ class HeldLock(Lease):
     async def binding(self, connection: Any, mode: Mode) -> None:
         """Have the open transaction of a connection committed only if nobody came after."""
         own = recognised(connection, mode=mode, what="lease.bind()")
+        if self.fence and self.settings.mode.shared:
+            raise ConfigurationError(
+                f"lease.bind(): several may hold the {self.kind} {self.key!r} at once, so that no "
+                "fence tells which of their writes comes too late"
+            )
         if self.fence:  # not a pretended one
             await bound(own, self, f"{self.kind}:{self.scope}{self.key}")
 

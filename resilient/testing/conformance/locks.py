@@ -9,7 +9,18 @@ import pytest
 
 from resilient.engine.backend import Backend
 from resilient.engine.plan import Listen, Plan, Sleep, Wait
-from resilient.protocols.locks import Grant, Held, LockStore
+from resilient.engine.signals import GiftedWaiter
+from resilient.protocols.locks import (
+    HANDED_OVER,
+    LOCK,
+    READ,
+    WRITE,
+    Grant,
+    Held,
+    LockMode,
+    LockStore,
+    semaphore_of,
+)
 from resilient.testing.conformance._machines.base import World
 from resilient.testing.conformance._machines.locks import LockMachine
 from resilient.testing.conformance.base import LONG, SHORT, Conformance
@@ -192,24 +203,85 @@ class LockConformance(Conformance):
 
     # --- waiting
 
-    def test_release_wakes_the_first(self, run: Run, live: Backend) -> None:
-        """A release wakes one waiter, the longest waiting; the next release the next one."""
+    def test_release_hands_over(self, run: Run, live: Backend) -> None:
+        """A release gives the lock to the longest waiting, and tells it so; then to the next."""
         locks: LockStore = live.require("locks")
         run(locks.acquire("k", ttl=LONG, owner="ann"))
-        waiters = []
-        for owner in ("bob", "cid"):
-            waiter, address = run.listen(live)
-            run(locks.acquire("k", ttl=LONG, owner=owner, waiter=address))
-            waiters.append((owner, waiter, address))
+        waiters = [self.waits(run, live, owner) for owner in ("bob", "cid")]
         run(locks.release("k", owner="ann"))
-        (bob, first, bobs), (cid, second, _) = waiters
+        (first, bobs), (second, _) = waiters
         assert run.wait(first, 1.0), "the longest waiting was not woken within a second"
+        held = run(locks.holder("k"))
+        assert held is not None
+        assert (held.owner, first.gift) == ("bob", str(held.fence)), "the lock is not handed over"
+        assert held.ttl <= HANDED_OVER, "what is handed over may belong to somebody who is gone"
         assert not run.wait(second, 0.1), "more than one was woken"
-        grant = run(locks.acquire("k", ttl=LONG, owner=bob, waiter=bobs))
+        grant = run(locks.acquire("k", ttl=LONG, owner="bob", waiter=bobs))
         assert isinstance(grant, Grant), "the woken one is not granted the lock"
-        run(locks.release("k", owner=bob))
+        assert grant.fence == held.fence
+        run(locks.release("k", owner="bob"))
         assert run.wait(second, 1.0), "the next one was not woken within a second"
-        assert isinstance(run(locks.acquire("k", ttl=LONG, owner=cid)), Grant)
+        assert run(locks.is_held("k", owner="cid"))
+
+    def test_fair_newcomers_queue_up(self, run: Run, live: Backend) -> None:
+        """What is free because its holder died belongs to who has waited longest."""
+        locks: LockStore = live.require("locks")
+        run(locks.acquire("k", ttl=SHORT, owner="ann"))
+        waiter, _ = self.waits(run, live, "bob")
+        time.sleep(SHORT * 1.2)
+        refused = run(locks.acquire("k", ttl=LONG, owner="eve"))
+        assert isinstance(refused, Held), "a newcomer was faster"
+        assert refused.owner == "bob"
+        assert run.wait(waiter, 1.0)
+        assert waiter.gift == str(refused.fence)
+
+    def test_unfair_newcomers_barge(self, run: Run, live: Backend) -> None:
+        """Without fairness a release only wakes, and whoever asks first has the lock."""
+        locks: LockStore = live.require("locks")
+        run(locks.acquire("k", ttl=LONG, owner="ann"))
+        waiter, _ = self.waits(run, live, "bob")
+        run(locks.release("k", owner="ann", fair=False))
+        assert run.wait(waiter, 1.0)
+        assert waiter.gift == ""
+        assert isinstance(run(locks.acquire("k", ttl=LONG, owner="eve", fair=False)), Grant)
+
+    def test_readers_do_not_overtake_a_writer(self, run: Run, live: Backend) -> None:
+        """A reader that comes after a waiting writer waits too; then all readers go together."""
+        locks: LockStore = live.require("locks")
+        run(locks.acquire("k", ttl=LONG, owner="ann", mode=READ))
+        writer, _ = self.waits(run, live, "bob", WRITE)
+        readers = [self.waits(run, live, owner, READ)[0] for owner in ("cid", "dan")]
+        assert not run(locks.is_held("k", owner="cid", mode=READ)), "a writer can be starved"
+        run(locks.release("k", owner="ann", mode=READ))
+        assert run.wait(writer, 1.0)
+        assert run(locks.is_held("k", owner="bob", mode=WRITE))
+        run(locks.release("k", owner="bob", mode=WRITE))
+        assert all(run.wait(reader, 1.0) for reader in readers)
+        held = run(locks.holder("k", mode=READ))
+        assert held is not None
+        assert (held.holders, held.waiters) == (2, 0)
+
+    def test_a_permit_is_handed_over(self, run: Run, live: Backend) -> None:
+        """Of a semaphore, whoever waits gets the permit that is given back, and no other."""
+        locks: LockStore = live.require("locks")
+        two = semaphore_of(2)
+        for owner in ("ann", "bob"):
+            run(locks.acquire("k", ttl=LONG, owner=owner, mode=two))
+        waiter, _ = self.waits(run, live, "cid", two)
+        run(locks.release("k", owner="bob", mode=two))
+        assert run.wait(waiter, 1.0)
+        assert run(locks.is_held("k", owner="cid", mode=two))
+        assert isinstance(run(locks.acquire("k", ttl=LONG, owner="eve", mode=two)), Held)
+
+    def waits(
+        self, run: Run, live: Backend, owner: str, mode: LockMode = LOCK
+    ) -> tuple[GiftedWaiter, str]:
+        """A new waiter for the lock, and its address."""
+        waiter, address = run.listen(live)
+        locks: LockStore = live.require("locks")
+        busy = run(locks.acquire("k", ttl=LONG, owner=owner, waiter=address, mode=mode))
+        assert isinstance(busy, Held)
+        return waiter, address
 
     def test_force_release_wakes(self, run: Run, live: Backend) -> None:
         """A lock that is freed by force is free for those who wait."""

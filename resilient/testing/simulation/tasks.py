@@ -40,8 +40,9 @@ class SimulatedWaiter:
         self.gift = ""
         self._resume: Callable[[bool], None] | None = None
 
-    def wake(self) -> None:
-        """Wake it; a wake-up before the wait counts."""
+    def wake(self, gift: str = "") -> None:
+        """Wake it, perhaps with something; a wake-up before the wait counts."""
+        self.gift = gift or self.gift
         self._woken = True
         if self._resume is not None:
             self._settle()

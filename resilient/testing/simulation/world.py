@@ -71,7 +71,7 @@ class Simulation:
         """Do something after a while."""
         self.at(self.now + seconds, action)
 
-    def wake(self, waiter: str) -> bool:
+    def wake(self, waiter: str, gift: str = "") -> bool:
         """The server signals to a waiter; the signal takes its time, and is lost like a reply.
 
         What the server learns is whether the waiter's process was there to hear it.
@@ -80,7 +80,7 @@ class Simulation:
         if found is None or not found[0].alive:
             return False
         if self.random.random() >= self.faults.lose_reply:
-            self.after(self.delay(), found[1].wake)
+            self.after(self.delay(), lambda: found[1].wake(gift))
         return True
 
     def delay(self) -> float:
