@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Awaitable
 from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, overload
 
 from resilient.engine.drivers.sync import drive
@@ -149,5 +148,7 @@ def _fence_of(key: str) -> str:
 
 @cache
 def _text() -> str:
+    from importlib.resources import files  # costs more to import than all of the rest here
+
     path = files("resilient.connections") / "lua" / "fenced.lua"
     return path.read_text(encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
@@ -182,7 +181,7 @@ async def in_turn(settings: Settings, backend: Backend, keys: tuple[str, ...]) -
         for key in keys:
             if settings.wait is not None:
                 left = max(0.0, settings.wait - (await NOW - began))
-                for_each = replace(settings, wait=left)
+                for_each = settings._replace(wait=left)
             lease = await acquired(for_each, backend, key)
             lease.keep()
             leases.append(lease)

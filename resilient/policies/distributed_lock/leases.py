@@ -6,7 +6,6 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from resilient.connections import bound, recognised
 from resilient.engine.drivers.sync import drive
 from resilient.engine.durations import Duration, optional_seconds, seconds
 from resilient.engine.guard import Guard, current
@@ -135,6 +134,8 @@ class HeldLock(Lease):
 
     async def binding(self, connection: Any, mode: Mode) -> None:
         """Have the open transaction of a connection committed only if nobody came after."""
+        from resilient.connections import bound, recognised  # few need it
+
         own = recognised(connection, mode=mode, what="lease.bind()")
         if self.fence and self.settings.mode.shared:
             raise ConfigurationError(
