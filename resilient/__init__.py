@@ -23,10 +23,12 @@ from resilient.errors import (
     ResultUnavailable,
     SourceChanged,
     StaleRunner,
+    TimedOut,
 )
 from resilient.events import subscribe
 from resilient.policies.cached import (
     MISSING,
+    CacheContext,
     CacheStats,
     LocalCache,
     ainvalidate_tags,
@@ -85,6 +87,7 @@ __all__ = [
     "BackendError",
     "Backoff",
     "BlockingCallInLoop",
+    "CacheContext",
     "CacheStats",
     "CallInProgress",
     "CapabilityMissing",
@@ -124,6 +127,7 @@ __all__ = [
     "SourceChanged",
     "StaleRunner",
     "TimeWindow",
+    "TimedOut",
     "aclose",
     "ainvalidate_tags",
     "cached",

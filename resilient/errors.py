@@ -16,6 +16,7 @@
     ├── LeaseLost                  a holder outlived its lease; its writes are refused
     │   └── StaleRunner            ... of a checkpointed job
     ├── FingerprintMismatch        one idempotency key, two different payloads
+    ├── TimedOut                   it took longer than it may; also a TimeoutError
     └── ResultUnavailable          the call took effect, but its result was not storable
 
 All of them survive pickling, so that they cross process pools unchanged.
@@ -45,6 +46,7 @@ __all__ = [
     "ResultUnavailable",
     "SourceChanged",
     "StaleRunner",
+    "TimedOut",
 ]
 
 
@@ -208,6 +210,10 @@ class ResultUnavailable(ResilientError):
 
 class JobCodeChanged(RuntimeWarning):
     """A job goes on with another source of its function than it was saved by, of one version."""
+
+
+class TimedOut(ResilientError, TimeoutError):
+    """A call took longer than it may."""
 
 
 class BlockingCallInLoop(RuntimeWarning):

@@ -24,6 +24,7 @@ __all__ = [
     "LeaseWasLost",
     "LockForceReleased",
     "RetryScheduled",
+    "StaleServed",
     "emit",
     "subscribe",
 ]
@@ -135,6 +136,14 @@ class BackendTrouble(Event):
     """A policy did without its backend, as it was configured to."""
 
     policy: str
+    key: str
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class StaleServed(Event):
+    """A cached function failed, and its last value is served for a while longer."""
+
     key: str
     error: BaseException
 

@@ -44,19 +44,33 @@ class Entry:
 
     Attributes:
         value: What was stored.
-        expires: When it may no longer be served, on the local clock.
+        expires: When it is no hit any more, on the local clock.
+        stale_until: Until when it may be served while it is computed anew.
+        kept_until: Until when it may be fallen back on in trouble.
         hits: How often it was served since the eviction's hand passed last. Threads that count at
             the same moment may lose one.
         key: Its key.
         tags: Its tags.
     """
 
-    __slots__ = ("_alias", "_newer", "_older", "expires", "hits", "key", "tags", "value")
+    __slots__ = (
+        "_alias",
+        "_newer",
+        "_older",
+        "expires",
+        "hits",
+        "kept_until",
+        "key",
+        "stale_until",
+        "tags",
+        "value",
+    )
 
     def __init__(self, key: str, value: Any, expires: float, tags: tuple[str, ...]) -> None:
         self.key = key
         self.value = value
         self.expires = expires
+        self.stale_until = self.kept_until = expires
         self.tags = tags
         self.hits = 0
         self._alias: Alias | None = None
@@ -83,6 +97,7 @@ class LocalStore:
         self._oldest: Entry | None = None
         self._hand: Entry | None = None
         self._past_hits = 0
+        self._doubtful: dict[str, Entry] = {}
         # Reentrant: the garbage collector may run a destructor here that comes back to this store.
         self._lock = threading.RLock()
         forget_in_child(self._forget)
@@ -101,12 +116,24 @@ class LocalStore:
         entry = self.entries.get(key)
         return entry if entry is not None and entry.expires > clock.now() else None
 
+    def find_stale(self, key: str) -> Entry | None:
+        """The entry of a key that may be served while it is computed anew."""
+        entry = self.entries.get(key)
+        return entry if entry is not None and entry.stale_until > clock.now() else None
+
+    def find_kept(self, key: str) -> Entry | None:
+        """What is left of a key to fall back on in trouble, doubtful or not."""
+        entry = self.entries.get(key) or self._doubtful.get(key)
+        return entry if entry is not None and entry.kept_until > clock.now() else None
+
     def put(
         self,
         key: str,
         value: Any,
         expires: float,
         *,
+        stale_until: float | None = None,
+        kept_until: float | None = None,
         tags: Iterable[str] = (),
         alias: Alias | None = None,
         unless: Callable[[], bool] | None = None,
@@ -117,6 +144,8 @@ class LocalStore:
             key: Its key.
             value: What to store.
             expires: When it may no longer be served, on the local clock.
+            stale_until: Until when it may be served while it is computed anew; `None`: no longer.
+            kept_until: Until when it may be fallen back on in trouble; `None`: no longer.
             tags: What it can be dropped by.
             alias: Another way to find it.
             unless: Asked under the store's lock; true: nothing is stored. So whoever first says
@@ -125,10 +154,15 @@ class LocalStore:
         with self._lock:
             if unless is not None and unless():
                 return False
+            self._doubtful.pop(key, None)
             self._remove(self.entries.get(key))
             while len(self.entries) >= self.maxsize:
                 self._evict()
             entry = Entry(key, value, expires, tuple(tags))
+            if stale_until is not None:
+                entry.stale_until = max(stale_until, expires)
+            if kept_until is not None:
+                entry.kept_until = max(kept_until, entry.stale_until)
             self._link(entry)
             for tag in entry.tags:
                 self._tagged.setdefault(tag, set()).add(entry)
@@ -158,6 +192,7 @@ class LocalStore:
     def drop(self, key: str) -> None:
         """Remove the entry of a key."""
         with self._lock:
+            self._doubtful.pop(key, None)
             self._remove(self.entries.get(key))
 
     def drop_tag(self, tag: str) -> None:
@@ -165,6 +200,20 @@ class LocalStore:
         with self._lock:
             for entry in self._tagged.pop(tag, ()):
                 self._remove(entry)
+            for entry in [e for e in self._doubtful.values() if tag in e.tags]:
+                del self._doubtful[entry.key]
+
+    def doubt(self) -> None:
+        """Serve nothing of all this any more; keep what may be fallen back on in trouble."""
+        with self._lock:
+            now = clock.now()
+            kept = {**self._doubtful, **self.entries}
+            self.clear()
+            self._doubtful = {
+                key: entry
+                for key, entry in kept.items()
+                if entry.kept_until > max(entry.stale_until, now)
+            }
 
     def clear(self) -> None:
         """Remove every entry."""
@@ -172,6 +221,7 @@ class LocalStore:
             self._past_hits = self.hits
             # In place: readers hold these very dicts.
             self.entries.clear()
+            self._doubtful.clear()
             self.tuples.clear()
             for single in self.singles.values():
                 single.clear()
@@ -208,7 +258,7 @@ class LocalStore:
         if entry is None or self.entries.get(entry.key) is not entry:
             return
         del self.entries[entry.key]
-        entry.expires = NEVER
+        entry.expires = entry.stale_until = entry.kept_until = NEVER
         self._past_hits += entry.hits
         self._unname(entry)
         for tag in entry.tags:

@@ -76,7 +76,7 @@ class Nearby:
             stores = list(self._stores.values())
         for store in stores:
             if message is None:
-                store.clear()
+                store.doubt()
             elif message.startswith(TAG):
                 store.drop_tag(message[len(TAG) :])
             else:

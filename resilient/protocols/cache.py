@@ -19,11 +19,13 @@ class Entry(NamedTuple):
             time is over.
         fresh: Seconds until somebody should compute it anew, at most as many; less than nothing
             if that time has come.
+        kept: Seconds for which it is kept, served or not; at least as many as the TTL.
     """
 
     value: Encoded
     ttl: float
     fresh: float
+    kept: float
 
 
 class Leased(NamedTuple):

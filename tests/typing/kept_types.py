@@ -274,7 +274,7 @@ distributed_lock("k", fairly=True)  # type: ignore[call-overload]  # pyright: ig
 distributed_lock("k", skipped=0)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 idempotent("k")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 cached("k")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-cached("k", ttl=60, soft_ttl=30)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+cached("k", ttl=60, soft=30)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 retry(attempts=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 retry(on="OSError")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 retry(on=KeyboardInterrupt)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -24,6 +24,7 @@ ERRORS: list[errors.ResilientError] = [
     errors.JobRunning("a", policy="p", key="k"),
     errors.LeaseLost("a", key="k", fence=3),
     errors.StaleRunner("a", key="k", fence=3),
+    errors.TimedOut("a"),
     errors.FingerprintMismatch("a", key="k"),
     errors.ResultUnavailable("a", key="k"),
 ]

@@ -37,8 +37,8 @@ TAG_LIVES = 86_400_000
 as the values that have it, and one that is lost makes them misses."""
 SCAN_STEP = 500
 
-Kept = tuple[bytes | None, int, int, bytes, bytes]
-"""A value, for how long it may be served and is fresh, in ms, its birth and its tags."""
+Kept = tuple[bytes | None, int, int, int, bytes, bytes]
+"""A value, for how long it may be served, is fresh and kept, in ms, its birth and its tags."""
 Numbers = dict[str, int | None]
 """The numbers of tags; `None`: the server has no such tag."""
 
@@ -99,18 +99,18 @@ class RedisCache:
                     return Busy(text(owner_there), left / 1000, stale)
                 oldest_valid = newest
                 continue
-            value, ttl, fresh, born, stored_tags = kept
+            *_, born, stored_tags = kept
             if stored_tags:
                 oldest_valid = await self._oldest_valid(int(born), stored_tags, numbers)
             if not stored_tags or oldest_valid <= int(born):
-                return Entry(Encoded(value), ttl / 1000, fresh / 1000)
+                return _entry(kept)
 
     async def _valid(self, kept: Kept, numbers: Numbers) -> Entry | None:
         """What is kept of a value, if there is anything and no tag has made it a miss."""
-        value, ttl, fresh, born, tags = kept
+        value, *_, born, tags = kept
         if value is None or await self._oldest_valid(int(born), tags, numbers) > int(born):
             return None
-        return Entry(Encoded(value), ttl / 1000, fresh / 1000)
+        return _entry(kept)
 
     async def _oldest_valid(self, born: int, stored_tags: bytes, numbers: Numbers) -> int:
         """The earliest birth of a value with these tags that may be served, as of now."""
@@ -259,6 +259,11 @@ class RedisCache:
 def _numbers(tags: Sequence[str], found: Sequence[bytes | None]) -> Numbers:
     pairs = zip(tags, found, strict=True)
     return {tag: None if number is None else int(number) for tag, number in pairs}
+
+
+def _entry(kept: Kept) -> Entry:
+    value, ttl, fresh, there, *_ = kept
+    return Entry(Encoded(value or b""), ttl / 1000, fresh / 1000, there / 1000)
 
 
 def _times(ttl: float, fresh: float | None, stale: float) -> tuple[int, int, int]:

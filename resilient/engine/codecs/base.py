@@ -6,11 +6,23 @@ from typing import Any, Protocol
 
 from resilient.protocols.values import Encoded
 
-__all__ = ["BY_ANNOTATION", "SELF_DESCRIBING", "SIGNED_PICKLE", "Codec"]
+__all__ = [
+    "BY_ANNOTATION",
+    "COMPRESSED",
+    "ENCRYPTED",
+    "FAILURE",
+    "SELF_DESCRIBING",
+    "SIGNED_PICKLE",
+    "Codec",
+    "wrapped",
+]
 
 SELF_DESCRIBING = b"\x01"
 BY_ANNOTATION = b"\x02"
 SIGNED_PICKLE = b"\x03"
+FAILURE = b"\x04"
+COMPRESSED = b"\x05"
+ENCRYPTED = b"\x06"
 """The first byte is the format and its version. A codec reads its own formats and no other, so
 that a record never chooses how it is read: a pickle in the place of a value is an error."""
 
@@ -33,3 +45,11 @@ class Codec(Protocol):
             CodecError: The bytes are damaged, foreign, or of a type that is no longer there.
         """
         ...
+
+
+def wrapped(inner: Any, default: Codec) -> Any:
+    """What a codec is around: what was given, around the default in its turn, or the default."""
+    if inner is None:
+        return default
+    around = getattr(inner, "around", None)
+    return inner if around is None else around(default)

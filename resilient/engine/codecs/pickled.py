@@ -46,6 +46,7 @@ class SignedPickle:
 
     def __init__(self, key: bytes, *, previous: Iterable[bytes] = (), purpose: str = "") -> None:
         self._keys = (key, *previous)
+        self._purpose = purpose
         if not all(map(_is_key, self._keys)):
             raise ConfigurationError(
                 f"SignedPickle needs keys of bytes, {_MINIMUM_KEY_BYTES} or more of them"
@@ -53,6 +54,11 @@ class SignedPickle:
         context = purpose.encode()
         # With its length, so that no purpose runs into the pickle behind it.
         self._context = SIGNED_PICKLE + len(context).to_bytes(4, "big") + context
+
+    def placed(self, place: str) -> SignedPickle:
+        """The codec for one place: a record that was moved there from another is none."""
+        first, *previous = self._keys
+        return SignedPickle(first, previous=previous, purpose=f"{self._purpose}\0{place}")
 
     def encode(self, value: Any) -> Encoded:
         """Return the signed pickle of a value; see `Codec.encode`."""

@@ -43,6 +43,7 @@ class Flight:
         is_nested: Whether another flight waits for it.
         loop: The event loop in which a task flies it.
         fallback: What its riders may have instead of waiting long, once the flight knows of it.
+        served: What they get at once, while the flight goes on for those who come later.
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class Flight:
         "key",
         "landed",
         "loop",
+        "served",
         "stale",
         "tags",
     )
@@ -67,6 +69,7 @@ class Flight:
         self.stale = False
         self.landed = False
         self.fallback: Returned[Any] | None = None
+        self.served: Returned[Any] | None = None
         self._table = table
         self._pinned = False
         self._riders: list[Rider] = []
@@ -77,6 +80,10 @@ class Flight:
     def pin(self) -> None:
         """Let it end by itself, whoever still wants it."""
         self._pinned = True
+
+    def serve(self, value: Any) -> None:
+        """Give its riders a value now; what it goes on to bring is for those who come later."""
+        self._table.serve(self, Returned(value))
 
     def is_stale(self) -> bool:
         """Whether its result must not be kept."""

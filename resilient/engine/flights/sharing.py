@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
-from resilient.engine.drivers.sync import drive
+from resilient.engine.drivers.steps import Done
+from resilient.engine.drivers.sync import advance, drive
 from resilient.engine.flights.flight import (
     Flight,
     Outcome,
@@ -22,7 +23,7 @@ from resilient.engine.flights.flight import (
     running_loop,
 )
 from resilient.engine.flights.table import Flights
-from resilient.engine.plan import Plan
+from resilient.engine.plan import Operation, Plan
 
 if TYPE_CHECKING:
     import asyncio
@@ -47,9 +48,10 @@ class Errand(Generic[T]):
         plan: What makes it.
         alone: What makes it for one caller only, where waiting would never end.
         function: What the plans' `Body` calls.
+        may_serve: Whether the plan may serve its riders before it calls the function.
     """
 
-    __slots__ = ("alone", "function", "key", "plan", "tags")
+    __slots__ = ("alone", "function", "key", "may_serve", "plan", "tags")
 
     def __init__(
         self,
@@ -58,7 +60,10 @@ class Errand(Generic[T]):
         plan: Callable[[Flight], Plan[T]],
         alone: Callable[[], Plan[T]],
         function: Callable[[Any], Any],
+        *,
+        may_serve: bool = False,
     ) -> None:
+        self.may_serve = may_serve
         self.key = key
         self.tags = tags
         self.plan = plan
@@ -223,10 +228,23 @@ class _Patience:
 def _lead(flights: Flights, flight: Flight, rider: Rider, errand: Errand[T]) -> T:
     """Fly in this thread."""
     outcome: Outcome = None
+    lands_here = True
     outer = flown.set((*flown.get(), flight))
     try:
         flight._riders.remove(rider)
-        value = drive(errand.plan(flight), errand.function)
+        plan = errand.plan(flight)
+        if errand.may_serve:
+            step = advance(plan)
+            if isinstance(step, Done):
+                outcome = Returned(step.value)
+                return step.value  # type: ignore[no-any-return]  # the plan's own T
+            plan = _begun(plan, step)
+            if flight.served is not None:
+                # It has what it came for: the crew calls the function.
+                rest, lands_here = plan, False
+                _hand_over(flights, flight, lambda: drive(rest, errand.function))
+                return flight.served.value  # type: ignore[no-any-return]  # its own T
+        value = drive(plan, errand.function)
         outcome = Returned(value)
         return value
     except Exception as error:
@@ -234,25 +252,48 @@ def _lead(flights: Flights, flight: Flight, rider: Rider, errand: Errand[T]) -> 
         raise
     finally:
         flown.reset(outer)
-        flights.land(flight, outcome)
+        if lands_here:
+            flights.land(flight, outcome)
         del outcome  # or this frame and its traceback hold one another
 
 
+class _Begun:
+    """A plan that was stepped up to an operation which nobody has answered yet."""
+
+    __slots__ = ("_plan", "_step", "throw")
+
+    def __init__(self, plan: Plan[Any], step: Operation[Any]) -> None:
+        self._plan = plan
+        self._step: Operation[Any] | None = step
+        self.throw = plan.throw
+
+    def send(self, answer: Any) -> Any:
+        step, self._step = self._step, None
+        return self._plan.send(answer) if step is None else step
+
+
+def _begun(plan: Plan[T], step: Operation[Any]) -> Plan[T]:
+    return cast("Plan[T]", _Begun(plan, step))
+
+
 def _enlist(flights: Flights, flight: Flight, errand: Errand[Any]) -> None:
-    """Fly in a thread of the crew's, in a copy of the caller's context."""
+    """Fly in a thread of the crew's."""
+    _hand_over(flights, flight, lambda: drive(errand.plan(flight), errand.function))
+
+
+def _hand_over(flights: Flights, flight: Flight, rest: Callable[[], Any]) -> None:
+    """Do the rest of a flight in a thread of the crew's, in a copy of the caller's context."""
 
     def fly() -> None:
         outcome: Outcome = None
         try:
-            outcome = Returned(drive(errand.plan(flight), errand.function))
+            outcome = Returned(rest())
         except Exception as error:
             outcome = Raised(error)
         finally:
             flights.land(flight, outcome)
 
-    context = copy_context()
-    context.run(flown.set, (*flown.get(), flight))
-    flights.crew.submit(partial(context.run, fly))
+    flights.crew.submit(partial(_context_of(flight).run, fly))
 
 
 def _start(flights: Flights, flight: Flight, errand: Errand[Any]) -> None:
@@ -269,8 +310,7 @@ def _start(flights: Flights, flight: Flight, errand: Errand[Any]) -> None:
         else:
             flights.land(flight, Returned(value))
 
-    context = copy_context()
-    context.run(flown.set, (*flown.get(), flight))
+    context = _context_of(flight)
     loop = flight.loop = asyncio.get_running_loop()
     try:
         task = loop.create_task(fly(), context=context)
@@ -278,6 +318,15 @@ def _start(flights: Flights, flight: Flight, errand: Errand[Any]) -> None:
         flights.land(flight, None)
         raise
     flights.keep(flight, task)
+
+
+def _context_of(flight: Flight) -> Context:
+    """A copy of the caller's context, within the flight."""
+    context = copy_context()
+    outer = flown.get()
+    if flight not in outer:
+        context.run(flown.set, (*outer, flight))
+    return context
 
 
 async def _ended(task: asyncio.Task[None] | None) -> None:

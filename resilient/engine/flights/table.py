@@ -90,7 +90,18 @@ class Flights:
             elif here is not None and flight.loop is here and isinstance(rider, ThreadRider):
                 return None, False
             flight._riders.append(rider)
+            if flight.served is not None:
+                rider.wake()
         return flight, leads
+
+    def serve(self, flight: Flight, value: Returned[Any]) -> None:
+        """Whoever waits, or comes before it lands, gets this value."""
+        with self._lock:
+            flight.served = value
+            flight.pin()
+            riders = list(flight._riders)
+        for rider in riders:
+            rider.wake()
 
     def launch(self, key: str, tags: Iterable[str]) -> Flight | None:
         """A flight that nobody waits for, to be flown now; `None` if the key has one already."""
@@ -119,7 +130,7 @@ class Flights:
     def taken(self, flight: Flight, rider: Rider) -> Returned[Any] | None:
         """What came of it, for one rider; `None` if nothing did. Raises what it raised."""
         with self._lock:
-            outcome = flight._outcome
+            outcome = flight._outcome if flight.landed else flight.served
             flight._riders.remove(rider)
             if not flight._riders:
                 flight._outcome = None

@@ -222,8 +222,9 @@ def copy(tx: Transaction, key: str) -> Entry | None:
     value = tx.get(VALUES, key)
     if value is None or not is_current(tx, value.tags, value.born):
         return None
-    ttl = value.expires - value.stale - tx.now
-    return Entry(Encoded(value.data), ttl, ttl - value.lag)
+    kept = value.expires - tx.now
+    ttl = kept - value.stale
+    return Entry(Encoded(value.data), ttl, ttl - value.lag, kept)
 
 
 def entry(tx: Transaction, key: str) -> Entry | None:

@@ -5,15 +5,26 @@ runs, `near` is what this process keeps for one function, `tags` what entries ca
 by, `controls` what else can be done, and `decorator` its form.
 """
 
-from resilient.policies.cached.controls import MISSING, CacheControls, CacheStats, Missing
+from resilient.policies.cached.context import CacheContext
+from resilient.policies.cached.controls import (
+    MISSING,
+    CacheControls,
+    CacheEntry,
+    CacheStats,
+    Explanation,
+    Missing,
+)
 from resilient.policies.cached.decorator import cached
 from resilient.policies.cached.near import LocalCache
 from resilient.policies.cached.tags import ainvalidate_tags, invalidate_tags
 
 __all__ = [
     "MISSING",
+    "CacheContext",
     "CacheControls",
+    "CacheEntry",
     "CacheStats",
+    "Explanation",
     "LocalCache",
     "Missing",
     "ainvalidate_tags",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from inspect import Signature
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from resilient import config
 from resilient.config import BackendLike, Source
@@ -15,11 +17,16 @@ from resilient.engine.signatures import signature_of
 from resilient.engine.typing import Decorator
 from resilient.engine.wrap import Layer, Shape, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
-from resilient.policies.cached.controls import CacheControls, Missing
+from resilient.policies.cached.context import context_parameter, without
+from resilient.policies.cached.controls import CacheControls, Explanation, Missing
+from resilient.policies.cached.freshness import Freshness, Ttl
 from resilient.policies.cached.hits import View, aliased_by, wrapped
 from resilient.policies.cached.near import LocalCache, Near
-from resilient.policies.cached.plan import POLICY, Settings
+from resilient.policies.cached.settings import POLICY, Budget, Settings, limits_of
 from resilient.policies.cached.tags import namespace_tag, tags_function
+
+if TYPE_CHECKING:
+    from resilient.engine.codecs import Codec
 
 __all__ = ["CachedLayer", "cached"]
 
@@ -37,10 +44,20 @@ class Cached:
         self,
         template: str | None = None,
         *,
-        ttl: Duration,
+        ttl: Ttl,
+        soft_ttl: Duration | None = None,
+        stale_if_error: Duration | None = None,
+        throttle: Duration = 5,
+        early: bool = False,
+        jitter: float = 0.0,
+        error_ttl: Mapping[type[Exception], Duration] | None = None,
+        cache_if: Callable[[Any], bool] | None = None,
         key: Callable[..., Any] | None = None,
         tags: Sequence[str] = (),
         local: LocalCache | Literal["auto"] | None = "auto",
+        codec: Codec | Literal["json"] | None = None,
+        compute_timeout: Budget | None = None,
+        backend_timeout: Budget = ("50ms", "250ms"),
         namespace: str | None = None,
         version: str | int | None = None,
         on_backend_error: Literal["run", "raise"] = "run",
@@ -50,12 +67,26 @@ class Cached:
 
         Of all callers that want a missing value, in all processes, one calls the function; the
         others wait and are woken with its result. `None` is a value like any other. An exception
-        is raised to all who waited in this process, and not stored.
+        is raised to all who waited in this process, and not stored unless `error_ttl` says so.
 
         Args:
             template: What identifies a call, with fields over the function's arguments:
                 `"{user.id}:{page}"`. By default all arguments do, with their types.
-            ttl: For how long a value is served: seconds, or as `"10m"`.
+            ttl: For how long a value is served: seconds, or as `"10m"`; or a function of the
+                result that answers that, or `None` for a result that is not to be kept.
+            soft_ttl: After that a value is still served, while one caller computes it anew in the
+                background. Shorter than `ttl`; by default nothing is stale before its end.
+            stale_if_error: For how long after its TTL a value is served in place of a
+                computation that fails, or of a backend that is away. By default not at all.
+            throttle: Seconds for which such a value stands: the function, which failed, is called
+                no more often than that, in all processes together.
+            early: Compute ahead of time, at a moment drawn once for each value, the earlier the
+                longer it takes to compute: Vattani et al., "Optimal Probabilistic Cache Stampede
+                Prevention", VLDB 2015.
+            jitter: The share of the TTL by which it is shortened at random, 0 to below 1, so that
+                what was stored together does not expire together.
+            error_ttl: The exceptions that are results, and for how long: `{LookupError: "5s"}`.
+            cache_if: A function of the result: whether to keep it.
             key: A function of the same arguments that answers what identifies a call, instead of
                 a template.
             tags: Templates of the tags of a value, such as `"user:{user.id}"`, for
@@ -63,6 +94,13 @@ class Cached:
             local: The layer in this process in front of the backend: a `LocalCache`, or `None`.
                 By default there is one, for 30 s a value, where the backend tells of what other
                 processes invalidate.
+            codec: How values are stored: `"json"`, or a codec such as `Encrypted(key)`, of
+                `resilient.engine.codecs`. By default typed msgpack, guided by the annotation.
+            compute_timeout: For how long callers wait for a computation: one duration, after
+                which `TimedOut` is raised; or two, where after the first a stale value is served
+                if there is one. The computation goes on, unless nobody waits for an async one.
+            backend_timeout: For how long a request to the backend may take, where there is
+                something to fall back on, and where there is not.
             namespace: What keys start with, instead of the function's module and name: functions
                 with one namespace share their entries.
             version: Separates the entries of one version of the function from those of another.
@@ -74,6 +112,7 @@ class Cached:
                 wrong. When called: an argument has no identity but its address.
             CodecError: The function returned what has no faithful stored form.
             BackendError: The backend is away, and `on_backend_error="raise"`.
+            TimedOut: The computation took longer than `compute_timeout`.
 
         Example:
             >>> import resilient
@@ -95,23 +134,43 @@ class Cached:
             raise ConfigurationError(
                 f'@{POLICY}: local={local!r} is neither a LocalCache nor None nor "auto"'
             )
-        lifetime = seconds(ttl, option="ttl")
+        if not callable(ttl):
+            seconds(ttl, option="ttl")  # before there is a function to name
+        computing = limits_of(compute_timeout, "compute_timeout")
+        asking = limits_of(backend_timeout, "backend_timeout")
+        if asking.hard is None:
+            raise ConfigurationError(f"@{POLICY}: backend_timeout=None: a request needs a limit")
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
             # With the first decorated function, not with the package: it brings the serialiser.
-            from resilient.engine.codecs import codec_for
+            from resilient.policies.cached.records import records_for
 
+            where = label(POLICY, function)
             shape = shape_of(function, policy=POLICY)
             signature = signature_of(function, policy=POLICY)
             space = _namespace(function, namespace)
             settings = Settings(
                 Source("cache", POLICY, shape.mode, backend),
                 namespace=namespace_tag(space),
-                codec=codec_for(function),
-                ttl=lifetime,
+                records=records_for(function, codec, where, with_errors=bool(error_ttl)),
+                freshness=Freshness(
+                    where,
+                    ttl=ttl,
+                    soft_ttl=soft_ttl,
+                    stale_if_error=stale_if_error,
+                    throttle=throttle,
+                    early=early,
+                    jitter=jitter,
+                    error_ttl=error_ttl,
+                    cache_if=cache_if,
+                ),
                 local=local,
                 unguarded=on_backend_error == "run",
+                computing=computing,
+                asking=asking,
             )
+            context = context_parameter(signature, where)
+            identifying = without(signature, context)
             names = key_function(
                 function,
                 template,
@@ -119,10 +178,11 @@ class Cached:
                 policy=POLICY,
                 namespace=_versioned(function, space, version),
                 empty_ok=True,
+                signature=identifying,
             )
-            labels = tags_function(function, tags, settings.namespace, signature)
-            layer = CachedLayer(function, shape, settings, names, labels)
-            return layer.wrap(signature, aliased_by(signature, template, key))
+            labels = tags_function(function, tags, settings.namespace, identifying)
+            layer = CachedLayer(function, shape, settings, names, labels, context)
+            return layer.wrap(signature, aliased_by(identifying, template, key))
 
         return unpacked(decorate)
 
@@ -136,12 +196,16 @@ class Cached:
         Coroutine[Any, Any, R | Missing],
         Coroutine[Any, Any, bool],
         Coroutine[Any, Any, None],
+        Coroutine[Any, Any, Explanation],
+        R,
     ]: ...
 
     @overload
-    def of(self, function: Callable[P, R]) -> CacheControls[P, R, R | Missing, bool, None]: ...
+    def of(
+        self, function: Callable[P, R]
+    ) -> CacheControls[P, R, R | Missing, bool, None, Explanation, R]: ...
 
-    def of(self, function: Callable[..., Any]) -> CacheControls[..., Any, Any, Any, Any]:
+    def of(self, function: Callable[..., Any]) -> CacheControls[..., Any, Any, Any, Any, Any, Any]:
         """The controls of a cached function, wherever the cache is in its stack of decorators."""
         bound = layer_of(function, CachedLayer, POLICY)
         return CacheControls(bound.layer, bound.arguments)
@@ -154,6 +218,7 @@ class CachedLayer(Layer):
         settings: Its options.
         key: Makes the key of a call.
         tags: Makes the tags of a call.
+        context: The name of the parameter that takes a `CacheContext`, or `None`.
         view: The values at hand that a hit may use without asking.
         cached: The decorated function.
     """
@@ -165,8 +230,12 @@ class CachedLayer(Layer):
         settings: Settings,
         key: Callable[..., str],
         tags: Callable[..., tuple[str, ...]],
+        context: str | None = None,
     ) -> None:
         super().__init__(POLICY, function, shape)
+        self.context = context
+        self._bypasses: set[object] = set()
+        self._bypassed: ContextVar[bool] = ContextVar("resilient.bypassed", default=False)
         self.settings = settings
         self.key = key
         self.tags = tags
@@ -185,7 +254,12 @@ class CachedLayer(Layer):
         return self.cached
 
     def attend(self) -> Near | None:
-        """What this process keeps beside the backend of this call; `None` while disabled."""
+        """What this process keeps beside the backend of this call.
+
+        `None` while policies are disabled, or this one is bypassed.
+        """
+        if self._bypasses and self._bypassed.get():
+            return None
         epoch = config.epoch
         backend = self.settings.source.backend()
         if backend is None:
@@ -196,13 +270,26 @@ class CachedLayer(Layer):
             if not isinstance(local, LocalCache):
                 trusted = local == "auto" and backend.hub.has_source
                 local = DEFAULT_LOCAL if trusted else None
-            near = self._near = Near(backend, self, local, self.settings.codec)
-        if epoch != self.view.epoch and epoch == config.epoch and epoch >= 0:
+            near = self._near = Near(backend, self, local, self.settings.records)
+        if epoch != self.view.epoch and epoch == config.epoch and epoch >= 0 and not self._bypasses:
             # Nothing of the former configuration's may be seen under the new one's epoch.
             self.view.epoch = None
             self.view.show(near.values)
             self.view.epoch = epoch
         return near
+
+    @contextmanager
+    def bypass(self) -> Iterator[None]:
+        """Have every call of this thread or task go to the function itself, until exit."""
+        token = self._bypassed.set(True)
+        mark = object()
+        self._bypasses.add(mark)
+        self.view.epoch = None  # no call finds its hit before it has been asked what it is
+        try:
+            yield
+        finally:
+            self._bypassed.reset(token)
+            self._bypasses.discard(mark)
 
 
 def _namespace(function: Callable[..., Any], namespace: str | None) -> str:

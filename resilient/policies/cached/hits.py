@@ -15,18 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 from resilient import config
 from resilient.engine import clock
-from resilient.engine.flights import Errand, ashare, share
+from resilient.engine.flights import Errand, Late, alaunch, ashare, launch, share
 from resilient.engine.local_store import LocalStore
 from resilient.engine.signatures import compile_with_signature, forwarding
 from resilient.engine.templates import Field, parse_template
 from resilient.engine.wrap import Shape, finish
+from resilient.errors import TimedOut
+from resilient.policies.cached.context import CacheContext, without
 from resilient.policies.cached.near import Call, Near
-from resilient.policies.cached.plan import Settings, computed, loaded
+from resilient.policies.cached.plan import computed, loaded
+from resilient.policies.cached.settings import Settings
 
 if TYPE_CHECKING:
     from resilient.policies.cached.decorator import CachedLayer
 
 __all__ = ["View", "aliased_by", "wrapped"]
+
+
+Aliases = list[tuple[str, str]] | None
 
 
 class View:
@@ -53,7 +59,7 @@ class View:
 
 def aliased_by(
     signature: Signature, template: str | None, key: Callable[..., Any] | None
-) -> list[tuple[str, str]] | None:
+) -> Aliases:
     """What identifies a call in this process: expressions over its arguments, and their types.
 
     `None` where only the text of the key does: `key=` says what identifies a call.
@@ -73,36 +79,37 @@ def aliased_by(
     ]
 
 
-def wrapped(
-    layer: CachedLayer, signature: Signature, alias: list[tuple[str, str]] | None
-) -> Callable[..., Any]:
+def wrapped(layer: CachedLayer, signature: Signature, alias: Aliases) -> Callable[..., Any]:
     """The wrapper of a cached function."""
     is_async = layer.shape is Shape.COROUTINE
     given = forwarding(signature)
+    keyed = forwarding(without(signature, layer.context))
+    inner = given if layer.context is None else _with_context(signature, layer.context)
     terms = None if alias is None else _tuple([term for pair in alias for term in pair])
     wait = "await " if is_async else ""
+    context = "" if layer.context is None else ", _resilient_Context()"
     body = [
         "if _resilient_config.epoch == _resilient_view.epoch:",
         " try:",
-        f"  _resilient_entry = _resilient_view.{_place(alias, given)}",
+        f"  _resilient_entry = _resilient_view.{_place(alias, keyed)}",
         " except _resilient_Exception:",  # nothing there, or nothing that can be looked for
         "  pass",
         " else:",
         "  if _resilient_entry.expires > _resilient_clock.now():",
         "   _resilient_entry.hits += 1",
-        f"   return {_copied(layer, '_resilient_entry.value')}",
+        f"   return {_copied(layer)}",
         "_resilient_near = _resilient_attend()",
         "if _resilient_near is None:",
         f" return {wait}_resilient_function({given})",
-        f"_resilient_key = _resilient_keyed({given})",
+        f"_resilient_key = _resilient_keyed({keyed})",
         f"_resilient_alias = {terms}",
         "_resilient_entry = _resilient_near.find(_resilient_key, _resilient_alias)",
         "if _resilient_entry is not None:",
-        f" return {_copied(layer, '_resilient_entry.value')}",
+        f" return {_copied(layer)}",
         f"_resilient_call = _resilient_Call(_resilient_key, _resilient_alias, "
-        f"_resilient_tags({given}))",
+        f"_resilient_tags({keyed}){context})",
         f"return {wait}_resilient_fly(_resilient_near, _resilient_call, "
-        f"lambda _resilient_value: _resilient_function({given}))",
+        f"lambda _resilient_value: _resilient_function({inner}))",
     ]
     names: dict[str, object] = {
         "_resilient_config": config,
@@ -115,8 +122,9 @@ def wrapped(
         "_resilient_function": layer.function,
         "_resilient_keyed": layer.key,
         "_resilient_tags": layer.tags,
-        "_resilient_decode": layer.settings.codec.decode,
+        "_resilient_decode": layer.settings.records.decode,
         "_resilient_Call": Call,
+        "_resilient_Context": CacheContext,
         "_resilient_fly": partial(_afly if is_async else _fly, layer.settings),
     }
     compiled = compile_with_signature(
@@ -125,9 +133,9 @@ def wrapped(
     return finish(layer, compiled, signature=signature)
 
 
-def _place(alias: list[tuple[str, str]] | None, given: str) -> str:
+def _place(alias: Aliases, keyed: str) -> str:
     if alias is None:
-        return f"entries[_resilient_keyed({given})]"
+        return f"entries[_resilient_keyed({keyed})]"
     if len(alias) == 1:
         # By type and then by value: faster than a tuple of both.
         [(value, kind)] = alias
@@ -139,42 +147,65 @@ def _tuple(terms: list[str]) -> str:
     return f"({''.join(f'{term}, ' for term in terms)})"
 
 
-def _copied(layer: CachedLayer, value: str) -> str:
-    return f"_resilient_decode({value})" if layer.copies else value
+def _copied(layer: CachedLayer) -> str:
+    if layer.copies:
+        return "_resilient_decode(_resilient_entry.key, _resilient_entry.value)"
+    return "_resilient_entry.value"
+
+
+def _with_context(signature: Signature, context: str) -> str:
+    """A call's arguments, with the context of its plan in the place of the caller's."""
+    parameters = [
+        each.replace(name="_resilient_value") if each.name == context else each
+        for each in signature.parameters.values()
+    ]
+    text = forwarding(signature.replace(parameters=parameters))
+    return text.replace("_resilient_value=_resilient_value", f"{context}=_resilient_value")
+
+
+def _errand(
+    settings: Settings, near: Near, call: Call, function: Callable[[Any], Any]
+) -> Errand[Any]:
+    return Errand(
+        call.key,
+        call.tags,
+        partial(loaded, settings, near, call),
+        partial(computed, near, call),
+        function,
+        may_serve=settings.freshness.serves_stale,
+    )
 
 
 def _fly(settings: Settings, near: Near, call: Call, function: Callable[[Any], Any]) -> Any:
     """A miss in this process: compute or fetch the value, or wait for who does."""
-    value, ours = share(
-        near.nearby.flights,
-        Errand(
-            call.key,
-            call.tags,
-            partial(loaded, settings, near, call),
-            partial(computed, near),
-            function,
-        ),
-    )
-    return value if ours else _shared(near, value)
+    errand = _errand(settings, near, call, function)
+    if (stale := near.stale(call.key)) is not None:
+        launch(near.nearby.flights, errand)
+        return near.given(stale)
+    try:
+        value, ours = share(near.nearby.flights, errand, settings.computing)
+    except Late:
+        raise _timed_out(settings, call) from None
+    return value if ours else _shared(near, call, value)
 
 
 async def _afly(settings: Settings, near: Near, call: Call, function: Callable[[Any], Any]) -> Any:
-    value, ours = await ashare(
-        near.nearby.flights,
-        Errand(
-            call.key,
-            call.tags,
-            partial(loaded, settings, near, call),
-            partial(computed, near),
-            function,
-        ),
-    )
-    return value if ours else _shared(near, value)
+    errand = _errand(settings, near, call, function)
+    if (stale := near.stale(call.key)) is not None:
+        await alaunch(near.nearby.flights, errand)
+        return near.given(stale)
+    try:
+        value, ours = await ashare(near.nearby.flights, errand, settings.computing)
+    except Late:
+        raise _timed_out(settings, call) from None
+    return value if ours else _shared(near, call, value)
 
 
-def _shared(near: Near, value: Any) -> Any:
+def _timed_out(settings: Settings, call: Call) -> TimedOut:
+    return TimedOut(f"{call.key!r} was not computed within {settings.computing.hard:g} seconds")
+
+
+def _shared(near: Near, call: Call, value: Any) -> Any:
     """What those get who waited for another caller's value."""
     near.counters.hits += 1
-    if near.local is not None and near.local.copy:
-        return near.codec.decode(near.codec.encode(value))
-    return value
+    return near.own(call.key, value)

@@ -6,15 +6,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resilient.engine.durations import Duration, seconds
+from resilient.engine.failure import Failure
 from resilient.engine.local_store import Alias, Entry, LocalStore
 from resilient.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
-    from resilient.engine.codecs import Codec
     from resilient.engine.flights import Flight
+    from resilient.policies.cached.context import CacheContext
+    from resilient.policies.cached.freshness import Life
+    from resilient.policies.cached.records import Records
 
 __all__ = ["Call", "Counters", "LocalCache", "Near"]
+
+
+LOOK_AGAIN = 0.1
+"""Seconds for which a stale value is served from here before the backend is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +56,40 @@ class LocalCache:
 
 
 class Call:
-    """One call: its key, its alias in this process if it has one, and its tags."""
+    """One call: its key, its alias in this process if it has one, its tags, and its context."""
 
-    __slots__ = ("alias", "key", "tags")
+    __slots__ = ("alias", "context", "key", "tags")
 
-    def __init__(self, key: str, alias: Alias | None, tags: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        key: str,
+        alias: Alias | None,
+        tags: tuple[str, ...],
+        context: CacheContext | None = None,
+    ) -> None:
         self.key = key
         self.alias = alias
         self.tags = tags
+        self.context = context
+
+    def remember(self, stale: Any) -> None:
+        """There is a value that is to be replaced."""
+        if self.context is not None:
+            self.context.stale, self.context.has_stale = stale, True
 
 
 class Counters:
     """What happened in this process; approximate where threads count at the same moment."""
 
-    __slots__ = ("backend_errors", "computed", "errors", "hits", "misses")
+    __slots__ = (
+        "backend_errors",
+        "computed",
+        "errors",
+        "hits",
+        "misses",
+        "stale",
+        "unreadable",
+    )
 
     def __init__(self) -> None:
         self.hits = 0
@@ -70,6 +97,8 @@ class Counters:
         self.computed = 0
         self.errors = 0
         self.backend_errors = 0
+        self.stale = 0
+        self.unreadable = 0
 
 
 class Near:
@@ -82,15 +111,15 @@ class Near:
         counters: What happened.
     """
 
-    __slots__ = ("backend", "codec", "counters", "local", "nearby", "values")
+    __slots__ = ("backend", "counters", "local", "nearby", "records", "values")
 
     def __init__(
-        self, backend: Backend, owner: object, local: LocalCache | None, codec: Codec
+        self, backend: Backend, owner: object, local: LocalCache | None, records: Records
     ) -> None:
         self.backend = backend
         self.nearby = backend.nearby
         self.local = local
-        self.codec = codec
+        self.records = records
         self.counters = Counters()
         maxsize = 1 if local is None else local.maxsize
         self.values = self.nearby.store(owner, lambda: LocalStore(maxsize))
@@ -113,29 +142,53 @@ class Near:
         """
         return self.backend.hub.has_source and not self.nearby.is_watching
 
-    def keep(self, call: Call, value: Any, ttl: float, *, began: float, flight: Flight) -> None:
+    def stale(self, key: str) -> Entry | None:
+        """A value at hand that may be served while it is computed anew."""
+        entry = self.values.find_stale(key)
+        if entry is not None:
+            self.counters.stale += 1
+        return entry
+
+    def kept(self, key: str) -> Entry | None:
+        """A value at hand to fall back on in trouble."""
+        return self.values.find_kept(key)
+
+    def keep(self, call: Call, value: Any, life: Life, *, began: float, flight: Flight) -> None:
         """Have a value at hand from now on, unless it has become stale since the flight began.
 
         Args:
             call: What it is the value of.
             value: The value.
-            ttl: Seconds for which the backend serves it.
+            life: For how long the backend has it.
             began: When the request was sent to which the backend answered that, on the local clock.
             flight: Within which it was got.
         """
-        if self.local is None or self.wants_to_watch:
+        if self.local is None or self.wants_to_watch or type(value) is Failure:
             return
         if self.local.copy:
-            value = self.codec.encode(value)
-        expires = began + min(ttl, self.local.seconds)
+            value = self.records.encode(call.key, value)
+        # While somebody else computes it anew nobody needs to ask at every call.
+        fresh = life.fresh if life.fresh > 0 else min(life.ttl, LOOK_AGAIN)
         self.values.put(
-            call.key, value, expires, tags=call.tags, alias=call.alias, unless=flight.is_stale
+            call.key,
+            value,
+            began + min(fresh, self.local.seconds),
+            stale_until=began + min(life.ttl, self.local.seconds),
+            kept_until=began + life.ttl + life.stale if life.stale else None,
+            tags=call.tags,
+            alias=call.alias,
+            unless=flight.is_stale,
         )
 
-    def given(self, value: Any) -> Any:
+    def given(self, entry: Entry) -> Any:
         """What a caller gets of a value at hand."""
         copies = self.local is not None and self.local.copy
-        return self.codec.decode(value) if copies else value
+        return self.records.decode(entry.key, entry.value) if copies else entry.value
+
+    def own(self, key: str, value: Any) -> Any:
+        """What a caller gets of another caller's value."""
+        copies = self.local is not None and self.local.copy
+        return self.records.decode(key, self.records.encode(key, value)) if copies else value
 
     @property
     def max_staleness(self) -> float:

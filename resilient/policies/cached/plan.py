@@ -3,7 +3,8 @@
 It asks the backend for the value or for the right to compute it, in one round trip. The right is
 a lease: so one process computes and the others wait, woken by its end. The value is stored under
 the lease, which an invalidation takes away: so nothing that was computed before an invalidation
-is served after it. A backend that is away is left alone for a while, and the function is called.
+is served after it. A stale value is served to all at once, and the flight goes on to replace it.
+A backend that is away is asked nothing, and the function is called.
 """
 
 from __future__ import annotations
@@ -14,109 +15,100 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from resilient import events
-from resilient.config import Source
 from resilient.engine.budget import within
-from resilient.engine.guard import guarded
+from resilient.engine.failure import Failure
+from resilient.engine.flights import Returned
 from resilient.engine.identity import describe
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NEW_OWNER, NOW, Ask, Body, Plan
 from resilient.engine.waiting import obtained
-from resilient.errors import BackendError, CallInProgress, CodecError, LeaseLost
-from resilient.policies.cached.near import Call, LocalCache, Near
+from resilient.errors import BackendError, CallInProgress, CodecError
+from resilient.policies.cached.freshness import Life
+from resilient.policies.cached.near import Call, Near
+from resilient.policies.cached.settings import POLICY, Settings
 from resilient.protocols.cache import Busy, CacheStore, Entry, Leased
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
-    from resilient.engine.codecs import Codec
     from resilient.engine.flights import Flight
 
-__all__ = ["Settings", "computed", "invalidated", "invalidated_tags", "loaded", "peeked"]
+__all__ = [
+    "LEASE",
+    "Stored",
+    "changed",
+    "computed",
+    "insisted",
+    "invalidated",
+    "invalidated_tags",
+    "loaded",
+    "peeked",
+]
 
 T = TypeVar("T")
-
-POLICY = "cached"
 
 LEASE = 5.0
 """Seconds after which somebody else computes the value if its computation's process died."""
 PATIENCE = 30.0
 """Seconds for which a computation waits for another process's: each may want the other's value."""
-QUICK = 0.25
-"""Seconds for which a request is sent again after a transient error: here the function can help."""
-
-
-class Settings:
-    """The options of one cached function.
-
-    Attributes:
-        source: Where its backend comes from.
-        namespace: The tag of all its entries.
-        codec: Turns its results into their stored form and back.
-        ttl: Seconds for which a value is served.
-        local: The layer in this process, `None` for none, `"auto"` where it can be trusted.
-        unguarded: Whether the function is called when the backend is away.
-    """
-
-    __slots__ = ("codec", "local", "namespace", "source", "ttl", "unguarded")
-
-    def __init__(
-        self,
-        source: Source,
-        *,
-        namespace: str,
-        codec: Codec,
-        ttl: float,
-        local: Any,
-        unguarded: bool,
-    ) -> None:
-        self.source = source
-        self.namespace = namespace
-        self.codec = codec
-        self.ttl = ttl
-        self.local: LocalCache | str | None = local
-        self.unguarded = unguarded
 
 
 class Stored(NamedTuple):
-    """A value that the backend had, and for how many seconds it may be served."""
+    """A value that the backend had, as it had it, and for how long it may be used."""
 
     value: Any
-    ttl: float
+    entry: Entry
 
 
 async def loaded(settings: Settings, near: Near, call: Call, flight: Flight) -> Any:
     """The stored value; else the function's, stored for others."""
     near.counters.misses += 1
-    began = await NOW
     if settings.unguarded and near.backend.outage.is_on:
-        return await computed(near)
+        return await without_backend(settings, near, call)
     if near.wants_to_watch:
         await watched(near)
     owner = await NEW_OWNER
     try:
-        began, answer = await asked(near, call, owner, flight)
+        began, answer, stale = await asked(settings, near, call, owner, flight)
     except CallInProgress:  # it would wait too long, with others waiting for it
-        return await computed(near)
+        return await computed(near, call)
     except BackendError as error:
         troubled(settings, near, call, error)
-        return await computed(near)
+        return await without_backend(settings, near, call)
     if isinstance(answer, Stored):
         near.counters.misses -= 1
         near.counters.hits += 1
-        near.keep(call, answer.value, answer.ttl, began=began, flight=flight)
-        return answer.value
+        near.keep(call, answer.value, life_of(answer.entry), began=began, flight=flight)
+        return raised_or(answer.value)
+    if stale is None:
+        near.values.drop(call.key)
+    else:
+        call.remember(stale.value)
+        if stale.entry.ttl > 0:
+            near.counters.stale += 1
+            flight.serve(stale.value)
+        elif settings.freshness.stale:
+            flight.fallback = Returned(stale.value)
     lease = leased(near, call, owner, answer.fence, began)
-    return await filled(settings, near, call, lease, flight)
+    return await filled(settings, near, call, lease, stale, flight)
 
 
-async def computed(near: Near) -> Any:
+async def computed(near: Near, call: Call) -> Any:
     """Call the function."""
     near.counters.computed += 1
     try:
-        return await Body()
+        return await Body(call.context)
     except Exception:
         near.counters.errors += 1
         raise
+
+
+async def without_backend(settings: Settings, near: Near, call: Call) -> Any:
+    """What is at hand to fall back on; else the function's value, which is not kept."""
+    if settings.freshness.stale and (kept := near.kept(call.key)) is not None:
+        near.counters.stale += 1
+        return near.given(kept)
+    return await computed(near, call)
 
 
 async def watched(near: Near) -> None:
@@ -126,20 +118,50 @@ async def watched(near: Near) -> None:
 
 
 async def asked(
-    near: Near, call: Call, owner: str, flight: Flight
-) -> tuple[float, Stored | Leased]:
-    """The stored value or the right to compute it, and when that was asked for."""
-    contest = FetchContest(near, call, owner)
+    settings: Settings, near: Near, call: Call, owner: str, flight: Flight
+) -> tuple[float, Stored | Leased, Stored | None]:
+    """When it was asked for: the stored value, or the right to compute it and what was there."""
+    falls_back = settings.freshness.stale and near.kept(call.key) is not None
+    soft, hard = settings.asking
+    budget = soft if falls_back and soft is not None else hard
+    assert budget is not None
+    contest = FetchContest(near, call, owner, budget)
     patience = PATIENCE if flight.is_nested else None
     while True:
-        began, answer = await obtained(contest, near.backend.hub, patience, await NOW, budget=QUICK)
+        began, answer = await obtained(
+            contest, near.backend.hub, patience, await NOW, budget=budget
+        )
         if isinstance(answer, Leased):
-            return began, answer
-        assert isinstance(answer, Entry)
-        with suppress(CodecError):
-            return began, Stored(near.codec.decode(answer.value), answer.ttl)
-        # Written by other code than this, or damaged: a miss.
-        await contest.store.delete(call.key)
+            return began, answer, readable(near, call, answer.stale)
+        entry = answer.stale if isinstance(answer, Busy) else answer
+        found = readable(near, call, entry)
+        if found is not None:
+            return began, found, None
+        # Written by other code than this, damaged or forged: a miss.
+        await within(budget, contest.store.delete(call.key))
+
+
+def readable(near: Near, call: Call, entry: Entry | None) -> Stored | None:
+    """What is stored, if it is one of this function's records."""
+    if entry is None:
+        return None
+    try:
+        return Stored(near.records.decode(call.key, entry.value), entry)
+    except CodecError:
+        near.counters.unreadable += 1
+        return None
+
+
+def raised_or(value: Any) -> Any:
+    """A stored value, or the exception that is one."""
+    if type(value) is Failure:
+        raise value.error
+    return value
+
+
+def life_of(entry: Entry) -> Life:
+    """For how long a stored value may be used from now on."""
+    return Life(entry.ttl, entry.fresh, entry.kept - entry.ttl)
 
 
 def leased(near: Near, call: Call, owner: str, fence: int, began: float) -> Lease:
@@ -161,38 +183,96 @@ def leased(near: Near, call: Call, owner: str, fence: int, began: float) -> Leas
     )
 
 
-async def filled(settings: Settings, near: Near, call: Call, lease: Lease, flight: Flight) -> Any:
-    """Call the function under a lease, and store what it returns."""
-    store: CacheStore = near.backend.require("cache")
+async def filled(
+    settings: Settings, near: Near, call: Call, lease: Lease, stale: Stored | None, flight: Flight
+) -> Any:
+    """Call the function under a lease, and store what it returns, or what stands for that."""
+    outcome: Any
     try:
         lease.keep()
-        value = await computed(near)
-        encoded = near.codec.encode(value)
+        began = await NOW
+        try:
+            outcome = await computed(near, call)
+        except Exception as error:
+            outcome, life = Failure(error), settings.freshness.of_error(error)
+            encoded = encoded_error(near, call, outcome) if life is not None else None
+            if encoded is None and stale is not None and type(stale.value) is not Failure:
+                life = settings.freshness.of_fallback(stale.entry.ttl, stale.entry.kept)
+                if life is not None:
+                    outcome, encoded = stale.value, stale.entry.value
+                    near.counters.stale += 1
+                    events.emit(events.StaleServed(call.key, error))
+            if encoded is None:
+                raise
+        else:
+            ctx = call.context
+            life = await settings.freshness.of_value(
+                outcome,
+                await NOW - began,
+                ttl=None if ctx is None else ctx.ttl,
+                no_store=ctx is not None and not ctx.is_stored,
+            )
+            encoded = None if life is None else near.records.encode(call.key, outcome)
     except BaseException:
-        lease.drop()
-        if not lease.inherited:
-            with suppress(BackendError):
-                await store.abandon(call.key, owner=lease.owner)
+        await abandoned(near, call, lease)
         raise
+    if life is None or encoded is None:
+        await abandoned(near, call, lease)
+        return outcome
     lease.drop()
-    if lease.inherited:  # in a forked child: the parent's to store
-        return value
-    began = await NOW
-    fill = partial(
-        store.fill, call.key, encoded, owner=lease.owner, ttl=settings.ttl, tags=call.tags
-    )
-    try:
-        stored = await guarded(insisted, fill, QUICK)
-    except BackendError as error:
-        troubled(settings, near, call, error)
-        return value
-    except LeaseLost:  # of a lock around this: what was computed is not to be relied on
-        stored = False
+    if not lease.inherited:  # in a forked child: the parent's to store
+        await stored(settings, near, call, lease, outcome, encoded, life, flight)
+    return raised_or(outcome)
+
+
+def encoded_error(near: Near, call: Call, failure: Failure) -> Any:
+    """The record of an exception; `None` if it has no stored form, and so is no result."""
+    with suppress(CodecError):
+        return near.records.encode(call.key, failure)
+    return None
+
+
+async def abandoned(near: Near, call: Call, lease: Lease) -> None:
+    """Give the right to compute back."""
+    store: CacheStore = near.backend.require("cache")
+    lease.drop()
+    if not lease.inherited:
         with suppress(BackendError):
             await store.abandon(call.key, owner=lease.owner)
-    if stored:
-        near.keep(call, value, settings.ttl, began=began, flight=flight)
-    return value
+
+
+async def stored(
+    settings: Settings,
+    near: Near,
+    call: Call,
+    lease: Lease,
+    outcome: Any,
+    encoded: Any,
+    life: Life,
+    flight: Flight,
+) -> None:
+    """Store a value under its lease, and have it at hand."""
+    store: CacheStore = near.backend.require("cache")
+    budget = settings.asking.hard
+    assert budget is not None
+    if call.context is not None:
+        call.tags = (*call.tags, *call.context.tags)
+    fill = partial(
+        store.fill,
+        call.key,
+        encoded,
+        owner=lease.owner,
+        ttl=life.ttl,
+        fresh=life.fresh,
+        stale=life.stale,
+        tags=call.tags,
+    )
+    began = await NOW
+    try:
+        if await insisted(fill, budget):
+            near.keep(call, outcome, life, began=began, flight=flight)
+    except BackendError as error:
+        troubled(settings, near, call, error)
 
 
 async def insisted(ask: Callable[[], Plan[T]], budget: float) -> T:
@@ -223,12 +303,13 @@ def troubled(settings: Settings, near: Near, call: Call, error: BackendError) ->
 class FetchContest:
     """One caller's attempt to get a value, or the right to compute it."""
 
-    __slots__ = ("call", "failed", "owner", "store")
+    __slots__ = ("budget", "call", "failed", "owner", "store")
 
-    def __init__(self, near: Near, call: Call, owner: str) -> None:
+    def __init__(self, near: Near, call: Call, owner: str, budget: float) -> None:
         self.store: CacheStore = near.backend.require("cache")
         self.call = call
         self.owner = owner
+        self.budget = budget
         self.failed = False
 
     async def ask(self, waiter: str | None) -> Entry | Leased | Busy:
@@ -237,14 +318,14 @@ class FetchContest:
         self.failed = False
         try:
             ask = self.store.fetch(key, owner=self.owner, lease=LEASE, tags=tags, waiter=waiter)
-            return await within(QUICK, ask)
+            return await within(self.budget, ask)
         except BackendError:
             self.failed = True
             raise
 
     def is_busy(self, answer: Entry | Leased | Busy) -> bool:
-        """Whether somebody else computes it."""
-        return isinstance(answer, Busy)
+        """Whether somebody else computes it, and there is nothing to be served meanwhile."""
+        return isinstance(answer, Busy) and (answer.stale is None or answer.stale.ttl <= 0)
 
     def evict(self, owner: str) -> Plan[object]:
         """End the lease of a dead process."""
@@ -271,9 +352,14 @@ class FetchContest:
 async def invalidated(near: Near, key: str) -> bool:
     """Remove a value everywhere, and have what computes it now come to nothing."""
     store: CacheStore = near.backend.require("cache")
+    return await changed(near, key, partial(store.delete, key))
+
+
+async def changed(near: Near, key: str, change: Callable[[], Plan[T]]) -> T:
+    """Change an entry at the backend, and have nothing of it at hand here."""
     near.nearby.hear(key)
     try:
-        return await insisted(partial(store.delete, key), BUDGET)
+        return await insisted(change, BUDGET)
     finally:
         near.nearby.hear(key)  # again: it may have been read meanwhile
 
@@ -292,10 +378,11 @@ async def peeked(near: Near, key: str, missing: Any) -> Any:
     """What is stored; nothing is computed, kept or counted."""
     found = near.values.find(key)
     if found is not None:
-        return near.given(found.value)
+        return near.given(found)
     store: CacheStore = near.backend.require("cache")
     entry = await store.get(key)
     if entry is not None:
         with suppress(CodecError):
-            return near.codec.decode(entry.value)
+            value = near.records.decode(key, entry.value)
+            return missing if type(value) is Failure else value
     return missing

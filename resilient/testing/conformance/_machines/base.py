@@ -27,7 +27,7 @@ MOMENT = 0.001
 """Seconds that every operation takes: a clock never stands still."""
 
 SECONDS = frozenset(
-    {"ttl", "fresh", "age", "reopens_in", "retry_after", "last_failure", "last_success"}
+    {"ttl", "fresh", "kept", "age", "reopens_in", "retry_after", "last_failure", "last_success"}
 )
 NUMBERS = frozenset({"fence", "generation"})
 

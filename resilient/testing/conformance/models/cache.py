@@ -25,6 +25,7 @@ class Entry(NamedTuple):
     value: bytes
     ttl: float
     fresh: float
+    kept: float
 
 
 class Leased(NamedTuple):
@@ -90,7 +91,8 @@ class CacheModel:
         stored = self._slot(key).stored
         if stored is None or self._is_invalid(stored):
             return None
-        return Entry(stored.value, stored.expires - self.now, stored.fresh - self.now)
+        now = self.now
+        return Entry(stored.value, stored.expires - now, stored.fresh - now, stored.kept - now)
 
     def fetch(
         self, key: str, *, owner: str, lease: float, tags: Sequence[str]

@@ -2,12 +2,13 @@
 -- ARGV owner, lease in ms, waiter ('': none), the earliest birth of a value that may be served, and
 -- of a computation that may be waited for
 -- Answers hit, busy or leased; and what is kept of a value: the value, for how long it may be served
--- and is fresh, in ms, its birth and its tags.
+-- and is fresh and kept, in ms, its birth and tags.
 local entry = redis.call('HMGET', KEYS[1], 'value', 'born', 'tags', 'stale', 'lag')
-local kept = {false, 0, 0, 0, ''}
+local kept = {false, 0, 0, 0, 0, ''}
 if entry[1] and tonumber(entry[2]) >= tonumber(ARGV[4]) then
-  local left = redis.call('PTTL', KEYS[1]) - (tonumber(entry[4]) or 0)
-  kept = {entry[1], left, left - (tonumber(entry[5]) or 0), entry[2], entry[3]}
+  local there = redis.call('PTTL', KEYS[1])
+  local left = there - (tonumber(entry[4]) or 0)
+  kept = {entry[1], left, left - (tonumber(entry[5]) or 0), there, entry[2], entry[3]}
   if kept[3] > 0 then return {'hit', kept} end
 end
 local lease = redis.call('HMGET', KEYS[2], 'owner', 'fence')
