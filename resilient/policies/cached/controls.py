@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, ParamSpec, TypeVar
 
 from resilient.engine.drivers.sync import drive
 from resilient.engine.plan import Body, Plan
@@ -80,8 +80,7 @@ class CacheStats:
     max_staleness: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(NamedTuple):
     """Where a call would be answered from at this moment.
 
     Attributes:
