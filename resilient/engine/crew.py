@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import queue
 
 __all__ = ["Crew"]
 
@@ -12,7 +15,6 @@ LINGER = 10.0
 """Seconds without work after which a thread ends."""
 
 Job = Callable[[], None]
-Jobs = queue.SimpleQueue[Job | None]
 
 
 class Crew:
@@ -33,7 +35,9 @@ class Crew:
     def forget(self) -> None:
         """Begin anew: the threads and what they had to do are gone (a fork)."""
         self._lock = threading.Lock()
-        self._jobs: Jobs = queue.SimpleQueue()
+        import queue
+
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._threads: set[threading.Thread] = set()
         self._unfinished = 0
 
@@ -49,7 +53,9 @@ class Crew:
                 self._threads.add(thread)
                 thread.start()
 
-    def _work(self, jobs: Jobs) -> None:
+    def _work(self, jobs: queue.SimpleQueue[Job | None]) -> None:
+        import queue
+
         while True:
             try:
                 job = jobs.get(timeout=LINGER)
@@ -68,6 +74,8 @@ class Crew:
 
     def stop(self) -> None:
         """End the threads when what was submitted is done; a later job starts others."""
+        import queue
+
         with self._lock:
             threads, self._threads = self._threads, set()
             jobs, self._jobs = self._jobs, queue.SimpleQueue()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, ParamSpec, TypeVar
 
@@ -46,8 +45,7 @@ MISSING: Final = Missing()
 """What `peek` answers where nothing is stored: `None` is a value like any other."""
 
 
-@dataclass(frozen=True, slots=True)
-class CacheStats:
+class CacheStats(NamedTuple):
     """What happened to one function's calls in this process, on its present backend.
 
     The counts are approximate where threads count at the same moment.

@@ -19,7 +19,6 @@ from resilient.engine.wrap import Layer, Shape, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
 from resilient.policies.cached.context import context_parameter, without
 from resilient.policies.cached.controls import CacheControls, Explanation, Missing
-from resilient.policies.cached.freshness import Freshness, Ttl
 from resilient.policies.cached.hits import View, aliased_by, wrapped
 from resilient.policies.cached.near import LocalCache, Near
 from resilient.policies.cached.settings import POLICY, Budget, Settings, limits_of
@@ -27,6 +26,7 @@ from resilient.policies.cached.tags import namespace_tag, tags_function
 
 if TYPE_CHECKING:
     from resilient.engine.codecs import Codec
+    from resilient.policies.cached.freshness import Ttl
 
 __all__ = ["CachedLayer", "cached"]
 
@@ -143,6 +143,7 @@ class Cached:
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
             # With the first decorated function, not with the package: it brings the serialiser.
+            from resilient.policies.cached.freshness import Freshness
             from resilient.policies.cached.records import records_for
 
             where = label(POLICY, function)

@@ -24,7 +24,6 @@ from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NEW_OWNER, NOW, Ask, Body, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, CallInProgress, CodecError
-from resilient.policies.cached.freshness import Life
 from resilient.policies.cached.near import Call, Near
 from resilient.policies.cached.settings import POLICY, Settings
 from resilient.protocols.cache import Busy, CacheStore, Entry, Leased
@@ -32,6 +31,7 @@ from resilient.protocols.cache import Busy, CacheStore, Entry, Leased
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
     from resilient.engine.flights import Flight
+    from resilient.policies.cached.freshness import Life
 
 __all__ = [
     "LEASE",
@@ -161,6 +161,8 @@ def raised_or(value: Any) -> Any:
 
 def life_of(entry: Entry) -> Life:
     """For how long a stored value may be used from now on."""
+    from resilient.policies.cached.freshness import Life
+
     return Life(entry.ttl, entry.fresh, entry.kept - entry.ttl)
 
 

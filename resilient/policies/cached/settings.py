@@ -8,10 +8,10 @@ from resilient.config import Source
 from resilient.engine.durations import Duration, seconds
 from resilient.engine.flights import Limits
 from resilient.errors import ConfigurationError
-from resilient.policies.cached.freshness import Freshness
 from resilient.policies.cached.near import LocalCache
 
 if TYPE_CHECKING:
+    from resilient.policies.cached.freshness import Freshness
     from resilient.policies.cached.records import Records
 
 __all__ = ["POLICY", "Budget", "Settings", "limits_of"]
