@@ -140,7 +140,6 @@ class BackendTrouble(Event):
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
 class StaleServed(Event):
     """A cached function failed, and its last value is served for a while longer."""
 

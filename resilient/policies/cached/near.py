@@ -24,7 +24,7 @@ LOOK_AGAIN = 0.1
 """Seconds for which a stale value is served from here before the backend is asked again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LocalCache:
     """A layer in this process in front of the backend: hits in it cost no round trip.
 
