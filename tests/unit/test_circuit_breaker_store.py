@@ -28,6 +28,7 @@ from resilient import (
     CountWindow,
     FailureRate,
     HalfOpen,
+    Quorum,
     circuit_breaker,
 )
 from resilient.config import resolve
@@ -478,6 +479,42 @@ def test_a_server_that_has_lost_its_data(mode: Mode, shared: Shared, clock: Manu
     with mode.entered(breaker.guard(n=1)):
         pass
     assert breaker.at(n=1).state is CLOSED
+
+
+def test_a_server_that_has_lost_its_data_is_told_again(
+    mode: Mode, shared: Shared, clock: ManualClock
+) -> None:
+    """Open again, for the rest of its time, in a generation that it never had."""
+    backend = shared.process()
+    breaker = CircuitBreaker("s", trip=Consecutive(2), open_for=30, backend=backend)
+    fail(mode, breaker, 2)
+    memory = shared.memory.sync.circuits
+    eventually(lambda: memory.view("s").state is OPEN)
+    before = memory.view("s").generation
+    clock.advance(10)
+    memory.delete("s")
+    _known(backend)._hear(None)  # as when it is heard again
+    eventually(lambda: memory.view("s").state is OPEN or _tick(clock))
+    view = memory.view("s")
+    assert view.generation > before
+    assert view.reason == "restored"
+    assert 15 < view.reopens_in <= 20
+
+
+def test_one_bad_node_opens_only_itself(mode: Mode, shared: Shared, clock: ManualClock) -> None:
+    """One of ten nodes fails, with a quorum of two: nine stay closed, until a second one fails."""
+    nodes = [
+        CircuitBreaker("s", trip=Consecutive(3), quorum=Quorum(2), backend=shared.process())
+        for _ in range(10)
+    ]
+    for node in nodes:
+        enter(mode, node)
+    fail(mode, nodes[0], 3)
+    for _ in range(5):
+        _tick(clock)
+    assert [node.at().state for node in nodes] == [OPEN] + [CLOSED] * 9
+    fail(mode, nodes[1], 3)
+    eventually(lambda: {node.at().state for node in nodes} == {OPEN} or _tick(clock))
 
 
 # --- bounds and ends
