@@ -52,7 +52,8 @@ LONGEST_PAUSE = 0.5
 PATIENCE = 0.25
 """Seconds that a caller waits for the server; a flush that takes longer shows that it is slow."""
 FLUSH_BUDGET = 1.0
-"""Seconds that the background waits for the answers to a flush."""
+"""Seconds that the background waits for the answers to a flush, and the first call for a view: the
+server may have to be connected to, and a file to be made, first."""
 
 SOON = 0.02
 """Seconds by which outcomes are sent early when others are sent anyway."""

@@ -14,7 +14,7 @@ from typing import Any
 from resilient.engine.budget import within
 from resilient.engine.circuits.known import KnownCircuit
 from resilient.engine.circuits.outcomes import FAILURE, NEITHER
-from resilient.engine.circuits.registry import PATIENCE, KnownCircuits
+from resilient.engine.circuits.registry import FLUSH_BUDGET, PATIENCE, KnownCircuits
 from resilient.engine.plan import NEW_OWNER, NOW, RANDOM, Body
 from resilient.errors import BackendError, CircuitOpen
 from resilient.policies.circuit_breaker.calls import Call, Probe, StrictCall
@@ -76,7 +76,7 @@ async def known(circuits: KnownCircuits, key: str, rules: CircuitRules) -> Known
         version = circuit.version
         try:
             await circuits.listen()  # first, so that no change is missed in between
-            circuit.adopt(await within(PATIENCE, circuits.store.view(key)), version)
+            circuit.adopt(await within(FLUSH_BUDGET, circuits.store.view(key)), version)
             return circuit
         except BackendError as error:
             circuits.trouble(key, error)
