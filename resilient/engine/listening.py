@@ -114,6 +114,7 @@ class ListeningSource:
         self._patience = patience
         self._hub: Hub | None = None
         self._listener: _Listener | None = None
+        self._wanted: tuple[str, tuple[str, ...], set[str]] = "", (), set()
         self._begin()
         forget_in_child(self._forget)
 
@@ -182,8 +183,12 @@ class ListeningSource:
 
     def channels(self) -> set[str]:
         """What is to be subscribed: the process's own channel, and the broadcasts."""
-        wanted = [] if self._hub is None else self._hub.channels
-        return {self._own_channel(self._process), *map(self._broadcast, wanted)}
+        process, wanted = self._process, () if self._hub is None else self._hub.channels
+        known = self._wanted
+        if known[0] != process or known[1] is not wanted:  # asked often: before every cached read
+            names = {self._own_channel(process), *map(self._broadcast, wanted)}
+            known = self._wanted = process, wanted, names
+        return known[2]
 
     def heard(self, channel: str, message: str) -> None:
         """Hand on a message."""
@@ -192,7 +197,7 @@ class ListeningSource:
                 for waiter in message.split(" "):
                     self._hub.wake(waiter)
             return
-        for wanted in [] if self._hub is None else self._hub.channels:
+        for wanted in () if self._hub is None else self._hub.channels:
             if self._broadcast(wanted) == channel:
                 self._deliver(wanted, message)
 

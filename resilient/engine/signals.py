@@ -47,12 +47,17 @@ class GiftedWaiter(Waiter, Protocol):
 
 
 class Hub:
-    """The waiters and listeners of this process on one backend. Thread-safe."""
+    """The waiters and listeners of this process on one backend. Thread-safe.
+
+    Attributes:
+        channels: Those that somebody listens to; another tuple when there is another one.
+    """
 
     def __init__(self, source: SignalSource | None = None) -> None:
         self._source = source
         self._waiters: WeakValueDictionary[str, Waiter] = WeakValueDictionary()
         self._listeners: dict[str, list[Listener]] = {}
+        self.channels: tuple[str, ...] = ()
         self._lock = threading.Lock()
 
     @property
@@ -82,6 +87,7 @@ class Hub:
         """Have a listener called with every broadcast on a channel from now on."""
         with self._lock:
             self._listeners.setdefault(channel, []).append(listener)
+            self.channels = tuple(self._listeners)
         self.start()
 
     def wake(self, waiter: str) -> None:
@@ -119,11 +125,6 @@ class Hub:
         """Hand a broadcast to the channel's listeners."""
         for listener in self._listeners.get(channel, ()):
             listener(message)
-
-    @property
-    def channels(self) -> list[str]:
-        """The channels that somebody listens to."""
-        return list(self._listeners)
 
     def stop(self) -> None:
         """Stop the source; a later wait starts it again."""

@@ -27,7 +27,7 @@ class Hub(Protocol):
         ...
 
     @property
-    def channels(self) -> list[str]:
+    def channels(self) -> tuple[str, ...]:
         """The channels that somebody listens to: a source need not hear any other."""
         ...
 

@@ -1,18 +1,21 @@
 """Connections for blocking callers: a stack of idle ones, the warmest on top.
 
-redis-py's own client spends more time in Python than the server and the network together; its
-connections, spoken to directly, do not. There is no limit to how many are in use, so that nobody is
-refused, and a small one to how many lie idle.
+redis-py's own client spends more time in Python than the server and the network together. So its
+connections connect, and from then on their sockets are spoken to directly. There is no limit to how
+many are in use, so that nobody is refused, and a small one to how many lie idle.
 """
 
 from __future__ import annotations
 
 import time
+from socket import socket
 from typing import Any
 
 from redis import exceptions as redis_errors
+from redis._parsers.base import BaseParser
 
 from resilient.backends.redis.failures import is_connection_lost
+from resilient.backends.redis.resp import UNFINISHED, new_reader
 from resilient.backends.redis.settings import Connection, Settings
 from resilient.engine.budget import remaining
 from resilient.engine.forks import forget_in_child
@@ -22,6 +25,63 @@ __all__ = ["Blocking"]
 MAX_IDLE = 32
 LOOK_AFTER = 1.0
 """Seconds of idleness after which a connection is looked at before it is used."""
+READ_SIZE = 65_536
+
+
+class _Line:
+    """One connection, and what has arrived on it."""
+
+    __slots__ = ("_connection", "_reader", "_socket", "_timeout", "used")
+
+    def __init__(self, connection: Any) -> None:
+        self._connection: Connection = connection
+        self._socket: socket = connection._sock
+        self._timeout = self._socket.gettimeout()
+        self._reader = new_reader(BaseParser.parse_error)
+        self.used = 0.0
+
+    def exchange(self, packed: bytes, replies: int, patience: float) -> list[Any]:
+        """Send, and wait for each reply no longer than so many seconds."""
+        answers: list[Any] = []
+        gets = self._reader.gets
+        try:
+            if self._timeout != patience:
+                self._socket.settimeout(patience)
+                self._timeout = patience
+            self._socket.sendall(packed)
+            while len(answers) < replies:
+                answer = gets()
+                if answer is UNFINISHED:
+                    self._reader.feed(self._arrived())
+                elif isinstance(answer, redis_errors.ConnectionError):  # of a server that starts
+                    raise answer
+                else:
+                    answers.append(answer)
+        except TimeoutError as error:
+            raise redis_errors.TimeoutError("Timeout reading from socket") from error
+        except OSError as error:
+            raise redis_errors.ConnectionError(str(error)) from error
+        self.used = time.monotonic()
+        return answers
+
+    def is_alive(self) -> bool:
+        """Whether, after a while without use, nothing has arrived: the connection's end, mostly."""
+        if time.monotonic() - self.used < LOOK_AFTER:
+            return True
+        try:
+            return not self._connection.can_read(0)
+        except (redis_errors.RedisError, OSError):
+            return False
+
+    def close(self) -> None:
+        """Close the socket; in a forked child without shutting it down."""
+        self._connection.disconnect()
+
+    def _arrived(self) -> bytes:
+        data = self._socket.recv(READ_SIZE)
+        if not data:
+            raise redis_errors.ConnectionError("Connection closed by server.")
+        return data
 
 
 class Blocking:
@@ -29,7 +89,7 @@ class Blocking:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._idle: list[tuple[Connection, float]] = []
+        self._idle: list[_Line] = []
         forget_in_child(self._forget)
 
     def exchange(self, packed: bytes, replies: int, repeatable: bool) -> list[Any]:
@@ -38,67 +98,59 @@ class Blocking:
         Raises:
             redis.RedisError: The connection failed, or there was no answer in time.
         """
-        connection = self._warm()
-        if connection is not None:
+        line = self._warm()
+        if line is not None:
             try:
-                return self._speak(connection, packed, replies)
+                return self._speak(line, packed, replies)
             except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
                 # It may have led nowhere for long, and the others with it.
                 self.close()
                 if not (repeatable and is_connection_lost(error)):
                     raise
-        connection = self._settings.connection()
-        try:
-            _limit_connecting(connection)
-            connection.connect()
-        except BaseException:
-            connection.disconnect()
-            raise
-        return self._speak(connection, packed, replies)
+        return self._speak(self._connected(), packed, replies)
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed or kept by their users."""
         idle, self._idle = self._idle, []
-        for connection, _ in idle:
-            connection.disconnect()
+        for line in idle:
+            line.close()
 
-    def _warm(self) -> Connection | None:
+    def _warm(self) -> _Line | None:
         while self._idle:
             try:
-                connection, since = self._idle.pop()
+                line = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
-            if time.monotonic() - since < LOOK_AFTER or _is_quiet(connection):
-                return connection
-            connection.disconnect()
+            if line.is_alive():
+                return line
+            line.close()
         return None
 
-    def _speak(self, connection: Connection, packed: bytes, replies: int) -> list[Any]:
-        answers: list[Any] = []
+    def _connected(self) -> _Line:
+        connection = self._settings.connection()
         try:
-            self._limit(connection)
-            connection.send_packed_command([packed], check_health=False)
-            for _ in range(replies):
-                try:
-                    answers.append(connection.read_response())
-                except redis_errors.ResponseError as error:
-                    answers.append(error)
+            _limit_connecting(connection)
+            connection.connect()
+            return _Line(connection)
         except BaseException:
-            # Interrupted between question and answer: the next user would get this answer.
             connection.disconnect()
             raise
-        if len(self._idle) < MAX_IDLE:
-            self._idle.append((connection, time.monotonic()))
-        else:
-            connection.disconnect()
-        return answers
 
-    def _limit(self, connection: Any) -> None:
-        """Wait for each reply no longer than the caller's budget allows."""
-        left = _left()
-        seconds = self._settings.timeout if left is None else min(left, self._settings.timeout)
-        if connection._sock.gettimeout() != seconds:
-            connection._sock.settimeout(seconds)
+    def _speak(self, line: _Line, packed: bytes, replies: int) -> list[Any]:
+        try:
+            left, patience = _left(), self._settings.timeout
+            answers = line.exchange(
+                packed, replies, patience if left is None else min(left, patience)
+            )
+        except BaseException:
+            # Interrupted between question and answer: the next user would get this answer.
+            line.close()
+            raise
+        if len(self._idle) < MAX_IDLE:
+            self._idle.append(line)
+        else:
+            line.close()
+        return answers
 
     def _forget(self) -> None:
         # redis-py closes, and does not shut down, what another process opened.
@@ -118,11 +170,3 @@ def _left() -> float | None:
     if left == 0:
         raise redis_errors.TimeoutError("the caller's budget is spent")
     return left
-
-
-def _is_quiet(connection: Connection) -> bool:
-    """Whether nothing has arrived unasked: the end of the connection, mostly."""
-    try:
-        return not connection.can_read(0)
-    except (redis_errors.RedisError, OSError):
-        return False

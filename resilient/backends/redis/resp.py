@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, cast
 
+from redis.exceptions import InvalidResponse
+
 __all__ = ["UNFINISHED", "PlainReader", "Reader", "new_reader", "pack"]
 
 UNFINISHED: Any = object()
@@ -26,7 +28,11 @@ class Reader(Protocol):
         ...
 
     def gets(self) -> Any:
-        """The next reply, an error reply as an exception object, or `UNFINISHED`."""
+        """The next reply, an error reply as an exception object, or `UNFINISHED`.
+
+        Raises:
+            redis.exceptions.InvalidResponse: What has arrived is no reply.
+        """
         ...
 
 
@@ -47,6 +53,8 @@ class PlainReader:
             reply, end = self._parse(0)
         except IndexError:
             return UNFINISHED
+        except ValueError as error:
+            raise InvalidResponse(str(error)) from error
         del self._buffer[:end]
         return reply
 
@@ -87,7 +95,9 @@ def plain_pack(words: Sequence[str | bytes | int | float]) -> bytes:
 
 
 def _compiled_reader(kind: Any, make_error: MakeError) -> Reader:
-    reader: Reader = kind(replyError=make_error, notEnoughData=UNFINISHED)
+    reader: Reader = kind(
+        protocolError=InvalidResponse, replyError=make_error, notEnoughData=UNFINISHED
+    )
     return reader
 
 

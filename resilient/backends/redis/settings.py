@@ -62,14 +62,6 @@ class Connection(Protocol):
         """Close the socket; in a forked child without shutting it down."""
         ...
 
-    def send_packed_command(self, command: list[bytes], check_health: bool = ...) -> None:
-        """Write."""
-        ...
-
-    def read_response(self) -> Any:
-        """Read one reply; an error reply is raised."""
-        ...
-
     def can_read(self, timeout: float) -> bool:
         """Whether there is something to read, or the end of the connection."""
         ...

@@ -108,4 +108,4 @@ class RedisTransport:
 
 
 def _lacks_script(answers: list[Any]) -> bool:
-    return any(type(answer) is redis_errors.NoScriptError for answer in answers)
+    return redis_errors.NoScriptError in map(type, answers)

@@ -124,18 +124,20 @@ Outcome: TypeAlias = Returned[Any] | Raised | None
 class ThreadRider:
     """A thread that waits."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("_landed",)
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        # An event that is set once: every flight has a rider, though most land without one waiting.
+        self._landed = threading.Lock()
+        self._landed.acquire()
 
     def wake(self) -> None:
         """The flight has landed."""
-        self._event.set()
+        self._landed.release()
 
     def wait(self, seconds: float) -> bool:
         """Block until it has; false if it has not within so many seconds."""
-        return self._event.wait(seconds)
+        return self._landed.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
 
 
 class TaskRider:
