@@ -214,7 +214,7 @@ class Database(Forkable):
         Raises:
             BackendError: Somebody was, for as long as we wait.
         """
-        pause, began = FIRST_PAUSE, None
+        pause, patience, until = FIRST_PAUSE, 0.0, None
         while True:
             try:
                 return attempt()
@@ -222,9 +222,10 @@ class Database(Forkable):
                 if not is_busy(error):
                     raise
                 now = time.monotonic()
-                if began is None:
-                    began, patience = now, self.patience()
-                if now > began + patience:
+                if until is None:
+                    patience = self.patience()
+                    until = now + patience
+                if now > until:
                     raise BackendError(
                         f"{self.path} was locked by another process for {patience:g} seconds"
                     ) from error
