@@ -54,6 +54,14 @@ class UserConnection(Protocol):
         """See to it that nothing of the open transaction can be committed."""
         ...
 
+    async def commit(self) -> None:
+        """Commit the open transaction."""
+        ...
+
+    async def rollback(self) -> None:
+        """Undo the open transaction, if there is one."""
+        ...
+
 
 def recognised(connection: Any, *, mode: Mode, what: str) -> UserConnection:
     """The connection as one that our plans can use.
@@ -127,6 +135,15 @@ class SqliteConnection:
 
     async def doom(self) -> None:
         """Roll the transaction back at once."""
+        await self.rollback()
+
+    async def commit(self) -> None:
+        """Commit the transaction, in autocommit mode as well."""
+        if self._connection.in_transaction:
+            self._connection.execute("COMMIT")
+
+    async def rollback(self) -> None:
+        """Undo the transaction, in autocommit mode as well."""
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
@@ -178,6 +195,14 @@ class PsycopgConnection:
         with suppress(psycopg.Error):
             await self.execute(REFUSED)
 
+    async def commit(self) -> None:
+        """Commit the transaction."""
+        await _awaited(self._connection.commit())
+
+    async def rollback(self) -> None:
+        """Undo the transaction."""
+        await _awaited(self._connection.rollback())
+
 
 class AlchemyConnection:
     """One of SQLAlchemy, or a session's: statements pass through it, so that it knows of them."""
@@ -211,6 +236,14 @@ class AlchemyConnection:
     async def doom(self) -> None:
         """As on the driver's own connection."""
         await (await self._driver()).doom()
+
+    async def commit(self) -> None:
+        """Commit SQLAlchemy's transaction, and with it the driver's."""
+        await _awaited(self._connection.commit())
+
+    async def rollback(self) -> None:
+        """Undo both."""
+        await _awaited(self._connection.rollback())
 
     async def _opened(self) -> Any:
         if self._connect is None:

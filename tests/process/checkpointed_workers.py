@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import time
 import warnings
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
+
+import psycopg
 
 import resilient
 import resilient.backends.redis
@@ -118,6 +123,52 @@ def run_map(url: str, prefix: str, path: str, items: int) -> list[int]:
         effects.write("run\n")
     warnings.simplefilter("ignore", resilient.JobCodeChanged)
     return mapped(path, items) if runs % 2 else asyncio.run(amapped(path, items))
+
+
+def connected(url: str) -> Any:
+    """A connection of the user's."""
+    if url.startswith("postgresql"):
+        return psycopg.connect(url)
+    return sqlite3.connect(url, timeout=20)
+
+
+@checkpointed("rows:{url}", state=State, every=EVERY)
+def rows(job: Job[State], url: str, items: int) -> int:
+    """Rows that are written in the transactions of their own database."""
+    with closing(connected(url)) as connection:
+        for item in job.iterate(range(items), conn=connection):
+            time.sleep(PAUSE)
+            connection.execute(f"INSERT INTO rows VALUES ({item})")
+            job.state.count += 1
+    return job.state.count
+
+
+@checkpointed("rows:{url}", state=State, every=EVERY)
+async def arows(job: AsyncJob[State], url: str, items: int) -> int:
+    """The same."""
+    with closing(connected(url)) as connection:
+        async for item in job.iterate(range(items), conn=connection):
+            await asyncio.sleep(PAUSE)
+            connection.execute(f"INSERT INTO rows VALUES ({item})")
+            job.state.count += 1
+    return job.state.count
+
+
+def run_rows(url: str, prefix: str, database: str, path: str, items: int) -> list[Any]:
+    """Run it, each time in the other mode; what it answers, and what is in the database."""
+    resilient.configure(url, prefix=prefix)
+    with open(path, "a+") as runs:
+        runs.seek(0)
+        number = runs.read().count("run")
+        runs.write("run\n")
+    with closing(connected(database)) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS rows (n integer)")
+        connection.commit()
+    warnings.simplefilter("ignore")
+    count = rows(database, items) if number % 2 else asyncio.run(arows(database, items))
+    with closing(connected(database)) as connection:
+        found = connection.execute("SELECT n FROM rows ORDER BY n").fetchall()
+    return [count, [row[0] for row in found]]
 
 
 @checkpointed("held", every=1, lease=1.5, wait=0)

@@ -77,6 +77,27 @@ def test_a_map_that_is_killed_loses_nothing(shared_target: Target, tmp_path: Pat
     assert sum(calls.values()) <= items + 8 * kills
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_kills_in_transaction_mode_redo_nothing(
+    kind: str, shared_target: Target, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """100 SIGKILLs in 3,000 items with `conn=`: each row exactly once, and the state too."""
+    kills = scaled(100, least=8)
+    url = str(tmp_path / "user.db")
+    if kind == "postgresql":
+        url = request.getfixturevalue("postgres").url
+    items = 30 * kills
+    report = kill_at_random(
+        workers.run_rows,
+        *(shared_target.url, shared_target.prefix, url, str(tmp_path / "runs"), items),
+        kills=kills,
+        within=0.15,
+        seed=7,
+    )
+    assert report.result == [items, list(range(items))]
+
+
 def test_a_second_runner_is_told_who_the_first_is(shared_target: Target, mode: Mode) -> None:
     """`JobRunning` names the process, and nothing of the job is changed."""
     arguments = (shared_target.url, shared_target.prefix, mode.name)

@@ -5,11 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from contextlib import aclosing
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from resilient.policies.checkpointed.in_hand import BY_ANNOTATION, JobInHand, S, codec_of_results
 from resilient.policies.checkpointed.loops import AsyncItems
 from resilient.policies.checkpointed.sources import Reading
+
+if TYPE_CHECKING:
+    from resilient.engine.codecs import Codec
+    from resilient.policies.checkpointed.ledger import Ledger
+    from resilient.policies.checkpointed.places import Place
+    from resilient.policies.checkpointed.transactions import AsyncTransaction
 
 __all__ = ["AsyncJob"]
 
@@ -31,6 +37,7 @@ class AsyncJob(JobInHand[S]):
         total: int | None = None,
         name: str | None = None,
         verify: bool = False,
+        conn: Any = None,
     ) -> AsyncItems[T]: ...
 
     @overload
@@ -41,6 +48,7 @@ class AsyncJob(JobInHand[S]):
         key: Callable[[T], Any],
         total: int | None = None,
         name: str | None = None,
+        conn: Any = None,
     ) -> AsyncItems[T]: ...
 
     def iterate(
@@ -51,6 +59,7 @@ class AsyncJob(JobInHand[S]):
         total: int | None = None,
         name: str | None = None,
         verify: bool = False,
+        conn: Any = None,
     ) -> AsyncItems[Any]:
         """The items that are not done yet, for `async for`: see `Job.iterate`.
 
@@ -59,7 +68,9 @@ class AsyncJob(JobInHand[S]):
         """
         reading = Reading(None, key, verify)
         reading.check(items, "iterate()")
-        return AsyncItems(self._run, self._run.begin_loop(name, items, total), items, reading)
+        loop = self._run.begin_loop(name, items, total)
+        ledger = None if conn is None else self._kept(loop, conn, "iterate()")
+        return AsyncItems(self._run, loop, items, reading, ledger)
 
     @overload
     def chunks(
@@ -70,6 +81,7 @@ class AsyncJob(JobInHand[S]):
         total: int | None = None,
         name: str | None = None,
         verify: bool = False,
+        conn: Any = None,
     ) -> AsyncItems[list[T]]: ...
 
     @overload
@@ -81,6 +93,7 @@ class AsyncJob(JobInHand[S]):
         key: Callable[[T], Any],
         total: int | None = None,
         name: str | None = None,
+        conn: Any = None,
     ) -> AsyncItems[list[T]]: ...
 
     def chunks(
@@ -92,11 +105,14 @@ class AsyncJob(JobInHand[S]):
         total: int | None = None,
         name: str | None = None,
         verify: bool = False,
+        conn: Any = None,
     ) -> AsyncItems[list[Any]]:
         """The items that are not done yet, in lists of `size`: see `Job.chunks`."""
         reading = Reading(size, key, verify)
         reading.check(items, "chunks()")
-        return AsyncItems(self._run, self._run.begin_loop(name, items, total), items, reading)
+        loop = self._run.begin_loop(name, items, total)
+        ledger = None if conn is None else self._kept(loop, conn, "chunks()")
+        return AsyncItems(self._run, loop, items, reading, ledger)
 
     @overload
     async def map(
@@ -104,12 +120,13 @@ class AsyncJob(JobInHand[S]):
         function: Callable[[T], Coroutine[Any, Any, R]],
         items: Iterable[T] | AsyncIterable[T],
         *,
-        workers: int = 8,
+        workers: int | None = None,
         total: int | None = None,
         name: str | None = None,
         retries: int = 0,
         on_error: Literal["raise"] = "raise",
         returns: Any = BY_ANNOTATION,
+        conn: Any = None,
     ) -> list[R]: ...
 
     @overload
@@ -118,7 +135,7 @@ class AsyncJob(JobInHand[S]):
         function: Callable[[T], Coroutine[Any, Any, R]],
         items: Iterable[T] | AsyncIterable[T],
         *,
-        workers: int = 8,
+        workers: int | None = None,
         total: int | None = None,
         name: str | None = None,
         retries: int = 0,
@@ -131,12 +148,13 @@ class AsyncJob(JobInHand[S]):
         function: Callable[[Any], Coroutine[Any, Any, Any]],
         items: Iterable[Any] | AsyncIterable[Any],
         *,
-        workers: int = 8,
+        workers: int | None = None,
         total: int | None = None,
         name: str | None = None,
         retries: int = 0,
         on_error: Literal["raise", "collect"] = "raise",
         returns: Any = BY_ANNOTATION,
+        conn: Any = None,
     ) -> list[Any]:
         """Await the function for every item, in tasks: see `Job.map`.
 
@@ -144,8 +162,14 @@ class AsyncJob(JobInHand[S]):
         """
         from resilient.engine.drivers.aio import adrive
         from resilient.engine.side_by_side import as_tasks
-        from resilient.policies.checkpointed.mapping import Mapping
+        from resilient.policies.checkpointed.mapping import WORKERS, Mapping, refuse_with_connection
 
+        if conn is not None:
+            refuse_with_connection(workers, retries, on_error)
+            return await self._map_inside(
+                function, items, codec_of_results(function, returns), name, total, conn
+            )
+        workers = WORKERS if workers is None else workers
         mapping = Mapping(
             self._run, items, codec_of_results(function, returns), name=name, total=total,
             workers=workers, retries=retries, on_error=on_error,
@@ -162,6 +186,37 @@ class AsyncJob(JobInHand[S]):
             return mapping.ended()
         finally:
             mapping.left()
+
+    async def _map_inside(
+        self,
+        function: Callable[[Any], Coroutine[Any, Any, Any]],
+        items: Iterable[Any] | AsyncIterable[Any],
+        codec: Codec,
+        name: str | None,
+        total: int | None,
+        conn: Any,
+    ) -> list[Any]:
+        """Await the function for one item after the other, in the transactions of a connection."""
+        from resilient.engine.drivers.aio import adrive
+
+        loop = self.iterate(items, name=name, total=total, conn=conn)
+        assert loop.ledger is not None
+        async for item in loop:
+            await adrive(loop.ledger.keep(await function(item), codec))
+        return await adrive(loop.ledger.results(codec))
+
+    def _kept(self, loop: Place, conn: Any, what: str) -> Ledger:
+        from resilient.policies.checkpointed.ledger import ledger_of
+
+        return ledger_of(self._run, loop, conn, mode="async", what=what)
+
+    def transaction(self, conn: Any, *, name: str | None = None) -> AsyncTransaction:
+        """For `async with`: see `Job.transaction`."""
+        from resilient.policies.checkpointed.transactions import AsyncTransaction
+
+        place = self._run.begin_loop(name, (), 1)
+        ledger = self._kept(place, conn, "transaction()")
+        return AsyncTransaction(self._run, place, ledger)
 
     @overload
     async def step(

@@ -13,6 +13,7 @@ from resilient.policies.checkpointed.places import here
 from resilient.policies.checkpointed.sources import Reading, chained
 
 if TYPE_CHECKING:
+    from resilient.policies.checkpointed.ledger import Ledger
     from resilient.policies.checkpointed.places import Place
     from resilient.policies.checkpointed.run import Run
 
@@ -25,7 +26,8 @@ NOTHING: Any = object()
 class ItemsInHand(Generic[T]):
     """What the body has in hand, an item or a chunk, and what becomes of that."""
 
-    def __init__(self, run: Run, loop: Place, reading: Reading) -> None:
+    def __init__(self, run: Run, loop: Place, reading: Reading, ledger: Ledger | None) -> None:
+        self.ledger = ledger
         self._run = run
         self._loop = loop
         self._reading = reading
@@ -39,8 +41,14 @@ class ItemsInHand(Generic[T]):
         count, self._in_hand = self._in_hand, 0
         if not count:
             return False
+        if self.ledger is not None:
+            return self.ledger.item_done(count, self._cursor, self._digest)
         self._loop.cursor, self._loop.digest = self._cursor, self._digest
         return self._run.item_done(self._loop, count)
+
+    async def _tend(self) -> None:
+        if self.ledger is None or await self.ledger.settle():
+            await self._run.tend()
 
     def _given(self, taken: Any) -> Any:
         """The body gets this; whatever it begins now, it begins inside of it."""
@@ -101,22 +109,30 @@ class Items(ItemsInHand[T], Iterator[T]):
         loop: Place,
         items: Iterable[Any] | Callable[[Any], Iterable[Any]],
         reading: Reading,
+        ledger: Ledger | None = None,
     ) -> None:
-        super().__init__(run, loop, reading)
+        super().__init__(run, loop, reading, ledger)
         self._source: Any = items
         self._items: Iterator[Any] = iter(())
 
     def __next__(self) -> T:
+        ledger = self.ledger
         if self._is_due():
-            drive(self._run.tend())
+            drive(self._tend())
+        if ledger is not None and not ledger.is_claimed:
+            drive(ledger.claim())
         if not self._loop.is_open:
             raise StopIteration
         if not self._is_read:
             self._begin()
         taken = self._taken()
         if taken is NOTHING:
+            if ledger is not None:
+                drive(ledger.settle(is_complete=True))
             self._ended()
             raise StopIteration
+        if ledger is not None and not ledger.is_open:
+            drive(ledger.begin())
         return self._given(taken)  # type: ignore[no-any-return]  # T is an item, or a list of them
 
     def _taken(self) -> Any:
@@ -139,24 +155,33 @@ class Items(ItemsInHand[T], Iterator[T]):
 class AsyncItems(ItemsInHand[T], AsyncIterator[T]):
     """What `AsyncJob.iterate` and `AsyncJob.chunks` give."""
 
-    def __init__(self, run: Run, loop: Place, items: Any, reading: Reading) -> None:
-        super().__init__(run, loop, reading)
+    def __init__(
+        self, run: Run, loop: Place, items: Any, reading: Reading, ledger: Ledger | None = None
+    ) -> None:
+        super().__init__(run, loop, reading, ledger)
         self._source = items
         self._items: Iterator[Any] | AsyncIterator[Any] = iter(())
 
     async def __anext__(self) -> T:
-        if self._is_due():
-            from resilient.engine.drivers.aio import adrive
+        from resilient.engine.drivers.aio import adrive
 
-            await adrive(self._run.tend())
+        ledger = self.ledger
+        if self._is_due():
+            await adrive(self._tend())
+        if ledger is not None and not ledger.is_claimed:
+            await adrive(ledger.claim())
         if not self._loop.is_open:
             raise StopAsyncIteration
         if not self._is_read:
             await self._begin()
         taken = await self._taken()
         if taken is NOTHING:
+            if ledger is not None:
+                await adrive(ledger.settle(is_complete=True))
             self._ended()
             raise StopAsyncIteration
+        if ledger is not None and not ledger.is_open:
+            await adrive(ledger.begin())
         return self._given(taken)  # type: ignore[no-any-return]  # T is an item, or a list of them
 
     async def _taken(self) -> Any:

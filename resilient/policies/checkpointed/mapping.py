@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from resilient.engine.codecs import Codec
     from resilient.policies.checkpointed.run import Run
 
-__all__ = ["Mapping"]
+__all__ = ["WORKERS", "Mapping", "refuse_with_connection"]
+
+WORKERS = 8
+"""Calls at a time, unless it is said."""
 
 
 class Mapping:
@@ -78,3 +81,21 @@ class Mapping:
     def left(self) -> None:
         """What the body begins now is beside it."""
         self._loop.is_open = False
+
+
+def refuse_with_connection(workers: int | None, retries: int, on_error: str) -> None:
+    """Refuse what a map with `conn=` cannot do: its calls share one transaction.
+
+    Raises:
+        ConfigurationError: Such an option was given.
+    """
+    for option, value, only in (
+        ("workers", workers, (None, 1)),
+        ("retries", retries, (0,)),
+        ("on_error", on_error, ("raise",)),
+    ):
+        if value not in only:
+            raise ConfigurationError(
+                f"map: {option}={value!r} with conn=: its calls are made one after the other, and "
+                "one that fails undoes the transaction"
+            )

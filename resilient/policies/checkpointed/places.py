@@ -34,6 +34,9 @@ class Place:
         is_entered: Whether it has begun in this run.
         is_open: Whether the body is in it now.
         loops: The loops inside the item in hand, by name.
+        has_ledger: Whether it is kept in the user's own database.
+        is_provisional: Whether it lies inside of such a loop, with whose transaction it stands or
+            falls: nothing of it is saved.
     """
 
     __slots__ = (
@@ -42,9 +45,11 @@ class Place:
         "cursor",
         "digest",
         "done",
+        "has_ledger",
         "is_complete",
         "is_entered",
         "is_open",
+        "is_provisional",
         "loops",
         "name",
         "run",
@@ -62,6 +67,8 @@ class Place:
         self.is_complete = False
         self.is_entered = False
         self.is_open = False
+        self.has_ledger = False
+        self.is_provisional = False
         self.loops: dict[str, Place] = {}
         self._begun = 0
 
@@ -81,6 +88,7 @@ class Place:
             total = len(items)
         loop.total = total if total is not None else loop.total
         loop.is_entered = True
+        loop.is_provisional = self.has_ledger or self.is_provisional
         loop.is_open = not loop.is_complete
         return loop
 
@@ -110,7 +118,8 @@ class Place:
 
     def position(self) -> list[Any]:
         """This loop, as it is saved."""
-        position = [self.done, self.total, self.is_complete, self.stored()]
+        inside = {} if self.has_ledger else self.stored()
+        position = [self.done, self.total, self.is_complete, inside]
         more = self.digest or self.cursor is not None
         return [*position, self.cursor, self.digest] if more else position
 

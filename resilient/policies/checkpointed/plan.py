@@ -14,9 +14,10 @@ from resilient.engine.identity import describe
 from resilient.engine.plan import ATTEMPT, Body, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, FingerprintMismatch, JobRunning, ResultUnavailable
+from resilient.policies.checkpointed.leases import RunnerLease
 from resilient.policies.checkpointed.places import here
 from resilient.policies.checkpointed.record import Unstored
-from resilient.policies.checkpointed.run import Run, RunnerLease
+from resilient.policies.checkpointed.run import Run
 from resilient.protocols.checkpoints import (
     ArgumentsDiffer,
     CheckpointStore,
@@ -243,6 +244,8 @@ class JobContest:
             lease=lease,
             ttl=self._ttl,
             attempt=started.attempt,
+            scope=self._backend.prefix,
+            life=started.life,
         )
 
     def _renew(self, ttl: float) -> Plan[bool]:

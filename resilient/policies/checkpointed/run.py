@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from resilient.engine import clock
 from resilient.engine.backend import made_once
 from resilient.engine.guard import guarded
-from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NOW, Body, Plan
 from resilient.errors import (
@@ -27,6 +26,7 @@ from resilient.errors import (
     LeaseLost,
     StaleRunner,
 )
+from resilient.policies.checkpointed.leases import RunnerLease
 from resilient.policies.checkpointed.places import Place, here, place_in
 from resilient.policies.checkpointed.progress import Meter, Progress
 from resilient.policies.checkpointed.record import Record, Unstored
@@ -38,9 +38,10 @@ from resilient.protocols.values import Encoded
 if TYPE_CHECKING:
     from resilient.engine.codecs import Codec
     from resilient.policies.checkpointed.bars import Display
+    from resilient.policies.checkpointed.ledger import Ledger
     from resilient.policies.checkpointed.plan import Settings
 
-__all__ = ["Run", "RunnerLease"]
+__all__ = ["Run"]
 
 T = TypeVar("T")
 
@@ -52,16 +53,6 @@ LOOK_EVERY = 1.0
 """Seconds between two looks whether somebody has cancelled the job."""
 
 
-class RunnerLease(Lease):
-    """A runner's hold on its job."""
-
-    __slots__ = ()
-
-    def error(self) -> StaleRunner:
-        """The exception that tells the runner that it is stale."""
-        return StaleRunner(str(super().error()), key=self.key, fence=self.fence)
-
-
 class Run:
     """One run of a job; without a store and a lease, one of which nothing is kept.
 
@@ -70,6 +61,9 @@ class Run:
         task: The job's key.
         lease: Under which the job is run.
         attempt: 1 in the first run of the job.
+        scope: What tells it from jobs of its name in other tenants.
+        life: What tells it from an earlier job of its name.
+        ledgers: Of its loops that are kept in the user's own database.
         state: The body's own, as it is now.
         whole: The place around its loops.
         unsaved: Items done since the last save.
@@ -97,11 +91,16 @@ class Run:
         lease: RunnerLease | None = None,
         ttl: float = 0.0,
         attempt: int = 1,
+        scope: str = "",
+        life: int = 0,
     ) -> None:
         self.settings = settings
         self.task = task
         self.lease = lease
         self.attempt = attempt
+        self.scope = scope
+        self.life = life
+        self.ledgers: list[Ledger] = []
         self.state: Any = settings.state.make()
         self.whole = Place(self, here.get())
         self.whole.is_open = True
@@ -172,6 +171,8 @@ class Run:
             return False
         if now >= lease.deadline or lease.is_known_lost:
             raise lease.error()
+        if loop.is_provisional:
+            return False
         self.unsaved += count
         self._reach_boundary()
         return self._is_save_due(now) or now >= self._look_due
@@ -180,6 +181,21 @@ class Run:
         return (
             self.unsaved >= self.settings.every or now >= self._save_due or self._label is not None
         )
+
+    @property
+    def is_asked_to_save(self) -> bool:
+        """Whether the body has asked for a save, when the item in hand is done."""
+        return self._label is not None
+
+    def check(self) -> None:
+        """Raise `StaleRunner` if the job is lost."""
+        if self.lease is not None:
+            self.lease.check()
+
+    def record(self, loops: dict[str, Any]) -> Record:
+        """These positions, and the state of now."""
+        settings = self.settings
+        return Record(settings.version, loops, self._encoded_state(), code=settings.code.digest)
 
     async def tend(self) -> None:
         """Save what is due, and look now and then whether the job has been cancelled.
@@ -213,6 +229,8 @@ class Run:
     def loop_done(self, loop: Place) -> None:
         """The loop has come to its end."""
         loop.complete()
+        if loop.is_provisional:
+            return
         self._has_news = True
         if self.lease is not None:
             self._reach_boundary()
@@ -279,6 +297,9 @@ class Run:
         """Save what is not saved yet, then store the job's result."""
         if self._display is not None:
             self._display.close(self.progress())
+        for ledger in self.ledgers:
+            if ledger.is_open:  # of a loop that was left by `break`
+                await ledger.settle()
         if self._store is None or self.lease is None:
             return
         if self.lease.inherited:
@@ -307,6 +328,10 @@ class Run:
         """Save what is done, and let the next runner start at once."""
         if self._display is not None:
             self._display.close(None)
+        for ledger in self.ledgers:
+            if ledger.is_open:
+                with suppress(Exception):  # whatever the user's driver says: it is not committed
+                    await ledger.roll_back()
         if self._store is None or self.lease is None:
             return
         try:
@@ -403,8 +428,12 @@ class Run:
             return await asked_again(error, partial(guarded, ask), until=until)
 
     def _stale(self) -> StaleRunner:
+        return self.stale("the server says that it has another runner, or was forgotten")
+
+    def stale(self, reason: str) -> StaleRunner:
+        """The job has another runner now: the error that says so."""
         assert self.lease is not None
-        self.lease.lose("the server says that it has another runner, or was forgotten")
+        self.lease.lose(reason)
         return self.lease.error()
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from resilient.engine.drivers.sync import drive
 from resilient.policies.checkpointed.in_hand import BY_ANNOTATION, JobInHand, S, codec_of_results
 from resilient.policies.checkpointed.loops import Items
 from resilient.policies.checkpointed.sources import Reading
+
+if TYPE_CHECKING:
+    from resilient.engine.codecs import Codec
+    from resilient.policies.checkpointed.ledger import Ledger
+    from resilient.policies.checkpointed.places import Place
+    from resilient.policies.checkpointed.transactions import Transaction
 
 __all__ = ["Job"]
 
@@ -31,6 +37,7 @@ class Job(JobInHand[S]):
         total: int | None = None,
         name: str | None = None,
         verify: bool = False,
+        conn: Any = None,
     ) -> Items[T]: ...
 
     @overload
@@ -41,6 +48,7 @@ class Job(JobInHand[S]):
         key: Callable[[T], Any],
         total: int | None = None,
         name: str | None = None,
+        conn: Any = None,
     ) -> Items[T]: ...
 
     def iterate(
@@ -51,6 +59,7 @@ class Job(JobInHand[S]):
         total: int | None = None,
         name: str | None = None,
         verify: bool = False,
+        conn: Any = None,
     ) -> Items[Any]:
         """The items that are not done yet, in order.
 
@@ -71,6 +80,10 @@ class Job(JobInHand[S]):
             total: How many there are, for `progress`; known by itself of what has a length.
             name: Tells this loop from the others in its place; by default it is its number
                 among them. A loop inside another one's item belongs to that item.
+            conn: A connection of your own to SQLite or PostgreSQL, of sqlite3, psycopg or
+                SQLAlchemy, with which the body makes its effects. The loop commits them together
+                with position and state, every `every` items or `seconds`, so that nothing is lost
+                or done again; an error rolls back what is not committed. Commit nothing yourself.
             verify: Keep a digest of the items that are done, and compare it with those that a
                 resumed job skips. It costs a few microseconds an item.
 
@@ -84,7 +97,9 @@ class Job(JobInHand[S]):
         """
         reading = Reading(None, key, verify)
         reading.check(items, "iterate()")
-        return Items(self._run, self._run.begin_loop(name, items, total), items, reading)
+        loop = self._run.begin_loop(name, items, total)
+        ledger = None if conn is None else self._kept(loop, conn, "iterate()")
+        return Items(self._run, loop, items, reading, ledger)
 
     @overload
     def chunks(
@@ -95,6 +110,7 @@ class Job(JobInHand[S]):
         total: int | None = None,
         name: str | None = None,
         verify: bool = False,
+        conn: Any = None,
     ) -> Items[list[T]]: ...
 
     @overload
@@ -106,6 +122,7 @@ class Job(JobInHand[S]):
         key: Callable[[T], Any],
         total: int | None = None,
         name: str | None = None,
+        conn: Any = None,
     ) -> Items[list[T]]: ...
 
     def chunks(
@@ -117,6 +134,7 @@ class Job(JobInHand[S]):
         total: int | None = None,
         name: str | None = None,
         verify: bool = False,
+        conn: Any = None,
     ) -> Items[list[Any]]:
         """The items that are not done yet, in lists of `size`; the last one may be shorter.
 
@@ -126,7 +144,9 @@ class Job(JobInHand[S]):
         """
         reading = Reading(size, key, verify)
         reading.check(items, "chunks()")
-        return Items(self._run, self._run.begin_loop(name, items, total), items, reading)
+        loop = self._run.begin_loop(name, items, total)
+        ledger = None if conn is None else self._kept(loop, conn, "chunks()")
+        return Items(self._run, loop, items, reading, ledger)
 
     @overload
     def map(
@@ -134,12 +154,13 @@ class Job(JobInHand[S]):
         function: Callable[[T], R],
         items: Iterable[T],
         *,
-        workers: int = 8,
+        workers: int | None = None,
         total: int | None = None,
         name: str | None = None,
         retries: int = 0,
         on_error: Literal["raise"] = "raise",
         returns: Any = BY_ANNOTATION,
+        conn: Any = None,
     ) -> list[R]: ...
 
     @overload
@@ -148,7 +169,7 @@ class Job(JobInHand[S]):
         function: Callable[[T], R],
         items: Iterable[T],
         *,
-        workers: int = 8,
+        workers: int | None = None,
         total: int | None = None,
         name: str | None = None,
         retries: int = 0,
@@ -161,12 +182,13 @@ class Job(JobInHand[S]):
         function: Callable[[Any], Any],
         items: Iterable[Any],
         *,
-        workers: int = 8,
+        workers: int | None = None,
         total: int | None = None,
         name: str | None = None,
         retries: int = 0,
         on_error: Literal["raise", "collect"] = "raise",
         returns: Any = BY_ANNOTATION,
+        conn: Any = None,
     ) -> list[Any]:
         """Call the function for every item, in threads; the results in the order of the items.
 
@@ -178,7 +200,7 @@ class Job(JobInHand[S]):
             function: What to call, with one item. It runs in other threads than the body, and
                 leaves the state alone.
             items: Whatever can be iterated; it is read as there is room for it.
-            workers: Calls at a time.
+            workers: Calls at a time; 8 unless it is said.
             total: How many items there are, for `progress`.
             name: As that of a loop.
             retries: How often a call that raised is tried again, at once; `@retry` on the function
@@ -187,6 +209,9 @@ class Job(JobInHand[S]):
                 `"collect"`: errors stand in the place of their results. The calls that failed are
                 made again when the job is resumed.
             returns: What the results are stored as, where the function is not annotated.
+            conn: As that of `iterate`: calls and their results are committed together. One
+                connection serves one call at a time, so that they are made one after the other,
+                here.
 
         Raises:
             StaleRunner: Another runner has taken the job over.
@@ -196,8 +221,14 @@ class Job(JobInHand[S]):
             ConfigurationError: A wrong option, or two loops of one name.
         """
         from resilient.engine.side_by_side import in_threads
-        from resilient.policies.checkpointed.mapping import Mapping
+        from resilient.policies.checkpointed.mapping import WORKERS, Mapping, refuse_with_connection
 
+        if conn is not None:
+            refuse_with_connection(workers, retries, on_error)
+            return self._map_inside(
+                function, items, codec_of_results(function, returns), name, total, conn
+            )
+        workers = WORKERS if workers is None else workers
         mapping = Mapping(
             self._run, items, codec_of_results(function, returns), name=name, total=total,
             workers=workers, retries=retries, on_error=on_error,
@@ -214,6 +245,47 @@ class Job(JobInHand[S]):
             return mapping.ended()
         finally:
             mapping.left()
+
+    def _map_inside(
+        self,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        codec: Codec,
+        name: str | None,
+        total: int | None,
+        conn: Any,
+    ) -> list[Any]:
+        """Call the function for one item after the other, in the transactions of a connection."""
+        loop = self.iterate(items, name=name, total=total, conn=conn)
+        assert loop.ledger is not None
+        for item in loop:
+            drive(loop.ledger.keep(function(item), codec))
+        return drive(loop.ledger.results(codec))
+
+    def _kept(self, loop: Place, conn: Any, what: str) -> Ledger:
+        from resilient.policies.checkpointed.ledger import ledger_of
+
+        return ledger_of(self._run, loop, conn, mode="sync", what=what)
+
+    def transaction(self, conn: Any, *, name: str | None = None) -> Transaction:
+        """A transaction of your own database that is committed once in the life of the job.
+
+        `with job.transaction(conn) as tx:` begins it, and commits it with the job's fence and
+        state; an error rolls it back. Where an earlier run has committed it, `tx.done` is true:
+        test that, and leave the rest out. It counts as one item of `progress`.
+
+        Args:
+            conn: As that of `iterate`.
+            name: As that of a loop.
+
+        Raises:
+            StaleRunner: When it begins or ends: another runner has taken the job over.
+            ConfigurationError: `conn` is no known connection, or this is inside a loop with one.
+        """
+        from resilient.policies.checkpointed.transactions import Transaction
+
+        place = self._run.begin_loop(name, (), 1)
+        return Transaction(self._run, place, self._kept(place, conn, "transaction()"))
 
     @overload
     def step(
