@@ -60,6 +60,11 @@ def fenced(client: Any, key: str, lease: Lease) -> Fenced | AsyncFenced:
         raise ConfigurationError(f"fenced(): key={key!r} is not a string")
     if not key:
         raise KeyMissing("fenced(): the key is empty")
+    if not lease.is_exclusive:
+        raise ConfigurationError(
+            f"fenced(): several may hold the {lease.kind} {lease.key!r} at once, so that no fence "
+            "tells which of their writes comes too late"
+        )
     kinds: list[tuple[Any, str, type[Fenced] | type[AsyncFenced]]] = [
         (sys.modules.get("redis.client"), "Redis", Fenced),
         (sys.modules.get("redis.cluster"), "RedisCluster", Fenced),

@@ -110,6 +110,11 @@ class Lease:
         self.deadline = began + ttl * SAFE_SHARE - DRIFT_SECONDS
         self.due = began + ttl * RENEW_AFTER
 
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether nobody else holds the key at the same time, so that fences order what is written."""
+        return True
+
     def remaining(self) -> float:
         """Seconds for which it is certainly held; 0 once it is lost."""
         return 0.0 if self.lost else self.deadline - clock.now()

@@ -7,6 +7,7 @@ wake, or hands it a broadcast (a circuit's transition, an invalidation) for a ch
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -19,6 +20,8 @@ __all__ = ["GiftedWaiter", "Hub", "Listener", "Waiter"]
 
 POLL = 0.05
 """Seconds between two looks where a backend has no source of signals."""
+CROWDED = 1.0
+"""Seconds after a wait for which this process expects to wait again."""
 RECHECK = 1.0
 """Seconds after which a waiter looks by itself, in case a signal was missed."""
 
@@ -59,6 +62,8 @@ class Hub:
         self._listeners: dict[str, list[Listener]] = {}
         self.channels: tuple[str, ...] = ()
         self._lock = threading.Lock()
+        self.waited = -math.inf
+        """When somebody here began to wait last, on the local clock."""
 
     @property
     def has_source(self) -> bool:
@@ -69,6 +74,10 @@ class Hub:
     def recheck(self) -> float:
         """Seconds after which a waiter looks by itself."""
         return POLL if self._source is None else RECHECK
+
+    def is_crowded(self, now: float) -> bool:
+        """Whether who asks now had better register as a waiter at once: a trip fewer."""
+        return now - self.waited < CROWDED
 
     def start(self) -> None:
         """Have the source listen; on return it hears everything sent from now on."""

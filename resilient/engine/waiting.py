@@ -82,6 +82,8 @@ async def obtained(
     Raises:
         Rejected: It was busy for as long as `wait`; the contest's own refusal.
     """
+    if wait != 0 and hub.is_crowded(began):
+        return await _queued(contest, hub, math.inf if wait is None else wait, budget)
     try:
         try:
             answer = await contest.ask(None)
@@ -114,6 +116,7 @@ async def _queued(contest: Contest[A], hub: Hub, wait: float, budget: float) -> 
             waited = await NOW - start
             if waited >= wait:
                 raise contest.refusal(answer, waited)
+            hub.waited = began
             left: float = answer.ttl + EXPIRY_SLACK  # type: ignore[attr-defined]  # it is busy
             await Wait(waiter, min(wait - waited, left, patience))
             received = _received(contest, waiter, answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import random
 import signal
@@ -45,7 +46,15 @@ def _token(client: Any, key: str) -> Iterator[None]:
         client.rpush(key, "token")
 
 
-def _forked(run: Callable[[], None]) -> int:
+def warmed(url: str) -> None:
+    """Import what the children will use, so that none of them has to."""
+
+    resilient.configure(url)
+    resilient.close()
+
+
+def forked(run: Callable[[], None]) -> int:
+    """Run this in a child process: its id."""
     pid = os.fork()
     if pid:
         return pid
@@ -58,21 +67,23 @@ def hammer(
     kind: str, url: str, prefix: str, processes: int, seconds: float, path: str
 ) -> list[dict[str, float]]:
     """Many processes take the lock for 1 ms again and again: how often each, and its waits."""
-    start = time.monotonic() + 0.5
+    ready = multiprocessing.Barrier(processes)
 
     def child(number: int) -> None:
         take, count, longest = taker(kind, url, prefix, 10), 0, 0.0
         with take():  # connected, and every script known
             pass
-        time.sleep(max(0.0, start - time.monotonic()))
-        while (asked := time.monotonic()) < start + seconds:
+        ready.wait(60)
+        end = time.monotonic() + seconds
+        while (asked := time.monotonic()) < end:
             with take():
                 longest = max(longest, time.monotonic() - asked)
                 time.sleep(0.001)
                 count += 1
         Path(f"{path}.{number}").write_text(f"{count} {longest}")
 
-    for pid in [_forked(partial(child, number)) for number in range(processes)]:
+    warmed(url)
+    for pid in [forked(partial(child, number)) for number in range(processes)]:
         os.waitpid(pid, 0)
     reports = [Path(f"{path}.{number}").read_text().split() for number in range(processes)]
     return [{"count": int(count), "longest": float(longest)} for count, longest in reports]
@@ -80,6 +91,7 @@ def hammer(
 
 def storm(kind: str, url: str, prefix: str, seconds: float, ttl: float, path: str) -> None:
     """Six processes take the lock for 1 ms again and again, and one is killed every 0.3 s."""
+    warmed(url)
     chance = random.Random(11)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -91,14 +103,14 @@ def storm(kind: str, url: str, prefix: str, seconds: float, ttl: float, path: st
                 os.write(file, f"{fence} {time.monotonic()}\n".encode())
                 time.sleep(0.001)
 
-    pids = [_forked(child) for _ in range(6)]
+    pids = [forked(child) for _ in range(6)]
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.3)
         victim = chance.randrange(6)
         os.kill(pids[victim], signal.SIGKILL)
         os.waitpid(pids[victim], 0)
-        pids[victim] = _forked(child)
+        pids[victim] = forked(child)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

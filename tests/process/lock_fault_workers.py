@@ -178,3 +178,21 @@ def in_another_time(url: str, prefix: str, hours: float, rounds: int) -> list[li
             time.sleep(0.002)
             held.append([taken, time.monotonic(), lease.fence])
     return held
+
+
+def of_kind(kind: str, ttl: float) -> resilient.Lock:
+    """A lock, or a semaphore of one permit."""
+    options: Any = {"ttl": ttl, "wait": 30}
+    return (
+        resilient.lock("k", **options)
+        if kind == "lock"
+        else resilient.semaphore("k", limit=1, **options)
+    )
+
+
+def hold_one(url: str, prefix: str, kind: str, ttl: float) -> None:
+    """Hold one of a kind until killed."""
+    resilient.configure(url, prefix=prefix)
+    with of_kind(kind, ttl) as lease:
+        tell("holding", lease.fence)
+        receive(60)

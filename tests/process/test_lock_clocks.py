@@ -101,3 +101,25 @@ def test_a_server_clock_that_steps_forward_ends_a_lease_and_its_holder_learns_of
         assert report["lost"] - stepped < TTL / 3 + SLACK
         with resilient.lock("k", ttl=TTL, wait=10) as lease:
             assert lease.fence > fence + 3_000_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lock", "semaphore"])
+def test_a_server_clock_that_steps_back_keeps_nobody_waiting(
+    timekeeper: Timekeeper, prefix: str, kind: str
+) -> None:
+    """A dead holder's hold would live an hour longer: waiters have it after its TTL even so."""
+    url = timekeeper.server.url
+    with (
+        resilient.using(url, prefix=prefix),
+        group(workers.hold_one, [(url, prefix, kind, TTL)]) as (holder,),
+    ):
+        fence = holder.wait_for("holding")
+        holder.stop()  # a dead one of this host would be seen to be dead
+        timekeeper.step(-3600)
+        stepped = time.monotonic()
+        with workers.of_kind(kind, TTL) as lease:
+            waited = time.monotonic() - stepped
+            assert lease.fence > fence
+    print(f"waited {waited:.2f} s for a {kind} of TTL {TTL}")
+    assert waited < TTL + 2 * SLACK

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Awaitable
 from typing import Any
 
@@ -124,6 +126,18 @@ def test_a_key_that_no_fence_can_lie_beside_is_refused(key: str, leases: tuple[A
     """Rather than found out on the day of the cluster."""
     with pytest.raises(ConfigurationError, match="outside a hash tag"):
         resilient.fenced(redis.Redis(), key, leases[1])
+
+
+def test_a_lease_that_others_share_is_refused() -> None:
+    """Their fences do not order what they write: neither here nor in a database."""
+    with resilient.using("memory://"), resilient.semaphore("s", limit=2) as permit:
+        with redis.Redis() as client, pytest.raises(ConfigurationError, match="several may hold"):
+            resilient.fenced(client, "k", permit)
+        with (
+            contextlib.closing(sqlite3.connect(":memory:")) as connection,
+            pytest.raises(ConfigurationError, match="several may hold"),
+        ):
+            permit.bind(connection)
 
 
 def test_what_is_no_client_is_refused(leases: tuple[Any, Any]) -> None:

@@ -107,10 +107,15 @@ class HeldLock(Lease):
         lease._reason, lease._callbacks, lease.caller = None, None, None
         return lease
 
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether nobody else holds it at the same time; a pretended one excludes nobody's writes."""
+        return not self.fence or not self.settings.mode.shared
+
     def guard(self) -> Guard | None:
         """How the lock's own server makes a write depend on it; `None` where it cannot."""
         make = getattr(self.store, "guard", None)
-        if make is None or self.settings.mode.shared:
+        if make is None or not self.is_exclusive:
             return None
         guard: Guard = make(self.key, owner=self.owner, mode=self.settings.mode)
         return guard
@@ -137,7 +142,7 @@ class HeldLock(Lease):
         from resilient.connections import bound, recognised  # few need it
 
         own = recognised(connection, mode=mode, what="lease.bind()")
-        if self.fence and self.settings.mode.shared:
+        if not self.is_exclusive:
             raise ConfigurationError(
                 f"lease.bind(): several may hold the {self.kind} {self.key!r} at once, so that no "
                 "fence tells which of their writes comes too late"

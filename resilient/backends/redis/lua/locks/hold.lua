@@ -4,7 +4,7 @@
 --   3 who waits, by arrival
 -- and where several may hold it
 --   4 the end of each hold in microseconds; of a hold that was released, minus the moment of that
---   5 of each hold its fence, when it was granted, and a note
+--   5 of each hold its fence, when it was granted, and a note; under '' the largest TTL
 local us = microseconds()
 local MEMORY_LIVES = 604800000
 local RELEASES_LIVE = 60000
@@ -23,11 +23,36 @@ local function holders(k)
   return k[4] and redis.call('ZCOUNT', k[4], '(' .. digits(us), '+inf') or 0
 end
 
+-- A server's clock that is stepped back would have a hold live for that much longer: none is left
+-- more than its TTL.
+local function shorten_one(k, ttl)
+  if redis.call('PTTL', k[1]) > tonumber(ttl) then redis.call('PEXPIRE', k[1], ttl) end
+end
+
+local function shorten_all(k)
+  local latest = us + tonumber(redis.call('HGET', k[5], '') or 0) * 1000
+  for _, owner in ipairs(redis.call('ZRANGEBYSCORE', k[4], '(' .. digits(latest), '+inf')) do
+    redis.call('ZADD', k[4], digits(latest), owner)
+  end
+end
+
 local function has_room(k, shared, limit)
-  if redis.call('EXISTS', k[1]) == 1 then return false end
+  local ttl = redis.call('HGET', k[1], 'ttl')
+  if ttl then
+    shorten_one(k, ttl)
+    return false
+  end
   if not k[4] then return true end
   local now = holders(k)
-  return now == 0 or shared == '1' and (limit == '0' or now < tonumber(limit))
+  local room = now == 0 or shared == '1' and (limit == '0' or now < tonumber(limit))
+  if not room then shorten_all(k) end
+  return room
+end
+
+local function note_ttl(k, ttl)
+  if ttl > tonumber(redis.call('HGET', k[5], '') or 0) then
+    redis.call('HSET', k[5], '', digits(ttl))
+  end
 end
 
 local function drawn(k)
@@ -39,10 +64,12 @@ local function grant(k, owner, ttl, shared, note, fence)
     tidy(k)
     redis.call('ZADD', k[4], digits(us + ttl * 1000), owner)
     redis.call('HSET', k[5], owner, cmsgpack.pack({fence, digits(us), note}))
+    note_ttl(k, ttl)
     extend(k[4], digits(ttl + RELEASES_LIVE))
     extend(k[5], digits(ttl + RELEASES_LIVE))
   else
-    redis.call('HSET', k[1], 'owner', owner, 'fence', fence, 'granted', digits(us), 'note', note)
+    redis.call('HSET', k[1], 'owner', owner, 'fence', fence, 'granted', digits(us), 'note', note,
+      'ttl', digits(ttl))
     redis.call('PEXPIRE', k[1], ttl)
     -- An owner that comes back after a release must be able to lose this grant.
     if redis.call('HGET', k[2], 'released') == owner then redis.call('HDEL', k[2], 'released') end
@@ -103,9 +130,11 @@ end
 -- Have this owner, who holds it, do so for so many milliseconds from now.
 local function hold_on(k, owner, ttl)
   if redis.call('HGET', k[1], 'owner') == owner then
+    redis.call('HSET', k[1], 'ttl', digits(ttl))
     redis.call('PEXPIRE', k[1], ttl)
   else
     redis.call('ZADD', k[4], digits(us + ttl * 1000), owner)
+    note_ttl(k, ttl)
     extend(k[4], digits(ttl + RELEASES_LIVE))
     extend(k[5], digits(ttl + RELEASES_LIVE))
   end
