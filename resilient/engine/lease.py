@@ -112,7 +112,7 @@ class Lease:
 
     @property
     def is_exclusive(self) -> bool:
-        """Whether nobody else holds the key at the same time, so that fences order what is written."""
+        """Whether nobody else holds the key at the same time: fences order what is written."""
         return True
 
     def remaining(self) -> float:

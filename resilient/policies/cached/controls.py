@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, ParamSpec, TypeVar
 
 from resilient.engine.drivers.sync import drive
+from resilient.engine.guard import guarded
 from resilient.engine.plan import Body, Plan
 from resilient.policies.cached.plan import changed, invalidated, invalidated_tags, peeked
 from resilient.protocols.cache import CacheStore
@@ -230,7 +231,7 @@ class CacheControls(Generic[P, Result, Peeked, Truth, Nothing, Explained, Value]
             stale=life.stale,
             tags=tags,
         )
-        await changed(near, key, put)
+        await changed(near, key, partial(guarded, put))
 
     async def _expired(self, key: str) -> bool:
         near = self._layer.attend()

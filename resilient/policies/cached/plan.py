@@ -18,12 +18,13 @@ from resilient import events
 from resilient.engine.budget import within
 from resilient.engine.failure import Failure
 from resilient.engine.flights import Returned
+from resilient.engine.guard import guarded
 from resilient.engine.identity import describe
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NEW_OWNER, NOW, Ask, Body, Plan
 from resilient.engine.waiting import obtained
-from resilient.errors import BackendError, CallInProgress, CodecError
+from resilient.errors import BackendError, CallInProgress, CodecError, LeaseLost
 from resilient.policies.cached.near import Call, Near
 from resilient.policies.cached.settings import POLICY, Settings
 from resilient.protocols.cache import Busy, CacheStore, Entry, Leased
@@ -271,10 +272,12 @@ async def stored(
     )
     began = await NOW
     try:
-        if await insisted(fill, budget):
+        if await guarded(insisted, fill, budget):
             near.keep(call, outcome, life, began=began, flight=flight)
     except BackendError as error:
         troubled(settings, near, call, error)
+    except LeaseLost:  # of a lock around this: what was computed is not to be relied on
+        await abandoned(near, call, lease)
 
 
 async def insisted(ask: Callable[[], Plan[T]], budget: float) -> T:

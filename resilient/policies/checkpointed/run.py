@@ -310,11 +310,12 @@ class Run:
         self.lease.drop()  # first, so that no renewal outlives the run
         finish, fence = self._store.finish, self.lease.fence
         try:
-            accepted = await finish(self.task, result, fence=fence, ttl=self._ttl)
+            accepted = await guarded(finish, self.task, result, fence=fence, ttl=self._ttl)
         except BackendError as error:
             ask = partial(finish, self.task, result, fence=fence, ttl=self._ttl)
             try:
-                accepted = await asked_again(error, ask, until=self.lease.deadline)
+                again = partial(guarded, ask)
+                accepted = await asked_again(error, again, until=self.lease.deadline)
             except BackendError as final:
                 final.add_note(
                     f"the job {self.task!r} has run to its end, but its result could not be "

@@ -109,7 +109,7 @@ class HeldLock(Lease):
 
     @property
     def is_exclusive(self) -> bool:
-        """Whether nobody else holds it at the same time; a pretended one excludes nobody's writes."""
+        """Whether nobody else holds it at the same time; a pretended one may write all the same."""
         return not self.fence or not self.settings.mode.shared
 
     def guard(self) -> Guard | None:
