@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from resilient.connections.drivers import UserConnection
 
 __all__ = ["UserTable", "ensured"]
 
 
-@dataclass(frozen=True, slots=True)
-class UserTable:
+class UserTable(NamedTuple):
     """A table that is made when it is missing.
 
     Attributes:
