@@ -1,8 +1,13 @@
 """Cached values on Redis.
 
-A value is a hash (value, time of birth, tags, who computed it) that expires; beside it lies the
-lease of whoever computes it, and those who wait. Tags are numbers of their own under other slots,
-so a script cannot read them: they are asked in the same pipeline, and compared here.
+A value is one string that expires, with its times and tags in front (`lua/cache/record.lua`);
+beside it lies the lease of whoever computes it, and those who wait. Tags are numbers of their own
+under other slots, so a script cannot read them: they are asked in the same pipeline, and compared
+here.
+
+A key that had a value when it was last seen is read by a plain `MGET`, which costs the server
+a tenth of a script: if the value is gone, the script is a second round trip. Any other key is asked
+for by the script at once, so that a miss comes with the lease in one.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ import fnmatch
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from resilient.backends.redis.commands import Batch, Command, Plain, Script, milliseconds, text
 from resilient.backends.redis.keys import Keys
@@ -20,14 +26,14 @@ from resilient.protocols.values import Encoded
 
 __all__ = ["RedisCache"]
 
-GET = Script("cache/get")
-FETCH = Script("cache/fetch")
+RECORD = ("cache/record",)
+FETCH = Script("cache/fetch", shared=RECORD)
 RENEW = Script("cache/renew")
-FILL = Script("cache/fill")
+FILL = Script("cache/fill", shared=RECORD)
 ABANDON = Script("cache/abandon")
-SET = Script("cache/set")
-DELETE = Script("cache/delete")
-EXPIRE = Script("cache/expire")
+SET = Script("cache/set", shared=RECORD)
+DELETE = Script("cache/delete", shared=RECORD)
+EXPIRE = Script("cache/expire", shared=RECORD)
 TAG_ENSURE = Script("cache/tag_ensure")
 TAG_KEEP = Script("cache/tag_keep")
 TAG_BUMP = Script("cache/tag_bump")
@@ -37,10 +43,40 @@ TAG_LIVES = 86_400_000
 as the values that have it, and one that is lost makes them misses."""
 SCAN_STEP = 500
 
-Kept = tuple[bytes | None, int, int, int, bytes, bytes]
-"""A value, for how long it may be served, is fresh and kept, in ms, its birth and its tags."""
+MAX_PRESENT = 100_000
+"""How many keys are remembered to have had a value."""
+HEAD = 113
+"""Bytes of a record before its tags."""
+TIME = Plain("TIME")
+MICRO = 1_000_000
+
 Numbers = dict[str, int | None]
 """The numbers of tags; `None`: the server has no such tag."""
+
+
+class Record(NamedTuple):
+    """What is kept of a value (`lua/cache/record.lua`).
+
+    Attributes:
+        entry: The value and its times.
+        born: When it was, in µs.
+        tags: Its tags, as JSON; nothing for none.
+    """
+
+    entry: Entry
+    born: int
+    tags: bytes
+
+    @classmethod
+    def of(cls, stored: bytes | None, now: int) -> Record | None:
+        """Read a record at a time of the server's, in µs; `None` for what is none."""
+        if stored is None or len(stored) < HEAD:
+            return None
+        ends = HEAD + int(stored[104:HEAD])
+        ttl, fresh = int(stored[16:32]) - now, int(stored[32:48]) - now
+        kept = int(stored[48:64]) - now
+        entry = Entry(Encoded(stored[ends:]), ttl / MICRO, fresh / MICRO, kept / MICRO)
+        return cls(entry, int(stored[:16]), stored[HEAD:ends])
 
 
 class RedisCache:
@@ -51,15 +87,15 @@ class RedisCache:
         self._keys = keys
         self._max_ttl = max_ttl
         self._channel = keys.broadcast("cache")
+        self._present: dict[str, None] = {}
 
     # --- reading
 
     async def get(self, key: str) -> Entry | None:
         """The live value."""
-        found = await Ask(self._transport, GET(self._keys.names("cache", key)))
-        if found is None:
-            return None
-        return await self._valid(found, {})
+        record, numbers = await self._looked(key, ())
+        found = await self._valid(record, numbers)
+        return found if found is not None and found.ttl > 0 else None
 
     async def has(self, key: str) -> bool:
         """Whether there is a live value."""
@@ -75,42 +111,62 @@ class RedisCache:
         waiter: str | None = None,
     ) -> Entry | Leased | Busy:
         """The live value, or the right to compute it, or who is computing it."""
+        oldest_valid = 0
+        if key in self._present:
+            record, numbers = await self._looked(key, tags)
+            if record is not None:
+                oldest_valid = await self._oldest_valid(record.born, record.tags, numbers)
+                if oldest_valid <= record.born and record.entry.fresh > 0:
+                    return record.entry
+            self._present.pop(key, None)
         names, lives = self._names(key), milliseconds(lease, "lease")
         its_numbers = Plain("MGET", *map(self._keys.tag, tags)) if tags else None
-        oldest_valid = 0
         while True:
             ask = FETCH(names, owner, lives, waiter or "", oldest_valid)
-            if its_numbers is None:
-                (outcome, kept, *rest), numbers = await Ask(self._transport, ask), {}
-            else:
-                (outcome, kept, *rest), found = await Ask(
-                    self._transport, Batch([ask, its_numbers])
-                )
-                numbers = _numbers(tags, found)
+            (outcome, stored, now, *rest), *found = await Ask(
+                self._transport, Batch([ask, its_numbers] if its_numbers else [ask])
+            )
+            numbers = _numbers(tags, found[0]) if found else {}
+            record = Record.of(stored, int(now))
             if outcome == b"leased":
-                stale = await self._valid(kept, numbers)
+                stale = await self._valid(record, numbers)
                 await self._begin(numbers, rest[0], TAG_LIVES)
                 return Leased(int(rest[0]), stale)
             if outcome == b"busy":
                 owner_there, left, begun = rest
                 newest = max((number for number in numbers.values() if number), default=0)
                 if newest <= int(begun):
-                    stale = await self._valid(kept, numbers)
+                    stale = await self._valid(record, numbers)
                     return Busy(text(owner_there), left / 1000, stale)
                 oldest_valid = newest
                 continue
-            *_, born, stored_tags = kept
-            if stored_tags:
-                oldest_valid = await self._oldest_valid(int(born), stored_tags, numbers)
-            if not stored_tags or oldest_valid <= int(born):
-                return _entry(kept)
+            assert record is not None
+            oldest_valid = await self._oldest_valid(record.born, record.tags, numbers)
+            if oldest_valid <= record.born:
+                self._remember(key)
+                return record.entry
 
-    async def _valid(self, kept: Kept, numbers: Numbers) -> Entry | None:
+    async def _looked(self, key: str, tags: Sequence[str]) -> tuple[Record | None, Numbers]:
+        """What is kept of a value, by plain commands, and the numbers of tags."""
+        [name] = self._keys.names("cache", key)
+        look = Plain("MGET", name, *map(self._keys.tag, tags))
+        (stored, *found), (seconds, micros) = await Ask(self._transport, Batch([look, TIME]))
+        record = Record.of(stored, int(seconds) * 1_000_000 + int(micros))
+        return record, _numbers(tags, found)
+
+    def _remember(self, key: str) -> None:
+        if len(self._present) >= MAX_PRESENT:
+            self._present.clear()
+        self._present[key] = None
+
+    async def _valid(self, record: Record | None, numbers: Numbers) -> Entry | None:
         """What is kept of a value, if there is anything and no tag has made it a miss."""
-        value, *_, born, tags = kept
-        if value is None or await self._oldest_valid(int(born), tags, numbers) > int(born):
+        if (
+            record is None
+            or await self._oldest_valid(record.born, record.tags, numbers) > record.born
+        ):
             return None
-        return _entry(kept)
+        return record.entry
 
     async def _oldest_valid(self, born: int, stored_tags: bytes, numbers: Numbers) -> int:
         """The earliest birth of a value with these tags that may be served, as of now."""
@@ -153,6 +209,7 @@ class RedisCache:
             return False
         numbers = _numbers(tags, found)
         numbers |= await self._begin(numbers, born, max(lives, TAG_LIVES))
+        self._remember(key)
         return all(number is not None and number <= int(born) for number in numbers.values())
 
     async def _begin(self, numbers: Numbers, born: bytes, lives: int) -> Numbers:
@@ -259,11 +316,6 @@ class RedisCache:
 def _numbers(tags: Sequence[str], found: Sequence[bytes | None]) -> Numbers:
     pairs = zip(tags, found, strict=True)
     return {tag: None if number is None else int(number) for tag, number in pairs}
-
-
-def _entry(kept: Kept) -> Entry:
-    value, ttl, fresh, there, *_ = kept
-    return Entry(Encoded(value or b""), ttl / 1000, fresh / 1000, there / 1000)
 
 
 def _times(ttl: float, fresh: float | None, stale: float) -> tuple[int, int, int]:

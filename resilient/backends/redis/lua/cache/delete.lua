@@ -1,9 +1,10 @@
 -- KEYS value, lease, waiters
 -- ARGV key, channel
 -- Answers the birth and the tags of what was live.
-local entry = redis.call('HMGET', KEYS[1], 'born', 'tags', 'stale')
-local live = entry[1] and redis.call('PTTL', KEYS[1]) > (tonumber(entry[3]) or 0)
+local record = record_at(KEYS[1])
+local was = record and record.expires > microseconds()
+  and {digits(record.born), tags_of(KEYS[1], record)}
 redis.call('DEL', KEYS[1], KEYS[2])
 wake_all(KEYS[3])
 redis.call('PUBLISH', ARGV[2], ARGV[1])
-return live and {entry[1], entry[2]}
+return was

@@ -2,14 +2,13 @@
 -- ARGV owner, value, tags; for how long it is kept, and of that not served, and not fresh, in ms
 -- Answers when the value was born: when its lease was given.
 local lease = redis.call('HMGET', KEYS[2], 'owner', 'fence')
+local owner = redis.sha1hex(ARGV[1])
 if lease[1] ~= ARGV[1] then
   -- The reply to the first request may have been lost.
-  local entry = redis.call('HMGET', KEYS[1], 'owner', 'born')
-  return entry[1] == ARGV[1] and entry[2]
+  local record = record_at(KEYS[1])
+  return record and record.owner == owner and digits(record.born)
 end
-redis.call('HSET', KEYS[1], 'value', ARGV[2], 'born', lease[2], 'tags', ARGV[3], 'owner', ARGV[1],
-  'stale', ARGV[5], 'lag', ARGV[6])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
+store_record(KEYS[1], ARGV[2], lease[2], owner, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
 redis.call('DEL', KEYS[2])
 wake_all(KEYS[3])
 return lease[2]
