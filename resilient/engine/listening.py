@@ -208,6 +208,14 @@ class ListeningSource:
                 self._deliver(channel, None)
             self._hub.wake_all()
 
+    def lost(self) -> None:
+        """Tell those who trust in hearing everything that they do not."""
+        if self._hub is not None:
+            try:
+                self._hub.doubt()
+            except Exception:
+                log.exception("a listener failed")
+
     def _deliver(self, channel: str, message: str | None) -> None:
         try:
             if self._hub is not None:
@@ -265,11 +273,13 @@ class _Listener(threading.Thread):
                     self.subscription.open(self._source.channels())
                     if gap:
                         self._source.missed()
-                    pause = FIRST_PAUSE
+                    pause, gap = FIRST_PAUSE, False
                     self._listen()
                 except BackendError as error:
-                    gap = True
                     self.subscription.close()
+                    if not gap:
+                        self._source.lost()  # closed before: nothing is kept from here on
+                    gap = True
                     self._tell(error)
                     if not self._stopping:
                         self.subscription.bell.wait(pause)

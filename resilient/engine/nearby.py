@@ -2,7 +2,8 @@
 
 All of it lasts only while it can be trusted. A broadcast on the channel `"cache"` names what is
 stale: it is dropped, and what is being computed or read at that moment is not kept. A broadcast
-that may have been missed empties everything.
+that may have been missed empties everything, as soon as the connection is known to be lost and
+once more when it is back.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Nearby:
         with self._lock:
             new, self._registered = not self._registered, True
         if new:
-            self._hub.listen(CHANNEL, self.hear)
+            self._hub.listen(CHANNEL, self.hear, doubts=True)
         else:
             self._hub.start()
 

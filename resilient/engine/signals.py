@@ -61,6 +61,7 @@ class Hub:
         self._waiters: WeakValueDictionary[str, Waiter] = WeakValueDictionary()
         self._listeners: dict[str, list[Listener]] = {}
         self.channels: tuple[str, ...] = ()
+        self._doubters: list[Listener] = []
         self._lock = threading.Lock()
         self.waited = -math.inf
         """When somebody here began to wait last, on the local clock."""
@@ -92,12 +93,25 @@ class Hub:
         """What a store is given so that the server can wake this waiter."""
         return waiter.id if self._source is None else self._source.address(waiter.id)
 
-    def listen(self, channel: str, listener: Listener) -> None:
-        """Have a listener called with every broadcast on a channel from now on."""
+    def listen(self, channel: str, listener: Listener, *, doubts: bool = False) -> None:
+        """Have a listener called with every broadcast on a channel from now on.
+
+        Args:
+            channel: The channel.
+            listener: What is called, with `None` once it hears again after it may have missed some.
+            doubts: Whether it is called with `None` also as soon as it hears nothing any more.
+        """
         with self._lock:
             self._listeners.setdefault(channel, []).append(listener)
             self.channels = tuple(self._listeners)
+            if doubts:
+                self._doubters.append(listener)
         self.start()
+
+    def doubt(self) -> None:
+        """Tell those who want to know that nothing is heard any more."""
+        for listener in list(self._doubters):
+            listener(None)
 
     def wake(self, waiter: str) -> None:
         """Wake the waiter of this id, if it still waits; `id=gift` gives it something."""

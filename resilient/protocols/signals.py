@@ -18,6 +18,10 @@ class Hub(Protocol):
         """Whether the waiter of this id still waits in this process."""
         ...
 
+    def doubt(self) -> None:
+        """Tell those who want to know that nothing is heard any more."""
+        ...
+
     def wake_all(self) -> None:
         """Wake every waiter of this process: something changed, or something may be missed."""
         ...

@@ -16,8 +16,9 @@ from resilient.engine.listening import Bell
 __all__ = ["RedisSubscription"]
 
 QUIET = 1.0
-"""Seconds of silence after which the server is asked for a sign of life, and to give one: so a
-connection that leads nowhere is noticed within two."""
+"""Seconds of silence after which the server is asked for a sign of life."""
+ANSWER = 0.75
+"""Seconds for it to give one: so a connection that leads nowhere is noticed well within two."""
 
 
 class RedisSubscription:
@@ -92,7 +93,7 @@ class RedisSubscription:
             raise redis_errors.TimeoutError("the server gives no sign of life")
         self._connection.send_command("PING")
         self._pinged = True
-        self._quiet_at = time.monotonic() + QUIET
+        self._quiet_at = time.monotonic() + ANSWER
 
     def _hear(self) -> None:
         self._pinged = False

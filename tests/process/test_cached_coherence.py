@@ -1,0 +1,168 @@
+"""`@cached` on Redis under fire: lost connections, lost data, invalidations at any moment."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import resilient
+from resilient import LocalCache, cached
+from resilient.backends.redis import from_url
+from resilient.engine.drivers.sync import drive
+from resilient.testing.faults import FaultProxy
+from tests.support.fixtures import Target
+from tests.support.modes import Mode
+from tests.support.scale import scaled
+from tests.support.servers import RedisServer
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+
+BATCH = 1000
+COPIES = """
+local record = redis.call('GET', KEYS[1])
+local start = string.gsub(KEYS[1], '%-1$', '')
+for n = ARGV[1], ARGV[2] do redis.call('SET', start .. string.format('%d', n), record) end
+"""
+"""Stores the value of the call `-1` as that of many others."""
+
+
+@pytest.mark.parametrize("how", ["killed", "black hole"])
+def test_a_lost_connection(redis_server: RedisServer, prefix: str, mode: Mode, how: str) -> None:
+    """Nothing that is older than 2 s is served by a process that has gone deaf; it recovers."""
+    source = ["old"]
+
+    async def f() -> str:
+        return source[0]
+
+    other = from_url(redis_server.url, prefix=prefix).require("cache")
+    with (
+        FaultProxy(redis_server.url) as proxy,
+        resilient.using(f"{proxy.url}?socket_timeout=1", prefix=prefix),
+    ):
+        read = mode.decorate(cached("k", ttl=600, local=LocalCache(ttl=600)), f)
+        entries = cached.of(read)
+        assert [mode.call(read), mode.call(read)] == ["old", "old"]
+        assert entries.stats().local_hits >= 1
+        if how == "killed":
+            proxy.refuse()
+        else:
+            proxy.blackhole()
+        source[0] = "new"
+        drive(other.delete(entries.key()))  # past the proxy: it is not heard
+        began = served = time.monotonic()
+        while mode.call(read) == "old":
+            served = time.monotonic()
+            time.sleep(0.005)
+        assert served - began < 2.0
+        restored = time.monotonic()
+        if how == "killed":
+            proxy.accept()
+        else:
+            proxy.restore()
+        hits = entries.stats().local_hits
+        while entries.stats().local_hits == hits:
+            assert mode.call(read) == "new"
+            time.sleep(0.005)
+        assert time.monotonic() - restored < 3.0 + 0.5, "half a second for a busy machine"
+
+
+def test_flushed_server(redis_server: RedisServer, prefix: str, mode: Mode) -> None:
+    """A server that has lost everything, or the tags alone, causes misses and nothing stale."""
+    source = [0]
+
+    async def f() -> int:
+        return source[0]
+
+    with resilient.using(redis_server.url, prefix=prefix):
+        read = mode.decorate(cached("k", ttl=600, local=None, tags=("t",)), f)
+        for lost in ("everything", "tags", "tag"):
+            assert mode.call(read) == source[0]
+            source[0] += 1
+            assert mode.call(read) == source[0] - 1, "it is kept, until it is lost"
+            with redis_server.client() as client:
+                if lost == "everything":
+                    client.flushdb()
+                else:
+                    pattern = "cache-tag:*" if lost == "tags" else "cache-tag:t"
+                    assert client.delete(*client.keys(f"{prefix}{pattern}")) >= 1
+            assert mode.call(read) == source[0], lost
+
+
+@pytest.mark.parametrize("local", ["auto", None])
+def test_invalidations_at_any_moment(shared_target: Target, local: Any) -> None:
+    """Keys, tags, namespaces, at random points of computations: no later read is stale."""
+    chance = random.Random(7)
+    source, stop = [0], threading.Event()
+
+    def f() -> int:
+        seen = source[0]
+        if chance.random() < 0.5:
+            time.sleep(chance.random() * 0.002)
+        return seen
+
+    with resilient.using(shared_target.url, prefix=shared_target.prefix):
+        read = cached("k", ttl=600, local=local, tags=("t",))(f)
+        entries = cached.of(read)
+
+        def keep_reading() -> None:
+            while not stop.is_set():
+                read()
+                time.sleep(0.0005)
+
+        readers = [threading.Thread(target=keep_reading) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        stale = 0
+        ways: list[Callable[[], Any]] = [
+            entries.invalidate,
+            entries.clear,
+            lambda: resilient.invalidate_tags("t"),
+        ]
+        try:
+            for _ in range(scaled(10_000 / 4, 100)):
+                time.sleep(chance.random() * 0.002)
+                source[0] += 1
+                chance.choice(ways)()
+                stale += read() < source[0]
+        finally:
+            stop.set()
+            for reader in readers:
+                reader.join()
+        assert stale == 0
+
+
+def test_a_large_namespace_is_cleared(redis_server: RedisServer, prefix: str) -> None:
+    """However many entries there are: one command, no scan, ≤ 1 ms at the server."""
+    entries = scaled(1_000_000, 20_000)
+
+    def f(n: int) -> str:
+        return "computed"
+
+    with resilient.using(redis_server.url, prefix=prefix):
+        read = cached("{n}", ttl=600, local=None, namespace="large")(f)
+        read(-1)
+        key = cached.of(read).key(-1)
+        with redis_server.client() as client:
+            for start in range(0, entries, BATCH):
+                client.eval(COPIES, 1, f"{prefix}cache:{key}", str(start), str(start + BATCH - 1))
+        assert cached.of(read).peek(entries - 1) == "computed"
+        best = float("inf")
+        for _ in range(3):
+            with redis_server.client() as client:
+                server: Any = client
+                server.config_resetstat()
+                cached.of(read).clear()
+                stats = client.info("commandstats")
+            ran = {name.removeprefix("cmdstat_"): each for name, each in stats.items()}
+            assert ran["evalsha"]["calls"] == 1
+            assert not ran.keys() & {"keys", "scan", "flushdb", "flushall", "unlink", "del"}
+            best = min(best, ran["evalsha"]["usec"])
+        assert best <= 1000
+        for n in (0, entries // 2, entries - 1, -1):
+            assert cached.of(read).peek(n) is resilient.MISSING
+        assert read(entries - 1) == "computed"
