@@ -12,7 +12,7 @@ import resilient
 from tests.support.processes import receive, tell
 
 
-def increment(url: str, prefix: str, mode: str, path: str, times: int) -> list[int]:
+def increment(url: str, prefix: str, mode: str, path: str, times: int, fair: bool) -> list[int]:
     """Read, add one and write, under the lock, many times; the fences in order."""
     resilient.configure(url, prefix=prefix)
     counter = Path(path)
@@ -25,21 +25,21 @@ def increment(url: str, prefix: str, mode: str, path: str, times: int) -> list[i
         return fence
 
     if mode == "sync":
-        return [_locked(section) for _ in range(times)]
+        return [_locked(section, fair) for _ in range(times)]
 
     async def many() -> list[int]:
-        return [await _alocked(section) for _ in range(times)]
+        return [await _alocked(section, fair) for _ in range(times)]
 
     return asyncio.run(many())
 
 
-def _locked(section: Any) -> int:
-    with resilient.lock("counter", wait=120) as lease:
+def _locked(section: Any, fair: bool) -> int:
+    with resilient.lock("counter", wait=120, fair=fair) as lease:
         return int(section(lease.fence))
 
 
-async def _alocked(section: Any) -> int:
-    async with resilient.lock("counter", wait=120) as lease:
+async def _alocked(section: Any, fair: bool) -> int:
+    async with resilient.lock("counter", wait=120, fair=fair) as lease:
         return int(section(lease.fence))
 
 

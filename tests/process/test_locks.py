@@ -15,20 +15,26 @@ from tests.process import lock_workers
 from tests.support.fixtures import Target
 from tests.support.modes import Mode
 from tests.support.processes import group, run_all
+from tests.support.scale import scaled
 from tests.support.servers import RedisAt
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
 
-def test_locked_sections_never_overlap(shared_target: Target, mode: Mode, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fair", "times"), [(False, 2000), (True, scaled(2000))], ids=["barging", "in turn"]
+)
+def test_locked_sections_never_overlap(
+    shared_target: Target, mode: Mode, tmp_path: Path, fair: bool, times: int
+) -> None:
     """6 processes × 2,000 read-modify-writes: the exact total, and fences strictly increasing."""
     counter = tmp_path / "counter"
     counter.write_text("0")
-    arguments = (shared_target.url, shared_target.prefix, mode.name, str(counter), 2000)
+    arguments = (shared_target.url, shared_target.prefix, mode.name, str(counter), times, fair)
     run_all(lock_workers.increment, [arguments] * 6, timeout=170)
     fences = [int(line) for line in Path(f"{counter}.fences").read_text().split()]
-    assert counter.read_text() == "12000"
-    assert len(fences) == 12000
+    assert counter.read_text() == str(6 * times)
+    assert len(fences) == 6 * times
     assert all(earlier < later for earlier, later in itertools.pairwise(fences))
 
 

@@ -24,7 +24,7 @@ __all__ = ["SqliteSignals"]
 
 log = logging.getLogger("resilient")
 
-SHORTEST, LONGEST = 0.0005, 0.005
+SHORTEST, LONGEST = 0.0005, 0.002
 """Seconds between two looks while somebody waits."""
 RELAXED = 0.02
 """Seconds between two looks while there are listeners only."""
