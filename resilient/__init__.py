@@ -18,6 +18,7 @@ from resilient.errors import (
     KeyMissing,
     LeaseLost,
     LockNotAcquired,
+    OutcomeUnknown,
     Rejected,
     ResilientError,
     ResultUnavailable,
@@ -74,7 +75,12 @@ from resilient.policies.distributed_lock import (
     semaphore,
     write_lock,
 )
-from resilient.policies.idempotent import idempotent
+from resilient.policies.idempotent import (
+    CallStatus,
+    IdempotentCall,
+    current_idempotency,
+    idempotent,
+)
 from resilient.policies.retry import retry
 
 __all__ = [
@@ -90,6 +96,7 @@ __all__ = [
     "CacheContext",
     "CacheStats",
     "CallInProgress",
+    "CallStatus",
     "CapabilityMissing",
     "CircuitBreaker",
     "CircuitOpen",
@@ -103,6 +110,7 @@ __all__ = [
     "FingerprintMismatch",
     "HalfOpen",
     "HeldLocks",
+    "IdempotentCall",
     "Job",
     "JobCancelled",
     "JobCheckpoint",
@@ -117,6 +125,7 @@ __all__ = [
     "LockLease",
     "LockNotAcquired",
     "Outcome",
+    "OutcomeUnknown",
     "Progress",
     "Quorum",
     "Ramp",
@@ -135,6 +144,7 @@ __all__ = [
     "circuit_breaker",
     "close",
     "configure",
+    "current_idempotency",
     "current_job",
     "current_lease",
     "distributed_lock",

@@ -17,7 +17,8 @@
     │   └── StaleRunner            ... of a checkpointed job
     ├── FingerprintMismatch        one idempotency key, two different payloads
     ├── TimedOut                   it took longer than it may; also a TimeoutError
-    └── ResultUnavailable          the call took effect, but its result was not storable
+    └── ResultUnavailable          the call was made before, and its result cannot be had
+        └── OutcomeUnknown         ... since its owner died: whether it took effect is not known
 
 All of them survive pickling, so that they cross process pools unchanged.
 """
@@ -41,6 +42,7 @@ __all__ = [
     "KeyMissing",
     "LeaseLost",
     "LockNotAcquired",
+    "OutcomeUnknown",
     "Rejected",
     "ResilientError",
     "ResultUnavailable",
@@ -206,6 +208,14 @@ class ResultUnavailable(ResilientError):
     def __init__(self, message: str, *, key: str) -> None:
         super().__init__(message)
         self.key = key
+
+
+class OutcomeUnknown(ResultUnavailable):
+    """The owner of the call died while it ran: whether it took effect is reported, not guessed.
+
+    Raised with `on_takeover="raise"`, until the record expires, the owner turns out to be alive and
+    finishes, or somebody who has looked into the matter says `idempotent.of(f).forget(...)`.
+    """
 
 
 class JobCodeChanged(RuntimeWarning):

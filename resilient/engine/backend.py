@@ -21,6 +21,7 @@ from resilient.protocols.signals import SignalSource
 
 if TYPE_CHECKING:
     from resilient.engine.background import Worker
+    from resilient.engine.joining import Parties
     from resilient.engine.lease import Heartbeat
     from resilient.engine.outage import Outage
     from resilient.engine.views import AsyncView, SyncView
@@ -126,6 +127,13 @@ class Backend:
         from resilient.engine.lease import Heartbeat
 
         return Heartbeat(self)
+
+    @made_once
+    def parties(self) -> Parties:
+        """Who in this process waits for what others make."""
+        from resilient.engine.joining import Parties
+
+        return Parties()
 
     @made_once
     def outage(self) -> Outage:

@@ -24,7 +24,7 @@ from resilient.errors import BackendError, Rejected
 if TYPE_CHECKING:
     from resilient.engine.signals import GiftedWaiter
 
-__all__ = ["Contest", "obtained"]
+__all__ = ["Contest", "obtained", "queued", "tried"]
 
 A = TypeVar("A")
 
@@ -83,7 +83,17 @@ async def obtained(
         Rejected: It was busy for as long as `wait`; the contest's own refusal.
     """
     if wait != 0 and hub.is_crowded(began):
-        return await _queued(contest, hub, math.inf if wait is None else wait, budget)
+        return await queued(contest, hub, math.inf if wait is None else wait, budget=budget)
+    began, answer = await tried(contest, began, budget=budget)
+    if not contest.is_busy(answer):
+        return began, answer
+    if wait == 0:
+        raise contest.refusal(answer, 0.0)
+    return await queued(contest, hub, math.inf if wait is None else wait, budget=budget)
+
+
+async def tried(contest: Contest[A], began: float, *, budget: float = BUDGET) -> tuple[float, A]:
+    """Ask once: when that request was sent, and its answer, busy or not."""
     try:
         try:
             answer = await contest.ask(None)
@@ -92,18 +102,16 @@ async def obtained(
             began, answer = await asked_again(error, ask, until=began + budget)
         if not contest.is_busy(answer):
             return began, answer
-        began, answer = await _without_the_dead(contest, None, began, answer)
+        return await _without_the_dead(contest, None, began, answer)
     except BaseException:
         await _withdrawn(contest, None)
         raise
-    if not contest.is_busy(answer):
-        return began, answer
-    if wait == 0:
-        raise contest.refusal(answer, 0.0)
-    return await _queued(contest, hub, math.inf if wait is None else wait, budget)
 
 
-async def _queued(contest: Contest[A], hub: Hub, wait: float, budget: float) -> tuple[float, A]:
+async def queued(
+    contest: Contest[A], hub: Hub, wait: float, *, budget: float = BUDGET
+) -> tuple[float, A]:
+    """Register as a waiter, and ask whenever it is woken, until it is not busy."""
     start = await NOW
     waiter = await Listen(hub)
     address = hub.address(waiter)

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from resilient.protocols.values import Encoded
 
-__all__ = ["Claimed", "Completed", "IdempotencyStore", "InProgress", "Mismatch"]
+__all__ = ["Claimed", "Completed", "IdempotencyStore", "InProgress", "Mismatch", "Unknown"]
 
 
 class Claimed(NamedTuple):
@@ -54,6 +54,16 @@ class Completed(NamedTuple):
     attempt: int
 
 
+class Unknown(NamedTuple):
+    """Its owner died while it made the call: whether that took effect cannot be known.
+
+    Attributes:
+        attempt: The attempt of the dead owner.
+    """
+
+    attempt: int
+
+
 class Mismatch(NamedTuple):
     """The key belongs to a call with another payload.
 
@@ -79,7 +89,8 @@ class IdempotencyStore(Protocol):
         ttl: float,
         fingerprint: str = "",
         waiter: str | None = None,
-    ) -> Claimed | InProgress | Completed | Mismatch:
+        takeover: bool = True,
+    ) -> Claimed | InProgress | Completed | Mismatch | Unknown:
         """Claim the call if nobody has, or if the owner's lease has run out.
 
         A fingerprint that differs from the record's is a mismatch at any stage, also when the
@@ -93,6 +104,8 @@ class IdempotencyStore(Protocol):
             ttl: Seconds for which the record is kept; it always outlives the lease.
             fingerprint: A digest of the payload.
             waiter: The address to wake when the call ends, registered when it is in progress.
+            takeover: Whether to take over from an owner whose lease has run out. If not, the
+                answer is `Unknown`, and nothing changes, until the record expires or is deleted.
         """
         ...
 
@@ -116,8 +129,16 @@ class IdempotencyStore(Protocol):
         """
         ...
 
-    async def get(self, key: str) -> InProgress | Completed | None:
-        """The record now; `None` if there is none, or its claim was given up or ran out."""
+    async def expire(self, key: str, *, owner: str) -> bool:
+        """End the lease of an owner that is known to be dead, and wake all waiters.
+
+        As if it had run out: the next claim is a takeover. False, and no change, where the claim is
+        not that owner's.
+        """
+        ...
+
+    async def get(self, key: str) -> InProgress | Completed | Unknown | None:
+        """The record now; `None` if there is none, or its claim was given up."""
         ...
 
     async def delete(self, key: str) -> bool:

@@ -27,6 +27,7 @@ ERRORS: list[errors.ResilientError] = [
     errors.TimedOut("a"),
     errors.FingerprintMismatch("a", key="k"),
     errors.ResultUnavailable("a", key="k"),
+    errors.OutcomeUnknown("a", key="k"),
 ]
 
 

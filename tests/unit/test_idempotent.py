@@ -337,6 +337,10 @@ def test_generators_are_refused_when_decorated() -> None:
         ({"wait": -1}, "wait"),
         ({"on_busy": "run"}, "on_busy"),
         ({"on_backend_error": "local"}, "on_backend_error"),
+        ({"on_takeover": "guess"}, "on_takeover"),
+        ({"on_cancel": "run"}, "on_cancel"),
+        ({"local": 0}, "local"),
+        ({"local": True}, "local"),
         ({"replay_errors": (3,)}, "replay_errors"),
         ({"replay_errors": ValueError}, "replay_errors"),
         ({"fingerprint": ("nosuch",)}, "nosuch"),
@@ -379,13 +383,19 @@ def test_the_doc_example_runs() -> None:
     """The docstring's example is true."""
     import doctest
 
-    from resilient.policies.idempotent import decorator
+    from resilient.policies.idempotent import current, decorator
 
     finder = doctest.DocTestFinder()
     runner = doctest.DocTestRunner()
     source = textwrap.dedent(decorator.Idempotent.__call__.__doc__ or "")
     with installed(_real()):
-        for example in finder.find(decorator.Idempotent.__call__, "idempotent"):
-            runner.run(example)
+        for thing in (
+            decorator.Idempotent.__call__,
+            decorator.Idempotent.of,
+            current.current_idempotency,
+            current.IdempotentCall.derive,
+        ):
+            for example in finder.find(thing, "idempotent", globs={"idempotent": idempotent}):
+                runner.run(example)
     assert ">>>" in source
     assert runner.summarize(verbose=False).failed == 0

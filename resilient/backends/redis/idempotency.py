@@ -7,7 +7,7 @@ from typing import Any
 from resilient.backends.redis.commands import Script, milliseconds, text
 from resilient.backends.redis.keys import Keys
 from resilient.engine.plan import Ask, Transport
-from resilient.protocols.idempotency import Claimed, Completed, InProgress, Mismatch
+from resilient.protocols.idempotency import Claimed, Completed, InProgress, Mismatch, Unknown
 from resilient.protocols.values import Encoded
 
 __all__ = ["RedisIdempotency"]
@@ -16,6 +16,7 @@ CLAIM = Script("idempotency/claim")
 RENEW = Script("idempotency/renew")
 COMPLETE = Script("idempotency/complete")
 ABANDON = Script("idempotency/abandon")
+EXPIRE = Script("idempotency/expire")
 GET = Script("idempotency/get")
 DELETE = Script("idempotency/delete")
 
@@ -39,7 +40,8 @@ class RedisIdempotency:
         ttl: float,
         fingerprint: str = "",
         waiter: str | None = None,
-    ) -> Claimed | InProgress | Completed | Mismatch:
+        takeover: bool = True,
+    ) -> Claimed | InProgress | Completed | Mismatch | Unknown:
         """Claim the call if nobody has, or if the owner's lease has run out."""
         call = CLAIM(
             self._names(key),
@@ -48,11 +50,12 @@ class RedisIdempotency:
             milliseconds(ttl, "ttl"),
             fingerprint,
             waiter or "",
+            "1" if takeover else "",
         )
         outcome, *rest = await Ask(self._transport, call)
         if outcome == b"claimed":
-            fence, attempt, takeover = map(int, rest)
-            return Claimed(fence, attempt, bool(takeover))
+            fence, attempt, taken = map(int, rest)
+            return Claimed(fence, attempt, bool(taken))
         if outcome == b"mismatch":
             return Mismatch(text(rest[0]))
         return _record(outcome, rest)
@@ -73,8 +76,12 @@ class RedisIdempotency:
         """Give the claim up and wake all waiters; false for a stale owner."""
         return bool(await Ask(self._transport, ABANDON(self._names(key), owner)))
 
-    async def get(self, key: str) -> InProgress | Completed | None:
-        """The record now; `None` if there is none, or its claim was given up or ran out."""
+    async def expire(self, key: str, *, owner: str) -> bool:
+        """End a dead owner's lease and wake all waiters; false if the claim is not its."""
+        return bool(await Ask(self._transport, EXPIRE(self._names(key), owner)))
+
+    async def get(self, key: str) -> InProgress | Completed | Unknown | None:
+        """The record now; `None` if there is none, or its claim was given up."""
         answer = await Ask(self._transport, GET(self._keys.names("idempotency", key)))
         return None if answer is None else _record(answer[0], answer[1:])
 
@@ -86,7 +93,9 @@ class RedisIdempotency:
         return self._keys.names("idempotency", key, "waiters")
 
 
-def _record(outcome: bytes, fields: list[Any]) -> InProgress | Completed:
+def _record(outcome: bytes, fields: list[Any]) -> InProgress | Completed | Unknown:
+    if outcome == b"unknown":
+        return Unknown(int(fields[0]))
     if outcome == b"busy":
         owner, left, attempt = fields
         return InProgress(text(owner), left / 1e6, int(attempt))

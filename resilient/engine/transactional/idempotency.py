@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from resilient.engine.transactional.store import Record, Table, Transaction, TransactionalStore
 from resilient.engine.transactional.waiters import Queue, joined, wake_all
-from resilient.protocols.idempotency import Claimed, Completed, InProgress, Mismatch
+from resilient.protocols.idempotency import Claimed, Completed, InProgress, Mismatch, Unknown
 from resilient.protocols.values import Encoded
 
 __all__ = ["TransactionalIdempotency"]
@@ -46,7 +46,7 @@ class Call(Record, frozen=True, array_like=True):
 
 CALLS = Table("idempotency", Call)
 
-Answer = Claimed | InProgress | Completed | Mismatch
+Answer = Claimed | InProgress | Completed | Mismatch | Unknown
 
 
 class TransactionalIdempotency:
@@ -64,6 +64,7 @@ class TransactionalIdempotency:
         ttl: float,
         fingerprint: str = "",
         waiter: str | None = None,
+        takeover: bool = True,
     ) -> Answer:
         """Claim the call if nobody has, or if the owner's lease has run out."""
         # A replay only reads: in the way of no writer.
@@ -71,7 +72,7 @@ class TransactionalIdempotency:
         if settled is not None:
             return settled
         return await self._store.change(
-            lambda tx: claim(tx, key, owner, lease, ttl, fingerprint, waiter)
+            lambda tx: claim(tx, key, owner, lease, ttl, fingerprint, waiter, takeover)
         )
 
     async def renew(self, key: str, *, owner: str, lease: float) -> bool:
@@ -88,7 +89,11 @@ class TransactionalIdempotency:
         """Give the claim up, and wake all waiters."""
         return await self._store.change(lambda tx: abandon(tx, key, owner))
 
-    async def get(self, key: str) -> InProgress | Completed | None:
+    async def expire(self, key: str, *, owner: str) -> bool:
+        """End a dead owner's lease, and wake all waiters."""
+        return await self._store.change(lambda tx: expire(tx, key, owner))
+
+    async def get(self, key: str) -> InProgress | Completed | Unknown | None:
         """The record now."""
         return await self._store.read(lambda tx: get(tx, key))
 
@@ -115,6 +120,7 @@ def claim(
     ttl: float,
     fingerprint: str,
     waiter: str | None,
+    takeover: bool,
 ) -> Answer:
     """Claim the call, or register the waiter and tell what has become of it."""
     settled = replay(tx, key, fingerprint)
@@ -130,6 +136,8 @@ def claim(
             if waiter is not None:
                 wait_for(tx, key, call, waiter)
             return in_progress(tx, call)
+        if not takeover:
+            return Unknown(call.attempt)
     claimed = Call(
         CLAIMED,
         owner,
@@ -196,14 +204,25 @@ def abandon(tx: Transaction, key: str, owner: str) -> bool:
     return True
 
 
-def get(tx: Transaction, key: str) -> InProgress | Completed | None:
+def expire(tx: Transaction, key: str, owner: str) -> bool:
+    """Let the lease of a claim run out now."""
+    call = tx.get(CALLS, key)
+    if call is None or call.owner != owner or call.state != CLAIMED:
+        return False
+    if call.until > tx.now:
+        wake_all(tx, call.queue)
+        put(tx, key, replace(call, until=tx.now, queue=()))
+    return True
+
+
+def get(tx: Transaction, key: str) -> InProgress | Completed | Unknown | None:
     """The record, where it binds a caller."""
     call = tx.get(CALLS, key)
-    if call is None:
+    if call is None or call.state == ABANDONED:
         return None
     if call.state == COMPLETED:
         return completed(tx, call)
-    return in_progress(tx, call) if call.until > tx.now else None
+    return in_progress(tx, call) if call.until > tx.now else Unknown(call.attempt)
 
 
 def delete(tx: Transaction, key: str) -> bool:

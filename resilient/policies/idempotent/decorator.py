@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from resilient.config import BackendLike, Source
 from resilient.engine.durations import Duration, optional_seconds, seconds
 from resilient.engine.keys import compile_fingerprint, key_function, refuse_missing_parentheses
 from resilient.engine.typing import Decorator, SkippingDecorator
-from resilient.engine.wrap import Layer, around, shape_of, unpacked
+from resilient.engine.wrap import Layer, Shape, around, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
-from resilient.policies.idempotent.plan import POLICY, Settings, once
+from resilient.policies.idempotent.controls import CallStatus, IdempotencyControls
+from resilient.policies.idempotent.plan import once
+from resilient.policies.idempotent.settings import POLICY, Settings
 
-__all__ = ["idempotent"]
+__all__ = ["IdempotentLayer", "idempotent"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 S = TypeVar("S")
+
+
+class IdempotentLayer(Layer):
+    """What the decorator knows about one function.
+
+    Attributes:
+        settings: Its options.
+        key: Makes the idempotency key of a call.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        shape: Shape,
+        settings: Settings,
+        key: Callable[..., str],
+    ) -> None:
+        super().__init__(POLICY, function, shape)
+        self.settings = settings
+        self.key = key
 
 
 class Idempotent:
@@ -34,7 +58,10 @@ class Idempotent:
         on_busy: Literal["raise"] = "raise",
         fingerprint: Sequence[str] | None = None,
         replay_errors: tuple[type[Exception], ...] = (),
+        on_takeover: Literal["rerun", "raise"] = "rerun",
+        on_cancel: Literal["release", "keep"] = "release",
         on_backend_error: Literal["raise", "run"] = "raise",
+        local: int | None = None,
         backend: BackendLike | None = None,
     ) -> Decorator: ...
 
@@ -50,7 +77,10 @@ class Idempotent:
         on_busy: Literal["skip"],
         fingerprint: Sequence[str] | None = None,
         replay_errors: tuple[type[Exception], ...] = (),
+        on_takeover: Literal["rerun", "raise"] = "rerun",
+        on_cancel: Literal["release", "keep"] = "release",
         on_backend_error: Literal["raise", "run"] = "raise",
+        local: int | None = None,
         backend: BackendLike | None = None,
     ) -> SkippingDecorator[None]: ...
 
@@ -67,7 +97,10 @@ class Idempotent:
         skipped: S,
         fingerprint: Sequence[str] | None = None,
         replay_errors: tuple[type[Exception], ...] = (),
+        on_takeover: Literal["rerun", "raise"] = "rerun",
+        on_cancel: Literal["release", "keep"] = "release",
         on_backend_error: Literal["raise", "run"] = "raise",
+        local: int | None = None,
         backend: BackendLike | None = None,
     ) -> SkippingDecorator[S]: ...
 
@@ -83,7 +116,10 @@ class Idempotent:
         skipped: Any = None,
         fingerprint: Sequence[str] | None = None,
         replay_errors: tuple[type[Exception], ...] = (),
+        on_takeover: Literal["rerun", "raise"] = "rerun",
+        on_cancel: Literal["release", "keep"] = "release",
         on_backend_error: Literal["raise", "run"] = "raise",
+        local: int | None = None,
         backend: BackendLike | None = None,
     ) -> Any:
         """Run the function once for each key; every other call gets the first one's outcome.
@@ -108,8 +144,18 @@ class Idempotent:
             fingerprint: The arguments that make the payload. By default all that are no part of
                 the key; `()` for none.
             replay_errors: The exceptions that are outcomes too: stored, and raised again.
+            on_takeover: When an owner died while it made the call, which may have taken effect:
+                make it again (`"rerun"`: right for what may be repeated, or is idempotent itself by
+                `current_idempotency().derive(...)`), or `"raise"` `OutcomeUnknown` to every caller
+                until somebody has looked, and `forget` it.
+            on_cancel: When a call is cancelled, or interrupted by Ctrl-C: `"release"` its key to
+                the next caller at once, or `"keep"` its claim until the lease is over, as if the
+                process had died.
             on_backend_error: `"raise"` when the backend is away, since the call may take effect
                 twice otherwise; `"run"` it all the same.
+            local: How many outcomes this process keeps at hand, the least useful going first
+                (SIEVE), to replay them without asking the backend for up to 30 s. By default none:
+                a key that another process forgets is free at once.
             backend: A URL, client or backend of its own instead of the configured one.
 
         Raises:
@@ -118,6 +164,7 @@ class Idempotent:
             CallInProgress: The call was running elsewhere for as long as `wait`.
             FingerprintMismatch: The key was used before with another payload.
             ResultUnavailable: The call took effect, but its result has no stored form.
+            OutcomeUnknown: With `on_takeover="raise"`: the owner died while the call ran.
             LeaseLost: Another caller has taken the call over while it ran.
             BackendError: The backend is away.
 
@@ -133,7 +180,8 @@ class Idempotent:
             ('receipt for 5', 'receipt for 5')
         """
         refuse_missing_parentheses(template, policy=POLICY)
-        _check(on_busy, on_backend_error, replay_errors)
+        _check_choices(on_busy, on_takeover, on_cancel, on_backend_error)
+        _check_rest(replay_errors, local)
         kept = seconds(ttl, option="ttl")
         lifetime = seconds(lease, option="lease")
         patience = optional_seconds(wait, option="wait", allow_zero=True)
@@ -142,12 +190,11 @@ class Idempotent:
             from resilient.engine.codecs import codec_for  # and with it msgspec: not on import
 
             shape = shape_of(function, policy=POLICY)
-            layer = Layer(POLICY, function, shape)
             names = key_function(function, template, key, policy=POLICY)
             digest = compile_fingerprint(function, fingerprint, template=template, policy=POLICY)
             settings = Settings(
-                Source("idempotency", POLICY, shape.mode, backend),
-                name=layer.name,
+                source=Source("idempotency", POLICY, shape.mode, backend),
+                name=Layer(POLICY, function, shape).name,
                 codec=codec_for(function),
                 ttl=kept,
                 lease=lifetime,
@@ -156,25 +203,78 @@ class Idempotent:
                 skip=on_busy == "skip",
                 skipped=skipped,
                 unguarded=on_backend_error == "run",
+                takes_over=on_takeover == "rerun",
+                frees_on_cancel=on_cancel == "release",
+                local=local,
             )
+            layer = IdempotentLayer(function, shape, settings, names)
             return around(layer, partial(once, settings), [names, digest])
 
         return unpacked(decorate)
 
+    # An `async def` is a function too, one that returns a coroutine: the first match is meant.
+    @overload
+    def of(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> IdempotencyControls[
+        P,
+        Coroutine[Any, Any, R],
+        Coroutine[Any, Any, CallStatus | None],
+        Coroutine[Any, Any, bool],
+    ]: ...
 
-def _check(on_busy: object, on_backend_error: object, replay_errors: object) -> None:
-    if on_busy not in ("raise", "skip"):
-        raise ConfigurationError(f'@{POLICY}: on_busy={on_busy!r} is not "raise" or "skip"')
-    if on_backend_error not in ("raise", "run"):
-        raise ConfigurationError(
-            f'@{POLICY}: on_backend_error={on_backend_error!r} is not "raise" or "run"'
-        )
+    @overload
+    def of(
+        self, function: Callable[P, R], /
+    ) -> IdempotencyControls[P, R, CallStatus | None, bool]: ...
+
+    def of(self, function: Callable[..., Any], /) -> Any:
+        """What else can be done with a decorated function, anywhere in a stack of decorators.
+
+        Args:
+            function: The decorated function, or a bound method.
+
+        Raises:
+            ConfigurationError: It is not decorated with `@idempotent`.
+
+        Example:
+            >>> import resilient
+            >>> @resilient.idempotent("charge:{order_id}", ttl="24h")
+            ... def charge(order_id: str) -> str:
+            ...     return "charged"
+            >>> with resilient.using("memory://"):
+            ...     before = idempotent.of(charge).status("A-7")
+            ...     charge("A-7"), before, idempotent.of(charge).result("A-7")
+            ('charged', None, 'charged')
+        """
+        bound = layer_of(function, IdempotentLayer, POLICY)
+        return IdempotencyControls(bound.layer, bound.arguments)
+
+
+def _check_choices(
+    on_busy: object, on_takeover: object, on_cancel: object, on_backend_error: object
+) -> None:
+    for option, given, first, second in (
+        ("on_busy", on_busy, "raise", "skip"),
+        ("on_takeover", on_takeover, "rerun", "raise"),
+        ("on_cancel", on_cancel, "release", "keep"),
+        ("on_backend_error", on_backend_error, "raise", "run"),
+    ):
+        if given not in (first, second):
+            raise ConfigurationError(
+                f'@{POLICY}: {option}={given!r} is not "{first}" or "{second}"'
+            )
+
+
+def _check_rest(replay_errors: object, local: object) -> None:
     if not isinstance(replay_errors, tuple) or not all(
         isinstance(each, type) and issubclass(each, Exception) for each in replay_errors
     ):
         raise ConfigurationError(
             f"@{POLICY}: replay_errors={replay_errors!r} is not a tuple of exception classes"
         )
+    if local is not None and (type(local) is not int or local < 1):
+        raise ConfigurationError(f"@{POLICY}: local={local!r} is not a number of outcomes, or None")
 
 
 idempotent = Idempotent()

@@ -2,101 +2,45 @@
 
 The claim is a lease. Its owner completes it with the call's outcome, and every write names the
 owner, so that one that was taken over changes nothing. Duplicates wait for the outcome and are
-woken by it. A result that has no stored form completes the call all the same: it has taken effect,
-and must not run again.
+woken by it, those of one process together. A result that has no stored form completes the call all
+the same: it has taken effect, and must not run again.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from resilient import events
-from resilient.config import Source
 from resilient.engine.guard import guarded
-from resilient.engine.identity import describe
-from resilient.engine.lease import Lease
+from resilient.engine.joining import joined
+from resilient.engine.local_store import LocalStore
 from resilient.engine.persistence import asked_again
-from resilient.engine.plan import ATTEMPT, Body, Plan
-from resilient.engine.waiting import obtained
-from resilient.errors import (
-    BackendError,
-    CallInProgress,
-    CodecError,
-    FingerprintMismatch,
-    ResultUnavailable,
-)
+from resilient.engine.plan import ATTEMPT, NOW, Body, Plan
+from resilient.engine.waiting import tried
+from resilient.errors import BackendError, CallInProgress, LeaseLost
+from resilient.policies.idempotent.contest import Answer, ClaimContest
+from resilient.policies.idempotent.current import Claim, current
+from resilient.policies.idempotent.outcomes import replayed, stored, stored_error, unknown, unlike
+from resilient.policies.idempotent.settings import POLICY, Settings
 from resilient.protocols.idempotency import (
     Claimed,
     Completed,
     IdempotencyStore,
     InProgress,
-    Mismatch,
+    Unknown,
 )
 from resilient.protocols.values import Encoded
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
-    from resilient.engine.codecs import Codec
 
-__all__ = ["Settings", "once"]
+__all__ = ["at_hand", "once"]
 
-POLICY = "idempotent"
-Answer: TypeAlias = Claimed | InProgress | Completed | Mismatch
-
-
-class Settings:
-    """The options of one idempotent function.
-
-    Attributes:
-        source: Where its backend comes from.
-        name: The function, for messages.
-        codec: Turns its results into their stored form and back.
-        ttl: Seconds for which an outcome is kept.
-        lease: Seconds for which a claim lives without being renewed.
-        wait: Seconds to wait for another owner; 0: not at all; `None`: no limit.
-        replay_errors: The exceptions that are outcomes, stored and raised again.
-        skip: Whether a call in progress elsewhere skips this one, which then answers `skipped`.
-        unguarded: Whether the call runs without its promise when the backend is away.
-    """
-
-    __slots__ = (
-        "codec",
-        "lease",
-        "name",
-        "replay_errors",
-        "skip",
-        "skipped",
-        "source",
-        "ttl",
-        "unguarded",
-        "wait",
-    )
-
-    def __init__(
-        self,
-        source: Source,
-        *,
-        name: str,
-        codec: Codec,
-        ttl: float,
-        lease: float,
-        wait: float | None,
-        replay_errors: tuple[type[Exception], ...],
-        skip: bool,
-        skipped: Any,
-        unguarded: bool,
-    ) -> None:
-        self.source = source
-        self.name = name
-        self.codec = codec
-        self.ttl = ttl
-        self.lease = lease
-        self.wait = wait
-        self.replay_errors = replay_errors
-        self.skip = skip
-        self.skipped = skipped
-        self.unguarded = unguarded
+LOCAL_SECONDS = 30.0
+"""For how long an outcome at hand is replayed without asking: who forgets a key in another process
+is heard of after that at the latest."""
 
 
 async def once(settings: Settings, key: str, fingerprint: str) -> Any:
@@ -104,12 +48,27 @@ async def once(settings: Settings, key: str, fingerprint: str) -> Any:
     backend = settings.source.backend()
     if backend is None:
         return await Body()
+    if settings.local is not None:
+        near = at_hand(settings, backend, settings.local).find(key)
+        if near is not None:
+            near.hits += 1
+            known, outcome = near.value
+            return _same(settings, key, fingerprint, known, outcome)
     store = backend.idempotency
     assert store is not None  # its source has looked
     began, owner = await ATTEMPT
     contest = ClaimContest(settings, store, key, owner, fingerprint)
+    wait, parties = settings.wait, backend.parties
+    answer: Answer
     try:
-        began, answer = await obtained(contest, backend.hub, settings.wait, began)
+        if wait != 0 and parties.waits_for(contest):
+            began, answer = await joined(contest, parties, backend.hub, wait, began)
+        else:
+            began, answer = await tried(contest, began)
+            if type(answer) is InProgress:
+                if wait == 0:
+                    raise contest.refusal(answer, 0.0)
+                began, answer = await joined(contest, parties, backend.hub, wait, began)
     except CallInProgress:
         if settings.skip:
             return settings.skipped
@@ -120,23 +79,22 @@ async def once(settings: Settings, key: str, fingerprint: str) -> Any:
         events.emit(events.BackendTrouble(POLICY, key, error))
         return await Body()
     if type(answer) is Completed:
+        keep_at_hand(settings, backend, contest, began, answer)
         return replayed(settings, key, answer)
     if type(answer) is Claimed:
-        return await run(settings, store, claim(settings, backend, contest, began, answer))
-    raise FingerprintMismatch(
-        f"{settings.name} was called under the idempotency key {key!r} with another payload "
-        "before: a new request needs a new key",
-        key=key,
-    )
+        return await run(settings, backend, contest, began, answer)
+    if type(answer) is Unknown:
+        raise unknown(settings, key, answer)
+    raise unlike(settings, key)
 
 
-def claim(
+async def run(
     settings: Settings, backend: Backend, contest: ClaimContest, began: float, answer: Claimed
-) -> Lease:
-    """The lease of a call that is the caller's to make."""
-    if answer.takeover or contest.evicted:
+) -> Any:
+    """Run the body under its claim, and complete the claim with the outcome."""
+    if answer.takeover:
         events.emit(events.CallTakenOver(contest.key, answer.attempt))
-    return Lease(
+    claim = Claim(
         "call",
         contest.key,
         owner=contest.owner,
@@ -146,154 +104,127 @@ def claim(
         renew=contest.renew,
         heartbeat=backend.heartbeat,
     )
-
-
-async def run(settings: Settings, store: IdempotencyStore, lease: Lease) -> Any:
-    """Run the body under its claim, and complete the claim with the outcome."""
+    claim.answer = answer
+    claim.tenant = backend.prefix
+    store = backend.idempotency
+    assert store is not None
+    claim.keep()
     try:
-        lease.keep()
+        outer = current.set(claim)
         try:
-            answer = await Body(lease=lease, cancel=True)
-        except settings.replay_errors as error:
-            await complete(settings, store, lease, *stored_error(error))
+            result = await Body(lease=claim, cancel=True)
+        except BaseException as error:
+            if not isinstance(error, settings.replay_errors):
+                await given_up(settings, store, claim, error)
+                raise
+            outcome = stored_error(error)
+            await complete(settings, backend, contest, claim, *outcome)
             raise
-        await complete(settings, store, lease, *stored(settings.codec, answer))
-        return answer
-    except BaseException as error:
-        # Harmless after a completion; before one, the next caller need not wait for the lease.
-        if not lease.inherited and not isinstance(error, BackendError):
-            with suppress(BackendError):
-                await store.abandon(lease.key, owner=lease.owner)
-        raise
+        finally:
+            current.reset(outer)
+        await complete(settings, backend, contest, claim, *stored(settings.codec, result))
+        return result
     finally:
-        lease.drop()
+        claim.drop()
+
+
+async def given_up(
+    settings: Settings, store: IdempotencyStore, claim: Claim, error: BaseException
+) -> None:
+    """Let the next caller make a call that failed, or that was interrupted, without waiting."""
+    interrupted = not isinstance(error, Exception)
+    if claim.inherited or (interrupted and not settings.frees_on_cancel):
+        return
+    with suppress(BackendError):
+        await store.abandon(claim.key, owner=claim.owner)
 
 
 async def complete(
-    settings: Settings, store: IdempotencyStore, lease: Lease, outcome: str, result: Encoded
+    settings: Settings,
+    backend: Backend,
+    contest: ClaimContest,
+    claim: Claim,
+    outcome: str,
+    result: Encoded,
 ) -> None:
-    """Complete the claim with an outcome; `LeaseLost` if it is no longer the caller's."""
-    if lease.inherited:
-        raise lease.error()
+    """Complete the claim with an outcome; `LeaseLost` if it is no longer the caller's.
 
-    complete = store.complete
+    The call has taken effect: from here on nothing gives the claim up, whatever happens.
+    """
+    if claim.inherited:
+        raise claim.error()
+    store = backend.idempotency
+    assert store is not None
+    began = 0.0 if settings.local is None else await NOW
     try:
-        accepted = await guarded(
-            complete, lease.key, owner=lease.owner, result=result, ttl=settings.ttl, outcome=outcome
-        )
-    except BackendError as error:
-
-        def ask() -> Plan[bool]:
-            return guarded(
-                complete,
-                lease.key,
-                owner=lease.owner,
-                result=result,
-                ttl=settings.ttl,
-                outcome=outcome,
-            )
-
         try:
-            # For as long as nobody else may claim the call: it has taken effect.
-            accepted = await asked_again(error, ask, until=lease.deadline)
-        except BackendError as final:
-            final.add_note(
-                f"{settings.name} has taken effect under the idempotency key {lease.key!r}, "
-                "but that could not be recorded"
-            )
+            accepted = await _completion(settings, store, claim, outcome, result)
+        except BackendError as error:
+            # For as long as nobody else may claim the call.
+            ask = partial(_completion, settings, store, claim, outcome, result)
+            accepted = await asked_again(error, ask, until=claim.deadline)
+    except BackendError as error:
+        error.add_note(
+            f"{settings.name} has taken effect under the idempotency key {claim.key!r}, "
+            "but that could not be recorded"
+        )
+        if not settings.unguarded:
             raise
+        events.emit(events.BackendTrouble(POLICY, claim.key, error))
+        return
+    except LeaseLost:
+        # A lock around the call was lost, and refuses its outcome.
+        with suppress(BackendError):
+            await store.abandon(claim.key, owner=claim.owner)
+        raise
+    except Exception:
+        raise
+    except BaseException:
+        # Interrupted, perhaps before the request was sent: once more, which changes nothing else.
+        with suppress(BackendError, LeaseLost):
+            await _completion(settings, store, claim, outcome, result)
+        raise
     if not accepted:
-        lease.lose("another caller has taken the call over")
-        raise lease.error()
+        claim.lose("another caller has taken the call over")
+        raise claim.error()
+    if settings.local is not None:
+        done = Completed(outcome, result, settings.ttl, claim.answer.attempt)
+        keep_at_hand(settings, backend, contest, began, done)
 
 
-def stored(codec: Codec, answer: Any) -> tuple[str, Encoded]:
-    """The outcome of a call that returned."""
-    try:
-        return "value", codec.encode(answer)
-    except CodecError as error:
-        from resilient.engine import codecs
-
-        return "unstored", codecs.encode(str(error))
-
-
-def stored_error(error: Exception) -> tuple[str, Encoded]:
-    """The outcome of a call that raised one of the errors to be replayed."""
-    from resilient.engine import codecs
-
-    try:
-        return "error", codecs.encode(error)
-    except CodecError as unstorable:
-        return "unstored", codecs.encode(f"it raised {error!r}: {unstorable}")
-
-
-def replayed(settings: Settings, key: str, outcome: Completed) -> Any:
-    """What the call answered, or raised, when it ran."""
-    if outcome.outcome == "value":
-        return settings.codec.decode(outcome.result)
-    from resilient.engine import codecs
-
-    reason = codecs.decode(outcome.result)
-    if outcome.outcome == "error":
-        raise reason
-    raise ResultUnavailable(
-        f"{settings.name} has taken effect under the idempotency key {key!r}, but its outcome had "
-        f"no stored form: {reason}",
-        key=key,
+def _completion(
+    settings: Settings, store: IdempotencyStore, claim: Claim, outcome: str, result: Encoded
+) -> Plan[bool]:
+    return guarded(
+        store.complete,
+        claim.key,
+        owner=claim.owner,
+        result=result,
+        ttl=settings.ttl,
+        outcome=outcome,
     )
 
 
-class ClaimContest:
-    """One caller's attempt to claim one call."""
+# --- outcomes at hand --------------------------------------------------------------------------
 
-    __slots__ = ("_settings", "_store", "evicted", "fingerprint", "key", "owner")
 
-    def __init__(
-        self, settings: Settings, store: IdempotencyStore, key: str, owner: str, fingerprint: str
-    ) -> None:
-        self._settings = settings
-        self._store = store
-        self.key = key
-        self.owner = owner
-        self.fingerprint = fingerprint
-        self.evicted = False
+def at_hand(settings: Settings, backend: Backend, maxsize: int) -> LocalStore:
+    """The outcomes that this process keeps of one function."""
+    return backend.nearby.store(settings, lambda: LocalStore(maxsize))
 
-    def ask(self, waiter: str | None) -> Plan[Answer]:
-        """Try once."""
-        return self._store.claim(
-            self.key,
-            owner=self.owner,
-            lease=self._settings.lease,
-            ttl=self._settings.ttl,
-            fingerprint=self.fingerprint,
-            waiter=waiter,
-        )
 
-    def renew(self, ttl: float) -> Plan[bool]:
-        """Keep the claim for so many seconds."""
-        return self._store.renew(self.key, owner=self.owner, lease=ttl)
+def keep_at_hand(
+    settings: Settings, backend: Backend, contest: ClaimContest, began: float, outcome: Completed
+) -> None:
+    """Replay this outcome from here, for as long as that is certain to be right."""
+    if settings.local is None:
+        return
+    expires = began + min(outcome.ttl, LOCAL_SECONDS)
+    values = at_hand(settings, backend, settings.local)
+    values.put(contest.key, (contest.fingerprint, outcome), expires)
 
-    def is_busy(self, answer: Answer) -> bool:
-        """Whether the call is being made by somebody else."""
-        return type(answer) is InProgress
 
-    def evict(self, owner: str) -> Plan[object]:
-        """Give up the claim of an owner that died, perhaps after the call took effect."""
-        self.evicted = True
-        return self._store.abandon(self.key, owner=owner)
-
-    def withdraw(self, waiter: str | None) -> Plan[object]:
-        """Give up what may have been claimed; what is registered as waiting expires."""
-        return self._store.abandon(self.key, owner=self.owner)
-
-    def refusal(self, answer: Answer, waited: float) -> CallInProgress:
-        """The error that says who makes the call."""
-        assert isinstance(answer, InProgress)
-        return CallInProgress(
-            f"{self._settings.name} is running under the idempotency key {self.key!r} in "
-            f"{describe(answer.owner)} (attempt {answer.attempt}, {answer.ttl:.1f} s left unless "
-            f"renewed); waited {waited:.1f} s",
-            policy=POLICY,
-            key=self.key,
-            retry_after=answer.ttl,
-        )
+def _same(settings: Settings, key: str, fingerprint: str, known: str, outcome: Completed) -> Any:
+    if fingerprint and known and fingerprint != known:
+        raise unlike(settings, key)
+    return replayed(settings, key, outcome)

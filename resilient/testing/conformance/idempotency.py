@@ -14,6 +14,7 @@ from resilient.protocols.idempotency import (
     IdempotencyStore,
     InProgress,
     Mismatch,
+    Unknown,
 )
 from resilient.protocols.values import Encoded
 from resilient.testing.conformance._machines.base import World
@@ -128,7 +129,7 @@ class IdempotencyConformance(Conformance):
         """A dead owner's call is taken over; its late finish changes nothing."""
         first = run(calls.claim("k", owner="dead", lease=SHORT, ttl=DAY))
         self.advance(SHORT * 1.2)
-        assert run(calls.get("k")) is None
+        assert run(calls.get("k")) == Unknown(1)
         second = self._claimed(run, calls, "next")
         assert isinstance(first, Claimed)
         assert (second.attempt, second.takeover) == (2, True)
@@ -142,6 +143,45 @@ class IdempotencyConformance(Conformance):
         answer = run(calls.get("k"))
         assert isinstance(answer, Completed)
         assert (answer.result, answer.attempt) == (DONE, 2)
+
+    def test_no_takeover(self, run: Run, calls: IdempotencyStore) -> None:
+        """Who will not take over is told that the outcome is unknown, until it is forgotten."""
+
+        def asked() -> Any:
+            return run(calls.claim("k", owner="next", lease=LONG, ttl=DAY, takeover=False))
+
+        run(calls.claim("k", owner="dead", lease=SHORT, ttl=DAY))
+        assert isinstance(asked(), InProgress)
+        self.advance(SHORT * 1.2)
+        assert [asked(), asked(), run(calls.get("k"))] == [Unknown(1)] * 3
+        assert run(calls.delete("k")) is True
+        assert isinstance(asked(), Claimed)
+        assert run(calls.abandon("k", owner="next")) is True
+        again = asked()
+        assert isinstance(again, Claimed), "what was given up has not taken effect"
+        assert again.takeover is False
+
+    def test_unknown_until_its_owner_comes_late(self, run: Run, calls: IdempotencyStore) -> None:
+        """The owner that was thought dead may still finish what nobody has taken over."""
+        run(calls.claim("k", owner="slow", lease=SHORT, ttl=DAY))
+        self.advance(SHORT * 1.2)
+        run(calls.claim("k", owner="next", lease=LONG, ttl=DAY, takeover=False))
+        assert run(calls.complete("k", owner="slow", result=DONE, ttl=DAY)) is True
+        assert isinstance(run(calls.get("k")), Completed)
+
+    def test_expire(self, run: Run, calls: IdempotencyStore) -> None:
+        """The lease of a dead owner can be ended: what comes next is a takeover."""
+        first = self._claimed(run, calls, "dead")
+        assert run(calls.expire("k", owner="other")) is False
+        assert [run(calls.expire("k", owner="dead")) for _ in range(2)] == [True, True]
+        assert run(calls.get("k")) == Unknown(1)
+        second = self._claimed(run, calls, "next")
+        assert (second.attempt, second.takeover) == (2, True)
+        assert second.fence > first.fence
+        assert run(calls.expire("k", owner="dead")) is False
+        assert isinstance(run(calls.get("k")), InProgress)
+        assert run(calls.complete("k", owner="next", result=DONE, ttl=DAY)) is True
+        assert run(calls.expire("k", owner="next")) is False
 
     def test_late_but_not_taken_over(self, run: Run, calls: IdempotencyStore) -> None:
         """A finish after the lease, before anybody else has claimed the call, counts."""
@@ -228,7 +268,7 @@ class IdempotencyConformance(Conformance):
         assert isinstance(run(calls.claim("k", owner="bob", lease=LONG, ttl=DAY)), InProgress)
         assert run(calls.complete("k", owner="ann", result=DONE, ttl=DAY)) is True
 
-    @pytest.mark.parametrize("how", ["complete", "abandon", "delete"])
+    @pytest.mark.parametrize("how", ["complete", "abandon", "expire", "delete"])
     def test_duplicates_are_woken(self, run: Run, live: Backend, how: str) -> None:
         """All who wait for a call are woken when it ends, in whatever way."""
         calls: IdempotencyStore = live.require("idempotency")
@@ -242,6 +282,8 @@ class IdempotencyConformance(Conformance):
             run(calls.complete("k", owner="ann", result=DONE, ttl=DAY))
         elif how == "abandon":
             run(calls.abandon("k", owner="ann"))
+        elif how == "expire":
+            run(calls.expire("k", owner="ann"))
         else:
             run(calls.delete("k"))
         assert [run.wait(waiter, 1.0) for waiter in waiters] == [True] * 3

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from resilient.protocols.idempotency import Claimed, Completed, InProgress, Mismatch
+from resilient.protocols.idempotency import Claimed, Completed, InProgress, Mismatch, Unknown
 from tests.conformance.broken.base import NEVER, Broken
 
-Claim = Claimed | InProgress | Completed | Mismatch
+Claim = Claimed | InProgress | Completed | Mismatch | Unknown
 
 
 class Idempotency(Broken):
@@ -36,7 +36,9 @@ class FingerprintIsIgnoredLater(Idempotency):
 
     async def claim(self, key: str, *, fingerprint: str = "", **options: Any) -> Claim:
         answer: Claim = await self.store.claim(key, fingerprint=fingerprint, **options)
-        if isinstance(answer, Mismatch) and await self.store.get(key) is None:
+        if isinstance(answer, Mismatch) and not isinstance(
+            await self.store.get(key), InProgress | Completed
+        ):
             answer = await self.store.claim(key, **options)
         return answer
 
@@ -82,3 +84,18 @@ class FirstOutcomeIsOverwritten(Idempotency):
         if isinstance(await self.store.get(key), Completed):
             return True
         return bool(await self.store.complete(key, owner=owner, **options))
+
+
+class UnknownIsTakenOver(Idempotency):
+    """Who asked to be told of a dead owner makes the call again."""
+
+    async def claim(self, key: str, *, takeover: bool = True, **options: Any) -> Claim:
+        answer: Claim = await self.store.claim(key, **options)
+        return answer
+
+
+class TheDeadAreForgotten(Idempotency):
+    """The end of a dead owner's lease looks as if it had given the call up."""
+
+    async def expire(self, key: str, *, owner: str) -> bool:
+        return bool(await self.store.abandon(key, owner=owner))

@@ -8,7 +8,11 @@ from hypothesis.stateful import rule
 from resilient.protocols.values import Encoded
 from resilient.testing.conformance._machines.base import LEASES, READY, Machine, World
 from resilient.testing.conformance.models.answers import ANYTHING
-from resilient.testing.conformance.models.idempotency import IdempotencyModel
+from resilient.testing.conformance.models.idempotency import (
+    Completed,
+    IdempotencyModel,
+    InProgress,
+)
 
 __all__ = ["IdempotencyMachine"]
 
@@ -33,9 +37,17 @@ class IdempotencyMachine(Machine):
         fingerprint=FINGERPRINTS,
         times=st.integers(1, 2),
         late=st.booleans(),
+        takeover=st.sampled_from([True, True, False]),
     )
     def claim(
-        self, key: str, owner: str, lease: float, fingerprint: str, times: int, late: bool
+        self,
+        key: str,
+        owner: str,
+        lease: float,
+        fingerprint: str,
+        times: int,
+        late: bool,
+        takeover: bool,
     ) -> None:
         if late and self.world.advance is not None:
             self._advance(250.0)  # whoever has the call is dead by now
@@ -45,11 +57,21 @@ class IdempotencyMachine(Machine):
             return  # whether that is the same claim or the next is left open
         for _ in range(times):
             expected = self.model.claim(
-                key, owner=owner, lease=lease, ttl=TTL, fingerprint=fingerprint
+                key,
+                owner=owner,
+                lease=lease,
+                ttl=TTL,
+                fingerprint=fingerprint,
+                takeover=takeover,
             )
             actual = self.ask(
                 self.store.claim(
-                    self.name(key), owner=owner, lease=lease, ttl=TTL, fingerprint=fingerprint
+                    self.name(key),
+                    owner=owner,
+                    lease=lease,
+                    ttl=TTL,
+                    fingerprint=fingerprint,
+                    takeover=takeover,
                 )
             )
             self.agree(key, expected, actual)
@@ -94,6 +116,12 @@ class IdempotencyMachine(Machine):
         if expected is ANYTHING:
             self.delete(key)
 
+    @rule(key=KEYS, owner=OWNERS, ready=READY)
+    def expire(self, key: str, owner: str, ready: bool) -> None:
+        self._begin(key, owner, ready)
+        expected = self.model.expire(key, owner=owner)
+        self.agree(key, expected, self.ask(self.store.expire(self.name(key), owner=owner)))
+
     @rule(key=KEYS)
     def get(self, key: str) -> None:
         expected = self.model.get(key)
@@ -105,5 +133,5 @@ class IdempotencyMachine(Machine):
         self.agree(key, expected, self.ask(self.store.delete(self.name(key))))
 
     def _begin(self, key: str, owner: str, ready: bool) -> None:
-        if ready and self.model.get(key) is None:
-            self.claim(key, owner, 200.0, "x", 1, False)
+        if ready and not isinstance(self.model.get(key), InProgress | Completed):
+            self.claim(key, owner, 200.0, "x", 1, False, True)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .answers import EITHER
 
-__all__ = ["Claimed", "Completed", "IdempotencyModel", "InProgress", "Mismatch"]
+__all__ = ["Claimed", "Completed", "IdempotencyModel", "InProgress", "Mismatch", "Unknown"]
 
 
 class Claimed(NamedTuple):
@@ -37,6 +37,12 @@ class Completed(NamedTuple):
     outcome: str
     result: bytes
     ttl: float
+    attempt: int
+
+
+class Unknown(NamedTuple):
+    """Its owner died while it made the call."""
+
     attempt: int
 
 
@@ -70,8 +76,15 @@ class IdempotencyModel:
         self._fences = 0
 
     def claim(
-        self, key: str, *, owner: str, lease: float, ttl: float, fingerprint: str
-    ) -> Claimed | InProgress | Completed | Mismatch:
+        self,
+        key: str,
+        *,
+        owner: str,
+        lease: float,
+        ttl: float,
+        fingerprint: str,
+        takeover: bool = True,
+    ) -> Claimed | InProgress | Completed | Mismatch | Unknown:
         """Claim the call if nobody has, or if the owner's lease has run out.
 
         A fingerprint that differs from the record's is a mismatch at any stage; an empty one
@@ -89,6 +102,8 @@ class IdempotencyModel:
                 return Claimed(record.fence, record.attempt, record.takeover)
             if record.lease > self.now:
                 return InProgress(record.owner, record.lease - self.now, record.attempt)
+            if not takeover:
+                return Unknown(record.attempt)
         return self._take(key, record, owner, lease, ttl, fingerprint)
 
     def renew(self, key: str, *, owner: str, lease: float) -> bool:
@@ -132,15 +147,23 @@ class IdempotencyModel:
         record.state = "abandoned"
         return True
 
-    def get(self, key: str) -> InProgress | Completed | None:
-        """The record now; `None` if there is none, or its claim was given up or ran out."""
+    def expire(self, key: str, *, owner: str) -> bool:
+        """End the lease of an owner that is known to be dead, as if it had run out."""
+        record = self._record(key)
+        if record is None or record.owner != owner or record.state != "claimed":
+            return False
+        record.lease = min(record.lease, self.now)
+        return True
+
+    def get(self, key: str) -> InProgress | Completed | Unknown | None:
+        """The record now; `None` if there is none, or its claim was given up."""
         record = self._record(key)
         if record is None or record.state == "abandoned":
             return None
         if record.state == "completed":
             return self._completed(record)
         if record.lease <= self.now:
-            return None
+            return Unknown(record.attempt)
         return InProgress(record.owner, record.lease - self.now, record.attempt)
 
     def delete(self, key: str) -> bool:

@@ -1,5 +1,5 @@
 -- KEYS record, waiters
--- ARGV owner, lease in ms, ttl in ms, fingerprint, waiter ('': none)
+-- ARGV owner, lease in ms, ttl in ms, fingerprint, waiter ('': none), whether to take over ('': no)
 local us = microseconds()
 local r = redis.call('HMGET', KEYS[1], 'state', 'fingerprint', 'owner', 'fence', 'attempt', 'until',
   'takeover')
@@ -22,6 +22,7 @@ if state == 'claimed' then
     enlist(KEYS[2], ARGV[5], us)
     return {'busy', r[3], r[6] - us, attempt}
   end
+  if ARGV[6] == '' then return {'unknown', attempt} end
 end
 local fence = digits(next_fence(r[4], us))
 local takeover = state == 'claimed' and 1 or 0
