@@ -25,6 +25,8 @@ ERRORS: list[errors.ResilientError] = [
     errors.LeaseLost("a", key="k", fence=3),
     errors.StaleRunner("a", key="k", fence=3),
     errors.TimedOut("a"),
+    errors.JobCancelled("a", key="k"),
+    errors.SourceChanged("a", key="k"),
     errors.FingerprintMismatch("a", key="k"),
     errors.ResultUnavailable("a", key="k"),
     errors.OutcomeUnknown("a", key="k"),
