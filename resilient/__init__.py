@@ -76,7 +76,6 @@ from resilient.policies.distributed_lock import (
     write_lock,
 )
 from resilient.policies.idempotent import (
-    CallStatus,
     IdempotentCall,
     current_idempotency,
     idempotent,
@@ -96,7 +95,6 @@ __all__ = [
     "CacheContext",
     "CacheStats",
     "CallInProgress",
-    "CallStatus",
     "CapabilityMissing",
     "CircuitBreaker",
     "CircuitOpen",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import assert_type
 
 import resilient
-from resilient import CallStatus, IdempotentCall, idempotent
+from resilient import IdempotentCall, idempotent
+from resilient.policies.idempotent.controls import CallStatus
 
 
 @idempotent("n:{n}", ttl="24h", on_takeover="raise", on_cancel="keep", local=100)

@@ -5,13 +5,10 @@ replayed; `current` is what its body can know, `controls` what else can be done,
 form.
 """
 
-from resilient.policies.idempotent.controls import CallStatus, IdempotencyControls
 from resilient.policies.idempotent.current import IdempotentCall, current_idempotency
 from resilient.policies.idempotent.decorator import idempotent
 
 __all__ = [
-    "CallStatus",
-    "IdempotencyControls",
     "IdempotentCall",
     "current_idempotency",
     "idempotent",

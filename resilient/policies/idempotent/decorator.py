@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from resilient.config import BackendLike, Source
 from resilient.engine.durations import Duration, optional_seconds, seconds
@@ -12,9 +12,11 @@ from resilient.engine.keys import compile_fingerprint, key_function, refuse_miss
 from resilient.engine.typing import Decorator, SkippingDecorator
 from resilient.engine.wrap import Layer, Shape, around, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
-from resilient.policies.idempotent.controls import CallStatus, IdempotencyControls
 from resilient.policies.idempotent.plan import once
 from resilient.policies.idempotent.settings import POLICY, Settings
+
+if TYPE_CHECKING:
+    from resilient.policies.idempotent.controls import CallStatus, IdempotencyControls
 
 __all__ = ["IdempotentLayer", "idempotent"]
 
@@ -247,6 +249,8 @@ class Idempotent:
             ...     charge("A-7"), before, idempotent.of(charge).result("A-7")
             ('charged', None, 'charged')
         """
+        from resilient.policies.idempotent.controls import IdempotencyControls
+
         bound = layer_of(function, IdempotentLayer, POLICY)
         return IdempotencyControls(bound.layer, bound.arguments)
 
