@@ -1,0 +1,159 @@
+"""Long jobs: what an item, a checkpoint and a resumption cost when there are many."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Iterator
+from itertools import count, pairwise
+from typing import Any
+
+import pytest
+import redis
+
+import resilient
+from resilient import checkpointed
+from tests.performance.ratios import Costs
+from tests.support.fixtures import Target
+from tests.support.jobs import each
+from tests.support.modes import Mode
+from tests.support.scale import scaled
+from tests.support.servers import RedisAt
+
+pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def test_time_is_linear_in_the_items(shared_target: Target) -> None:
+    """With a checkpoint for each item, the last tenth costs at most a fifth more than the first.
+
+    So ten times the items take at most twelve times as long. What a busy machine adds is left out:
+    each tenth counts by the fastest of its stretches.
+    """
+    items = scaled(10_000, least=2000)
+    stretch = items // 100
+    marks: list[float] = []
+
+    @checkpointed("linear", every=1)
+    def run(job: resilient.Job[dict[str, int]]) -> int:
+        for item in job.iterate(range(items)):
+            if item % stretch == 0:
+                marks.append(time.perf_counter())
+            job.state["last"] = item
+            job.step(f"step {item}", int)
+        return job.progress.done
+
+    with resilient.using(shared_target.url, prefix=shared_target.prefix):
+        assert run() == items
+    took = [after - before for before, after in pairwise(marks)]
+    first, last = min(took[:15]), min(took[-15:])
+    print(f"{items} items: {sum(took):.2f} s; the last ones cost {last / first:.2f} of the first")
+    assert last <= 1.2 * first
+
+
+def test_never_more_than_keep_and_no_key_without_a_ttl(redis_server: RedisAt, prefix: str) -> None:
+    """Of a thousand checkpoints five are kept, and each key of the job expires."""
+
+    @checkpointed("kept", every=1, keep=5)
+    def run(job: resilient.Job[dict[str, int]]) -> None:
+        for item in job.iterate(range(scaled(1000, least=100))):
+            job.step(f"step {item}", int)
+            if item % 20 == 0:
+                assert len(checkpoints()) <= 5
+
+    def keys() -> list[bytes]:
+        return list(client.scan_iter(match=f"{prefix}*", count=1000))
+
+    def checkpoints() -> list[bytes]:
+        return [key for key in keys() if key.startswith(f"{prefix}checkpoint:".encode())]
+
+    with redis.Redis.from_url(redis_server.url) as client:
+        with resilient.using(redis_server.url, prefix=prefix):
+            run()
+        assert len(checkpoints()) == 5
+        found = keys()
+        assert len(found) >= 7
+        assert [key for key in found if client.pttl(key) < 0] == []
+
+
+@pytest.mark.parametrize("in_chunks", [False, True])
+def test_a_gigabyte_streams_in_constant_memory(mode: Mode, in_chunks: bool) -> None:
+    """The items are never held: neither those that are given nor those that are skipped."""
+    size = 1 << 20
+    items = scaled(1024, least=64)
+    fails = True
+
+    def source() -> Iterator[bytearray]:
+        for _ in range(items):
+            yield bytearray(size)
+
+    async def run(job: Any) -> int:
+        nonlocal fails
+        loop = job.chunks(source(), 4) if in_chunks else job.iterate(source())
+        async for _ in each(loop):
+            if fails and job.progress.done >= items // 2:
+                fails = False
+                raise LookupError
+        done: int = job.progress.done
+        return done
+
+    decorated = mode.decorate(checkpointed("k", every=8), run)
+    with resilient.using("memory://"):
+        tracemalloc.start()
+        try:
+            with pytest.raises(LookupError):
+                mode.call(decorated)
+            assert mode.call(decorated) == items
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    print(f"{2 * items} MB read, {peak / size:.0f} MB at most")
+    assert peak < 20 * size
+
+
+def test_three_thousand_steps_are_resumed_in_one_round_trip(
+    redis_server: RedisAt, prefix: str, mode: Mode
+) -> None:
+    """By the server's own count: one to start, and one to end; no step is run again."""
+    total = scaled(3000, least=300)
+    ran: list[int] = []
+
+    async def body(job: Any, fails: bool) -> None:
+        for number in range(total):
+            await mode.within(job.step, f"step {number}", lambda: ran.append(1))
+        if fails:
+            raise LookupError
+
+    run = mode.decorate(checkpointed("steps", fingerprint=()), body)
+    with resilient.using(redis_server.url, prefix=prefix):
+        with pytest.raises(LookupError):
+            mode.call(run, True)
+        with redis_server.round_trips() as resumed:
+            mode.call(run, False)
+        if mode.is_async:
+            mode.call(resilient.aclose)
+    assert len(ran) == total
+    assert resumed.count == 2
+
+
+def test_a_step_on_redis_against_a_bare_hset(redis_server: RedisAt, prefix: str) -> None:
+    """At most 1.2 times as long as redis-py's own `HSET`, in the same run."""
+
+    def double(number: int) -> int:
+        return 2 * number
+
+    @checkpointed("steps:{n}", backend=resilient.configure(redis_server.url, prefix=prefix))
+    def steps(job: resilient.Job, n: int) -> None:
+        for index in range(100):
+            job.step(str(index), double, index)
+
+    with redis.Redis.from_url(redis_server.url) as client:
+
+        def bare(n: int) -> None:
+            for index in range(100):
+                client.hset(f"{prefix}raw:{n}", str(index), "result")
+
+        numbers = count()
+        costs = Costs({"step": lambda _: steps(next(numbers)), "hset": bare}, calls=2)
+        ratio = costs.settle(lambda cost: cost["step"] / cost["hset"], 1.2)
+    print(f"a step: {ratio:.2f} of HSET")
+    assert ratio <= 1.2
