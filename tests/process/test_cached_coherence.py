@@ -48,6 +48,7 @@ def test_a_lost_connection(redis_server: RedisServer, prefix: str, mode: Mode, h
         entries = cached.of(read)
         assert [mode.call(read), mode.call(read)] == ["old", "old"]
         assert entries.stats().local_hits >= 1
+        assert entries.stats().max_staleness == 2.0
         if how == "killed":
             proxy.refuse()
         else:

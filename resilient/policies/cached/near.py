@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Counters", "LocalCache", "Near"]
 
+DEAF = 2.0
+"""Seconds within which a process notices that it hears nothing any more of what others do."""
+
 
 LOOK_AGAIN = 0.1
 """Seconds for which a stale value is served from here before the backend is asked again."""
@@ -192,5 +195,11 @@ class Near:
 
     @property
     def max_staleness(self) -> float:
-        """Seconds for which a value may be served here after another process invalidated it."""
-        return 0.0 if self.local is None else self.local.seconds
+        """Seconds for which a value may be served here after another process invalidated it.
+
+        Where that is heard, it is as long as it takes to notice that nothing is heard any more.
+        """
+        if self.local is None:
+            return 0.0
+        hears = self.backend.hub.has_source and self.nearby.is_watching
+        return min(self.local.seconds, DEAF) if hears else self.local.seconds
