@@ -7,6 +7,7 @@ is a hash of its own, found by its number.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from resilient.backends.redis.commands import Call, Script, milliseconds, text
@@ -41,7 +42,7 @@ class RedisCheckpoints:
 
     def __init__(self, transport: Transport, keys: Keys, max_ttl: Callable[[], float]) -> None:
         self._transport = transport
-        self._keys = keys
+        self._keys_of = lru_cache(128)(keys.job)  # a job asks again and again
         self._max_ttl = max_ttl
 
     # --- running
@@ -145,7 +146,7 @@ class RedisCheckpoints:
         """Store the result of a step; the first writer wins. False for a stale runner."""
         lives = milliseconds(ttl, "ttl")
         if lease is None:
-            call = STEP(self._keys.job(task)[:2], fence, name, value, lives)
+            call = STEP(self._keys_of(task)[:2], fence, name, value, lives)
         else:
             call = self._call("step", task, fence, name, value, lives, milliseconds(lease, "lease"))
         return bool(await Ask(self._transport, call))
@@ -190,7 +191,7 @@ class RedisCheckpoints:
     def _call(
         self, name: str, task: str, *args: str | bytes | int | float, repeatable: bool = True
     ) -> Call:
-        return SCRIPTS[name](self._keys.job(task), *args, repeatable=repeatable)
+        return SCRIPTS[name](self._keys_of(task), *args, repeatable=repeatable)
 
 
 def _runner(outcome: bytes, fields: list[Any]) -> Running | Finished:
