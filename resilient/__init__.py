@@ -1,5 +1,7 @@
 """Decorators that make ordinary functions safe to run many times, in many processes."""
 
+from typing import TYPE_CHECKING, Any
+
 from resilient.config import aclose, close, configure, using
 from resilient.connections.redis import AsyncFenced, Fenced, fenced
 from resilient.engine.backend import Backend
@@ -82,6 +84,9 @@ from resilient.policies.idempotent import (
 )
 from resilient.policies.retry import retry
 
+if TYPE_CHECKING:
+    from resilient import idempotency
+
 __all__ = [
     "MISSING",
     "AllLocks",
@@ -147,6 +152,7 @@ __all__ = [
     "current_lease",
     "distributed_lock",
     "fenced",
+    "idempotency",
     "idempotent",
     "invalidate_tags",
     "lock",
@@ -160,3 +166,12 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`resilient.idempotency` is imported when it is first used."""
+    if name == "idempotency":
+        from importlib import import_module
+
+        return import_module("resilient.idempotency")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

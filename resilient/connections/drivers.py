@@ -38,6 +38,10 @@ class UserConnection(Protocol):
     is_async: bool
     """Whether it needs a running event loop."""
 
+    async def is_open(self) -> bool:
+        """Whether a transaction is open."""
+        ...
+
     async def begin(self) -> None:
         """Make sure that a transaction is open, which the user will commit.
 
@@ -122,6 +126,10 @@ class SqliteConnection:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
+    async def is_open(self) -> bool:
+        """Whether the driver, or a `BEGIN` of the user's, has opened one."""
+        return self._connection.in_transaction
+
     async def begin(self) -> None:
         """Begin a transaction that writes, unless one is open: in autocommit mode as well."""
         if not self._connection.in_transaction:
@@ -158,6 +166,12 @@ class PsycopgConnection:
     ) -> None:
         self._connection = connection
         self.is_async = is_async
+
+    async def is_open(self) -> bool:
+        """Whether one is, failed or not."""
+        from psycopg.pq import TransactionStatus
+
+        return self._connection.info.transaction_status != TransactionStatus.IDLE
 
     async def begin(self) -> None:
         """Nothing: the first statement begins one, except in autocommit mode."""
@@ -217,6 +231,10 @@ class AlchemyConnection:
         if dialect not in ("sqlite", "postgresql"):
             raise ConfigurationError(f"{connection!r} is connected to {dialect}, not to {KNOWN}")
         self.dialect: Dialect = dialect
+
+    async def is_open(self) -> bool:
+        """Whether SQLAlchemy knows of one, which any statement begins."""
+        return bool(self._connection.in_transaction())
 
     async def begin(self) -> None:
         """Begin SQLAlchemy's transaction, which any statement does, and the driver's."""
