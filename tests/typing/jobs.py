@@ -48,6 +48,8 @@ def load(job: Job[State], path: str, *, dry: bool = False) -> dict[str, int]:
     assert_type(job.map(count, ["a", "b"], workers=2), list[int])
     assert_type(job.map(count, ["a", "b"], on_error="collect"), list[int | Exception])
     job.map(count, [1, 2])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with job.transaction(path) as tx:
+        assert_type(tx.done, bool)
     job.save("half")
     return {"rows": job.state.rows}
 
@@ -69,6 +71,8 @@ async def aload(job: AsyncJob[State], path: str) -> list[str]:
         assert_type(chunk, list[str])
     assert_type(await job.map(acount, ["a", "b"]), list[int])
     assert_type(await job.map(acount, ["a"], on_error="collect"), list[int | Exception])
+    async with job.transaction(path) as tx:
+        assert_type(tx.done, bool)
     await job.save()
     job.save()  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
     return [path]
