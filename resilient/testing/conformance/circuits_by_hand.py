@@ -83,7 +83,8 @@ class CircuitsByHand(Conformance):
         assert run(circuits.history("k")) == []
         for n in range(12):
             run(circuits.force("k", OPEN, reason=f"forced by ana: {n}"))
-            view = run(circuits.force("k", CLOSED))
+            run(circuits.force("k", CLOSED))
+        view = run(circuits.view("k"))
         history = run(circuits.history("k"))
         assert len(history) == 20
         assert (history[0].before, history[0].after) == (OPEN, CLOSED)
@@ -103,6 +104,7 @@ class CircuitsByHand(Conformance):
         run(circuits.delete("k"))
         run(circuits.record("k", rules=RULES, outcomes="0"))
         told = opened._replace(reopens_in=LONG / 2, opened=3)
+        view = opened
         for _ in range(2):
             view = run(circuits.restore("k", rules=RULES, view=told))
             assert (view.state, view.reason, view.opened) == (OPEN, "restored", 3)
