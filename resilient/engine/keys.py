@@ -14,7 +14,6 @@ from inspect import Parameter, Signature
 from types import ModuleType
 from typing import Any, cast
 
-from resilient.engine.canonical import canonical, says_what_it_is
 from resilient.engine.names import label, name_of, namespace_of, unwrapped
 from resilient.engine.signatures import (
     RESERVED,
@@ -33,7 +32,6 @@ from resilient.errors import ConfigurationError, KeyMissing
 
 __all__ = [
     "KeyFunction",
-    "canonical",
     "compile_arguments_key",
     "compile_callable",
     "compile_fingerprint",
@@ -129,7 +127,7 @@ def compile_arguments_key(
     def key(values: tuple[Any, ...]) -> str:
         text = _named_canonical(parameters, values, where)
         if has_bound:
-            text = canonical(_bound_values(function, where)) + text
+            text = _canonical(_bound_values(function, where)) + text
         return namespace + _shortened(text)
 
     return compile_with_signature(
@@ -230,12 +228,12 @@ def compile_fingerprint(
     # By name, so that parameters may change their places without changing what they mean.
     chosen = sorted(_beside_the_key(known, template, where) if names is None else set(names))
     terms = [f"{RESERVED}identity({name})" if name == receiver else name for name in chosen]
-    title = canonical(tuple(chosen))
+    title = _canonical(tuple(chosen))
 
     def identity(value: Any) -> Any:
-        return value if says_what_it_is(value) else None
+        return value if _says_what_it_is(value) else None
 
-    always = None if chosen else _digest(title + canonical(()))
+    always = None if chosen else _digest(title + _canonical(()))
 
     def fingerprint(values: tuple[Any, ...]) -> str:
         return always or _digest(title + _named_canonical(chosen, values, where))
@@ -275,7 +273,7 @@ def _receiver(function: Callable[..., Any], parameters: Sequence[str]) -> str | 
 def _identity(receiver: Any, where: str) -> Any:
     if isinstance(receiver, type):
         return name_of(receiver)
-    if says_what_it_is(receiver):
+    if _says_what_it_is(receiver):
         return receiver
     raise ConfigurationError(
         f"{where}: the key of all arguments needs to tell one {name_of(type(receiver))} from "
@@ -309,14 +307,27 @@ def _owner(function: Callable[..., Any]) -> Any:
 _READABLE_BYTES = 96
 
 
+def _canonical(value: Any) -> str:
+    # It knows the types of many modules, which take longer to import than all of this package.
+    from resilient.engine.canonical import canonical
+
+    return canonical(value)
+
+
+def _says_what_it_is(value: Any) -> bool:
+    from resilient.engine.canonical import says_what_it_is
+
+    return says_what_it_is(value)
+
+
 def _named_canonical(names: Sequence[str], values: tuple[Any, ...], where: str) -> str:
     try:
-        return canonical(values)
+        return _canonical(values)
     except ConfigurationError:
         # Only now does it matter which one it is.
         for name, value in zip(names, values, strict=True):
             try:
-                canonical(value)
+                _canonical(value)
             except ConfigurationError as error:
                 raise ConfigurationError(f"{where}: {name}: {error}") from None
         raise

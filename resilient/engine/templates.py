@@ -16,7 +16,6 @@ from inspect import Parameter, Signature
 from string import Formatter
 from typing import Any, TypeAlias, cast
 
-from resilient.engine.canonical import canonical, plain_text
 from resilient.engine.names import label
 from resilient.engine.signatures import RESERVED, compile_with_signature, signature_of
 from resilient.errors import ConfigurationError, KeyMissing
@@ -227,6 +226,8 @@ def _writer(
             raise KeyMissing(
                 f"{where}: the key field {{{field.text}}} is {value!r}, which identifies nothing"
             )
+        from resilient.engine.canonical import canonical, plain_text  # slow to import, and rare
+
         text = None if value is None else plain_text(value)
         if text is not None:
             return escape(text)

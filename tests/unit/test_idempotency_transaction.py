@@ -250,7 +250,7 @@ def test_what_is_wrong_is_said(postgres: PostgresAt) -> None:
         with pytest.raises(resilient.KeyMissing):
             idempotency.transaction(connection, key="")
         with pytest.raises(resilient.ConfigurationError, match="key"):
-            idempotency.transaction(connection, key=7)
+            idempotency.transaction(connection, key=7)  # type: ignore[arg-type]  # what is refused
         with pytest.raises(resilient.ConfigurationError, match="fingerprint"):
             idempotency.transaction(connection, key="k", fingerprint=object())
         with pytest.raises(resilient.ConfigurationError, match="ttl"):

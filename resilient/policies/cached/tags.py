@@ -13,7 +13,6 @@ from typing import Any
 
 from resilient.config import BackendLike, Source
 from resilient.engine.block import warn_if_in_loop
-from resilient.engine.canonical import canonical, plain_text
 from resilient.engine.drivers.sync import drive
 from resilient.engine.names import label
 from resilient.engine.signatures import RESERVED, compile_with_signature
@@ -139,6 +138,8 @@ def _check_known(field: Field, template: str, signature: Signature, where: str) 
 def _text(value: Any) -> str:
     if value is None:
         return "None"
+    from resilient.engine.canonical import canonical, plain_text  # slow to import
+
     text = plain_text(value)
     return _storable(canonical(value) if text is None else text)
 
