@@ -176,6 +176,19 @@ def _owner(answer: Any) -> str:
 
 
 async def _withdrawn(contest: Contest[Any], waiter: str | None) -> None:
-    """Withdraw; where the server cannot be told, the TTLs of hold and waiter do it."""
+    """Withdraw; where the server cannot be told, the TTLs of hold and waiter do it.
+
+    A waiter that stays behind is handed what it does not wait for any more, and holds up all
+    others for a while: that is worth asking again.
+    """
     with suppress(BackendError):
-        await contest.withdraw(waiter)
+        try:
+            await contest.withdraw(waiter)
+        except BackendError as error:
+            if waiter is not None:
+                ask = partial(_withdrawal, contest, waiter)
+                await asked_again(error, ask, until=await NOW + BUDGET)
+
+
+async def _withdrawal(contest: Contest[Any], waiter: str) -> None:
+    await contest.withdraw(waiter)
