@@ -7,8 +7,6 @@ import pytest
 from resilient.engine.drivers import aio, immediate, sync
 from resilient.engine.plan import Ask, Body
 from resilient.policies.distributed_lock.leases import HeldLock
-from resilient.policies.distributed_lock.plan import LockContest
-from resilient.protocols.locks import Grant, Held
 from resilient.testing.simulation import tasks
 from tests.simulation import model
 from tests.simulation.histories import LOCK, READ_WRITE, SEMAPHORE, History, Kind, LateLease
@@ -65,18 +63,6 @@ def test_every_broken_variant_is_caught(
     with pytest.raises(Violation):
         for seed in range(2000):
             History(seed, kind, server, lease).run()
-
-
-def test_a_gift_that_is_too_old_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: what comes with a wake-up is taken for the lock, however long it was on its way."""
-
-    def received(contest: LockContest, gift: str, answer: Grant | Held) -> Grant:
-        return Grant(contest.owner, int(gift), contest.settings.ttl)
-
-    monkeypatch.setattr(LockContest, "received", received)
-    with pytest.raises(Violation):
-        for seed in range(2000):
-            History(seed).run()
 
 
 def test_one_seed_is_one_history() -> None:
