@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 from resilient.config import aclose, close, configure, using
-from resilient.connections.redis import AsyncFenced, Fenced, fenced
 from resilient.engine.backend import Backend
 from resilient.errors import (
     BackendError,
@@ -86,6 +85,7 @@ from resilient.policies.retry import retry
 
 if TYPE_CHECKING:
     from resilient import idempotency
+    from resilient.connections.redis import AsyncFenced, Fenced, fenced
 
 __all__ = [
     "MISSING",
@@ -169,9 +169,11 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`resilient.idempotency` is imported when it is first used."""
-    if name == "idempotency":
-        from importlib import import_module
+    """What few programs use is imported when it is first used."""
+    from importlib import import_module
 
+    if name == "idempotency":
         return import_module("resilient.idempotency")
+    if name in ("AsyncFenced", "Fenced", "fenced"):
+        return getattr(import_module("resilient.connections.redis"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -85,8 +85,12 @@ def test_async_hit_against_a_bare_await() -> None:
     with resilient.using("memory://"):
         ours = cached(ttl=3600)(plain)
         assert asyncio.run(ours(7)) == 7
-        least = best_of_interleaved(awaited(plain), awaited(ours))
-    assert least[1] <= 3.3 * least[0]  # 3, and a tenth for a machine that does other things
+        best = [float("inf"), float("inf")]
+        for _ in range(10):  # noise only makes it slower: on a busy machine, look again
+            best = list(map(min, best, best_of_interleaved(awaited(plain), awaited(ours))))
+            if best[1] <= 3.3 * best[0]:
+                break
+    assert best[1] <= 3.3 * best[0]  # 3, and a tenth for a machine that does other things
 
 
 @pytest.mark.parametrize("local", ["auto", LocalCache(copy=True)])

@@ -87,6 +87,7 @@ def test_tls(tls_server: str, run: Run) -> None:
         run(store.acquire("k", ttl=30, owner="bob", waiter=address))
         run(store.release("k", owner="ann"))
         assert run.wait(waiter, 5)
+        run(store.release("k", owner="bob"))  # to whom it was handed over
 
 
 def test_an_untrusted_server(tls_server: str, run: Run) -> None:
