@@ -26,7 +26,7 @@ class TransactionInHand:
         self._run = run
         self._place = place
         self._ledger = ledger
-        self.done = False
+        self.done: bool = False
 
     async def _begin(self) -> None:
         await self._ledger.claim()
