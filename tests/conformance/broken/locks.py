@@ -7,7 +7,7 @@ from typing import Any
 
 from resilient.backends.memory import MemoryBackend
 from resilient.protocols.locks import LOCK, READ, WRITE, Grant, Held, LockMode
-from tests.conformance.broken.base import EXAMPLES, NEVER, Broken
+from tests.conformance.broken.base import EXAMPLES, MODEL, NEVER, Broken
 
 
 class Locks(Broken):
@@ -192,6 +192,8 @@ class NewcomersBarge(Locks):
 class TransferKeepsTheFence(Locks):
     """Who hands a lock on can still write under its fence."""
 
+    noticed_by = (MODEL,)
+
     async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
         before = await self.store.holder(key)
         answer: Grant | None = await self.store.transfer(key, owner=owner, to=to, ttl=ttl)
@@ -200,6 +202,8 @@ class TransferKeepsTheFence(Locks):
 
 class SomeOfAll(Locks):
     """Of several locks, those that are free are taken."""
+
+    noticed_by = (MODEL,)
 
     async def acquire_all(self, keys: Sequence[str], **options: Any) -> Any:
         for key in keys:
