@@ -113,7 +113,7 @@ class _Lazy:
         return self._codec.encode(value)
 
     def decode(self, data: Encoded) -> Any:
-        self.decode = self._codec.decode  # type: ignore[method-assign]
+        self.decode = self._codec.decode  # type: ignore[method-assign]  # likewise
         return self._codec.decode(data)
 
 

@@ -142,4 +142,4 @@ class GuardedStore:
             if guard.server is self._store:
                 work = guard.wrap(work)
         # Passed on as it is, for one more coroutine would cost: what an `async def` answers.
-        return self._store.change(work)  # type: ignore[return-value]
+        return self._store.change(work)  # type: ignore[return-value]  # a coroutine, by its protocol
