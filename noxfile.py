@@ -10,9 +10,9 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The whole suite; arguments go to pytest: `nox -s tests-3.13 -- -m 'not slow'`."""
+    """The whole suite; arguments go to pytest: `nox -s tests-3.13 -- tests/unit`."""
     session.install("-e", ".[test]")
-    session.run("pytest", *session.posargs)
+    session.run("python", "-m", "tests", *session.posargs)
 
 
 @nox.session

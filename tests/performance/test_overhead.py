@@ -17,6 +17,8 @@ from resilient.protocols.values import Encoded
 from tests.performance.ratios import Call, Costs
 from tests.support.modes import Mode
 
+pytestmark = pytest.mark.timing
+
 
 @pytest.fixture(autouse=True, name="backend")
 def _backend() -> Iterator[resilient.Backend]:

@@ -60,6 +60,7 @@ def awaited(function: Callable[[int], Awaitable[Any]]) -> Callable[[], float]:
     return run
 
 
+@pytest.mark.timing
 def test_hit_in_this_process_against_lru_cache() -> None:
     """A hit costs at most 5 times one of `functools.lru_cache`, which has no TTL."""
 
@@ -76,6 +77,7 @@ def test_hit_in_this_process_against_lru_cache() -> None:
     assert least[2] <= 5 * least[0]
 
 
+@pytest.mark.timing
 def test_async_hit_against_a_bare_await() -> None:
     """An awaited hit costs at most 3 times an `async def` that returns at once."""
 

@@ -49,7 +49,7 @@ def code_block_below(heading: str, text: str) -> str:
     ("heading", "extra", "last"),
     [
         ("Run the main example", "'.[examples]'", "examples/import_airports.py"),
-        ("Run the tests", "'.[test]'", "-m pytest"),
+        ("Run the tests", "'.[test]'", "-m tests"),
     ],
 )
 def test_ci_runs_the_commands_of_the_readme(heading: str, extra: str, last: str) -> None:
@@ -122,6 +122,7 @@ def test_no_module_imports_the_public_names() -> None:
     assert wrong == []
 
 
+@pytest.mark.timing
 def test_import_is_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`import resilient` takes at most twice as long as `import asyncio`, minima of many runs."""
     # Both compiled before, as an installed package is: CI writes no bytecode otherwise.

@@ -381,6 +381,7 @@ assert "tenacity" in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
+@pytest.mark.timing
 def test_a_success_costs_little() -> None:
     """At most ten bare calls, minima of many runs, by the real clock."""
     from resilient.engine.clock import SystemClock
