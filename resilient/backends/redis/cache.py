@@ -41,7 +41,7 @@ TAG_BUMP = Script("cache/tag_bump")
 TAG_LIVES = 86_400_000
 """Milliseconds for which a tag lives at least: longer than a value is computed. A tag lives as long
 as the values that have it, and one that is lost makes them misses."""
-SCAN_STEP = 500
+SCAN_STEP = 1000
 
 MAX_PRESENT = 100_000
 """How many keys are remembered to have had a value."""
@@ -94,8 +94,10 @@ class RedisCache:
     async def get(self, key: str) -> Entry | None:
         """The live value."""
         record, numbers = await self._looked(key, ())
-        found = await self._valid(record, numbers)
-        return found if found is not None and found.ttl > 0 else None
+        if record is None or record.entry.ttl <= 0:
+            return None
+        of_value = await self._oldest_valid(record.born, record.tags, numbers)
+        return record.entry if of_value <= record.born else None
 
     async def has(self, key: str) -> bool:
         """Whether there is a live value."""
@@ -111,40 +113,42 @@ class RedisCache:
         waiter: str | None = None,
     ) -> Entry | Leased | Busy:
         """The live value, or the right to compute it, or who is computing it."""
-        oldest_valid = 0
+        of_value = of_lease = 0  # the earliest births that are not outdated
         if key in self._present:
             record, numbers = await self._looked(key, tags)
             if record is not None:
-                oldest_valid = await self._oldest_valid(record.born, record.tags, numbers)
-                if oldest_valid <= record.born and record.entry.fresh > 0:
+                of_value = await self._oldest_valid(record.born, record.tags, numbers)
+                if of_value <= record.born and record.entry.fresh > 0:
                     return record.entry
+            of_lease = _newest(numbers)
             self._present.pop(key, None)
         names, lives = self._names(key), milliseconds(lease, "lease")
         its_numbers = Plain("MGET", *map(self._keys.tag, tags)) if tags else None
         while True:
-            ask = FETCH(names, owner, lives, waiter or "", oldest_valid)
+            ask = FETCH(names, owner, lives, waiter or "", of_value, of_lease)
             (outcome, stored, now, *rest), *found = await Ask(
                 self._transport, Batch([ask, its_numbers] if its_numbers else [ask])
             )
             numbers = _numbers(tags, found[0]) if found else {}
             record = Record.of(stored, int(now))
-            if outcome == b"leased":
-                stale = await self._valid(record, numbers)
-                await self._begin(numbers, rest[0], TAG_LIVES)
-                return Leased(int(rest[0]), stale)
-            if outcome == b"busy":
-                owner_there, left, begun = rest
-                newest = max((number for number in numbers.values() if number), default=0)
-                if newest <= int(begun):
-                    stale = await self._valid(record, numbers)
-                    return Busy(text(owner_there), left / 1000, stale)
-                oldest_valid = newest
+            if record is not None:
+                of_value = await self._oldest_valid(record.born, record.tags, numbers)
+            valid = record.entry if record is not None and of_value <= record.born else None
+            if outcome == b"hit":
+                if valid is not None:
+                    self._remember(key)
+                    return valid
+                of_lease = _newest(numbers)
                 continue
-            assert record is not None
-            oldest_valid = await self._oldest_valid(record.born, record.tags, numbers)
-            if oldest_valid <= record.born:
-                self._remember(key)
-                return record.entry
+            fence, *busy = rest
+            of_lease = _newest(numbers)
+            if of_lease > int(fence):
+                continue  # what is computed under it would be a miss
+            if busy:
+                owner_there, left = busy
+                return Busy(text(owner_there), left / 1000, valid)
+            await self._begin(numbers, fence, TAG_LIVES)
+            return Leased(int(fence), valid)
 
     async def _looked(self, key: str, tags: Sequence[str]) -> tuple[Record | None, Numbers]:
         """What is kept of a value, by plain commands, and the numbers of tags."""
@@ -158,15 +162,6 @@ class RedisCache:
         if len(self._present) >= MAX_PRESENT:
             self._present.clear()
         self._present[key] = None
-
-    async def _valid(self, record: Record | None, numbers: Numbers) -> Entry | None:
-        """What is kept of a value, if there is anything and no tag has made it a miss."""
-        if (
-            record is None
-            or await self._oldest_valid(record.born, record.tags, numbers) > record.born
-        ):
-            return None
-        return record.entry
 
     async def _oldest_valid(self, born: int, stored_tags: bytes, numbers: Numbers) -> int:
         """The earliest birth of a value with these tags that may be served, as of now."""
@@ -316,6 +311,11 @@ class RedisCache:
 def _numbers(tags: Sequence[str], found: Sequence[bytes | None]) -> Numbers:
     pairs = zip(tags, found, strict=True)
     return {tag: None if number is None else int(number) for tag, number in pairs}
+
+
+def _newest(numbers: Numbers) -> int:
+    """When one of the tags was last invalidated."""
+    return max((number for number in numbers.values() if number is not None), default=0)
 
 
 def _times(ttl: float, fresh: float | None, stale: float) -> tuple[int, int, int]:

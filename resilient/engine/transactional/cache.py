@@ -374,8 +374,10 @@ def expire(tx: Transaction, key: str) -> bool:
     value = tx.get(VALUES, key)
     if value is not None:
         left = value.expires - tx.now
-        expired = replace(value, stale=max(value.stale, left), lag=0.0, owner="")
-        tx.put(VALUES, key, expired, ttl=left)
+        stale = max(value.stale, left)
+        # What has not been fresh for a while stays as old as it is.
+        lag = max(value.stale + value.lag - stale, 0.0)
+        tx.put(VALUES, key, replace(value, stale=stale, lag=lag, owner=""), ttl=left)
     end(tx, key)
     tx.publish(CHANNEL, key)
     return existed

@@ -84,10 +84,15 @@ def wrapped(layer: CachedLayer, signature: Signature, alias: Aliases) -> Callabl
     is_async = layer.shape is Shape.COROUTINE
     given = forwarding(signature)
     keyed = forwarding(without(signature, layer.context))
-    inner = given if layer.context is None else _with_context(signature, layer.context)
     terms = None if alias is None else _tuple([term for pair in alias for term in pair])
     wait = "await " if is_async else ""
-    context = "" if layer.context is None else ", _resilient_Context()"
+    if layer.context is None:
+        # No lambda of its own: for that the arguments would have to lie in cells, at every call.
+        context, later = "", f"_resilient_later(_resilient_function, {given})"
+    else:
+        inner = _with_context(signature, layer.context)
+        context = ", _resilient_Context()"
+        later = f"lambda _resilient_value: _resilient_function({inner})"
     body = [
         "if _resilient_config.epoch == _resilient_view.epoch:",
         " try:",
@@ -108,8 +113,7 @@ def wrapped(layer: CachedLayer, signature: Signature, alias: Aliases) -> Callabl
         f" return {_copied(layer)}",
         f"_resilient_call = _resilient_Call(_resilient_key, _resilient_alias, "
         f"_resilient_tags({keyed}){context})",
-        f"return {wait}_resilient_fly(_resilient_near, _resilient_call, "
-        f"lambda _resilient_value: _resilient_function({inner}))",
+        f"return {wait}_resilient_fly(_resilient_near, _resilient_call, {later})",
     ]
     names: dict[str, object] = {
         "_resilient_config": config,
@@ -120,6 +124,7 @@ def wrapped(layer: CachedLayer, signature: Signature, alias: Aliases) -> Callabl
         "_resilient_Exception": Exception,
         "_resilient_attend": layer.attend,
         "_resilient_function": layer.function,
+        "_resilient_later": _later,
         "_resilient_keyed": layer.key,
         "_resilient_tags": layer.tags,
         "_resilient_decode": layer.settings.records.decode,
@@ -131,6 +136,11 @@ def wrapped(layer: CachedLayer, signature: Signature, alias: Aliases) -> Callabl
         layer.function, body, names, is_async=is_async, signature=signature
     )
     return finish(layer, compiled, signature=signature)
+
+
+def _later(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+    """The function with its arguments, for whoever comes to call it."""
+    return lambda _: function(*args, **kwargs)
 
 
 def _place(alias: Aliases, keyed: str) -> str:

@@ -4,7 +4,7 @@
 local now = microseconds()
 local record = record_at(KEYS[1])
 local was = record and record.expires > now and {digits(record.born), tags_of(KEYS[1], record)}
-if was then end_record(KEYS[1], now) end
+if was then end_record(KEYS[1], record, now) end
 redis.call('DEL', KEYS[2])
 wake_all(KEYS[3])
 redis.call('PUBLISH', ARGV[2], ARGV[1])

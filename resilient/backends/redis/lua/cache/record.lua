@@ -35,7 +35,8 @@ local function disown(key)
   redis.call('SETRANGE', key, 64, NOBODY)
 end
 
-local function end_record(key, now)
-  redis.call('SETRANGE', key, 16, string.format('%016.0f%016.0f', now, now))
+local function end_record(key, record, now)
+  local fresh = math.min(record.fresh, now)
+  redis.call('SETRANGE', key, 16, string.format('%016.0f%016.0f', now, fresh))
   disown(key)
 end
