@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 import time
@@ -13,6 +12,7 @@ import pytest
 
 import resilient
 from tests.process import lock_fault_workers as workers
+from tests.support.faketime import ServerTime
 from tests.support.fixtures import Target
 from tests.support.processes import group, run_all
 from tests.support.scale import scaled
@@ -39,14 +39,14 @@ def test_the_wall_clock_of_a_process_does_not_matter(shared_target: Target) -> N
 class Timekeeper:
     """A server whose clock can be stepped while it runs."""
 
-    def __init__(self, server: RedisServer, file: Path) -> None:
+    def __init__(self, server: RedisServer, clock: ServerTime) -> None:
         self.server = server
-        self._file = file
+        self._clock = clock
 
     def step(self, seconds: int) -> None:
         """Step its clock, and wait until it shows."""
         before = self._now()
-        self._file.write_text(f"{seconds:+d}")
+        self._clock.shift(seconds)
         while abs(self._now() - before) < abs(seconds) / 2:
             time.sleep(0.005)
 
@@ -58,20 +58,9 @@ class Timekeeper:
 @pytest.fixture
 def timekeeper(tmp_path: Path) -> Iterator[Timekeeper]:
     """The server, under `libfaketime`."""
-    found = importlib.util.find_spec("libfaketime")
-    assert found is not None
-    assert found.origin is not None
-    library = Path(found.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
-    file = tmp_path / "time"
-    file.write_text("+0")
-    env = {
-        "LD_PRELOAD": str(library),
-        "FAKETIME_TIMESTAMP_FILE": str(file),
-        "FAKETIME_NO_CACHE": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
-    with redis_server(env=env) as server:
-        yield Timekeeper(server, file)
+    clock = ServerTime(tmp_path / "time")
+    with redis_server(env=clock.env) as server:
+        yield Timekeeper(server, clock)
 
 
 @pytest.mark.slow
