@@ -84,25 +84,23 @@ def take(url: str, prefix: str, ttl: float, wait: float, mode: str) -> list[floa
         return [time.monotonic(), lease.fence]
 
 
-def hand_over(url: str, prefix: str, rounds: int, kind: str) -> list[list[float]]:
-    """Take the lock again and again, holding it for 5 ms: when it was taken and given back."""
-    resilient.configure(url, prefix=prefix)
+def hand_over(url: str, prefix: str) -> None:
+    """Take one of two locks when told which, and give it back when told: tell the time of both."""
     import redis
 
-    client = redis.Redis.from_url(url) if kind == "redis-py" else None
-    times: list[list[float]] = []
-    for _ in range(rounds):
-        lock: Any = (
-            resilient.lock("baton", ttl=10, wait=60)
-            if client is None
-            else client.lock(prefix + "baton", timeout=10, blocking_timeout=60)
-        )
-        with lock:
-            taken = time.monotonic()
-            time.sleep(0.005)
-            times.append([taken, time.monotonic()])
-        time.sleep(0.25)  # long enough for a waiter that polls to see the lock free
-    return times
+    resilient.configure(url, prefix=prefix)
+    client = redis.Redis.from_url(url)
+    locks: dict[str, Any] = {
+        "resilient": resilient.lock("baton", ttl=10, wait=60),
+        "redis-py": client.lock(f"{prefix}other-baton", timeout=10, blocking_timeout=60),
+    }
+    while (kind := receive(60)) is not None:
+        tell("asks")
+        with locks[kind]:
+            tell("has it", time.monotonic())
+            receive(60)
+            given = time.monotonic()
+        tell("gave it", given)
 
 
 def fork_inside(url: str, prefix: str) -> dict[str, Any]:
