@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 from resilient.engine.backend import CAPABILITIES, Backend, Capability, Mode, adopt
 from resilient.engine.durations import Duration, seconds
+from resilient.engine.passing import Passing, View
 from resilient.errors import ConfigurationError
 
 __all__ = [
@@ -73,6 +74,7 @@ What is remembered about a backend (an in-process entry, a closed circuit) may b
 asking as long as this number is the one under which it was remembered.
 """
 _changes = 0
+_shown = Passing()
 _lock = threading.RLock()
 _prefix = ""
 _configured: Configuration | None = None
@@ -421,6 +423,18 @@ def _changed() -> None:
     _changes += 1
     uncertain = _contexts or any(each.disabled for each in _process)
     epoch = -1 if uncertain else _changes
+    _shown.end()
+
+
+def show_until_changed(known: int, view: View, show: Callable[[], None]) -> None:
+    """Show what holds under the configuration of an epoch, if that is still the present one.
+
+    The next change of configuration hides it: nobody needs to compare epochs to trust it.
+    """
+    with _lock:
+        if known == epoch:
+            _shown.add(view)
+            show()
 
 
 def _ours() -> list[Backend]:

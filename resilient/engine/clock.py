@@ -5,6 +5,11 @@ the wall clock moves and that, where the system has one, runs on while the machi
 Linux's `CLOCK_BOOTTIME`. Python's `time.monotonic` stands still during suspend there.
 
 Callers read `clock.now()` through the module, so that a test can put another clock in its place.
+
+What is looked at at every call costs less in `ticks`: a third of `now`, of which Python finds the
+system's clock by its number. They stand still during suspend, so they are believed for a moment
+only, until somebody looks whether the machine was suspended (`look`); if so, whatever was measured
+in them is forgotten.
 """
 
 from __future__ import annotations
@@ -17,11 +22,27 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from resilient.engine.durations import Duration, seconds
+from resilient.engine.weak_methods import WeakMethods
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Clock", "ManualClock", "SystemClock", "installed", "now", "pause", "wall"]
+__all__ = [
+    "Clock",
+    "ManualClock",
+    "SystemClock",
+    "behind",
+    "forget_when_suspended",
+    "installed",
+    "look",
+    "now",
+    "pause",
+    "ticks",
+    "wall",
+]
+
+BELIEVED = 0.1
+"""Seconds for which ticks are believed after a look, and by which they may fall behind unseen."""
 
 
 class Clock(Protocol):
@@ -136,13 +157,42 @@ def pause(event: threading.Event, seconds: float) -> bool:
     return current.pause(event, seconds)
 
 
+ticks: Callable[[], float] = time.monotonic
+believed_until: float = 0.0
+"""In ticks: who finds them past it looks (`look`) before it believes what they say."""
+_behind = now() - ticks()
+_forget = WeakMethods()
+
+
+def behind() -> float:
+    """How many seconds ticks are behind the clock; rather too many than too few."""
+    return -(ticks() - now())
+
+
+def look() -> None:
+    """See whether the machine was suspended: what was measured in ticks is forgotten then."""
+    global believed_until, _behind
+    # In this order: had the thread to wait in between, it would be too few, and seen next time.
+    seconds = now() - ticks()
+    if seconds > _behind + BELIEVED:
+        _behind = seconds
+        _forget()
+    believed_until = ticks() + BELIEVED
+
+
+def forget_when_suspended(method: Callable[[], None]) -> None:
+    """Have a bound method called after the machine was suspended, while its object lives."""
+    _forget.add(method)
+
+
 @contextmanager
 def installed(clock: Clock) -> Iterator[None]:
     """Put a clock in the place of the system's, for the whole process, until exit."""
-    global current, now, wall
-    before = current
+    global current, now, wall, ticks, believed_until
+    before = current, now, wall, ticks, believed_until
     current, now, wall = clock, clock.now, clock.wall
+    ticks, believed_until = now, float("inf")
     try:
         yield
     finally:
-        current, now, wall = before, before.now, before.wall
+        current, now, wall, ticks, believed_until = before

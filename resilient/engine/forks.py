@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from weakref import WeakMethod
+
+from resilient.engine.weak_methods import WeakMethods
 
 __all__ = ["forget_in_child"]
 
-_forgetful: list[WeakMethod[Callable[[], None]]] = []
+_forget = WeakMethods()
+os.register_at_fork(after_in_child=_forget)
 
 
 def forget_in_child(method: Callable[[], None]) -> None:
     """Have a bound method called in every forked child, for as long as its object lives."""
-    _forgetful[:] = [reference for reference in _forgetful if reference() is not None]
-    _forgetful.append(WeakMethod(method))
-
-
-def _forget() -> None:
-    for reference in _forgetful:
-        method = reference()
-        if method is not None:
-            method()
-
-
-os.register_at_fork(after_in_child=_forget)
+    _forget.add(method)

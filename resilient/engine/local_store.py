@@ -1,6 +1,6 @@
 """A bounded store of ready values in this process: read without a lock, evicted by SIEVE.
 
-A reader looks an entry up in a plain dict, compares its expiry with the clock and counts the hit.
+A reader looks an entry up in a plain dict, compares its expiry with the ticks and counts the hit.
 The count is all that the eviction needs to know, so a hit writes nothing else and takes no lock;
 only those who store or remove do.
 
@@ -44,7 +44,7 @@ class Entry:
 
     Attributes:
         value: What was stored.
-        expires: When it is no hit any more, on the local clock.
+        expires: When it is no hit any more, in ticks (`clock.ticks`); so are the others.
         stale_until: Until when it may be served while it is computed anew.
         kept_until: Until when it may be fallen back on in trouble.
         hits: How often it was served since the eviction's hand passed last. Threads that count at
@@ -82,7 +82,8 @@ class LocalStore:
     """Values by key, at most `maxsize` of them.
 
     Attributes:
-        entries: By key. Whoever looks here compares `expires` and counts `hits` itself.
+        entries: By key. Whoever looks here compares `expires`, believes ticks for no longer than
+            `clock.believed_until`, and counts `hits` itself.
         singles: The same entries by the aliases of one value: `singles[type][value]`.
         tuples: The same by longer aliases.
     """
@@ -101,6 +102,7 @@ class LocalStore:
         # Reentrant: the garbage collector may run a destructor here that comes back to this store.
         self._lock = threading.RLock()
         forget_in_child(self._forget)
+        clock.forget_when_suspended(self.clear)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -113,18 +115,21 @@ class LocalStore:
 
     def find(self, key: str) -> Entry | None:
         """The live entry of a key; not counted as a hit."""
+        now = _ticks()  # first: it may empty the store
         entry = self.entries.get(key)
-        return entry if entry is not None and entry.expires > clock.now() else None
+        return entry if entry is not None and entry.expires > now else None
 
     def find_stale(self, key: str) -> Entry | None:
         """The entry of a key that may be served while it is computed anew."""
+        now = _ticks()  # first: it may empty the store
         entry = self.entries.get(key)
-        return entry if entry is not None and entry.stale_until > clock.now() else None
+        return entry if entry is not None and entry.stale_until > now else None
 
     def find_kept(self, key: str) -> Entry | None:
         """What is left of a key to fall back on in trouble, doubtful or not."""
+        now = _ticks()  # first: it may empty the store
         entry = self.entries.get(key) or self._doubtful.get(key)
-        return entry if entry is not None and entry.kept_until > clock.now() else None
+        return entry if entry is not None and entry.kept_until > now else None
 
     def put(
         self,
@@ -158,11 +163,13 @@ class LocalStore:
             self._remove(self.entries.get(key))
             while len(self.entries) >= self.maxsize:
                 self._evict()
-            entry = Entry(key, value, expires, tuple(tags))
+            _ticks()
+            behind = clock.behind()
+            entry = Entry(key, value, expires - behind, tuple(tags))
             if stale_until is not None:
-                entry.stale_until = max(stale_until, expires)
+                entry.stale_until = max(stale_until - behind, entry.expires)
             if kept_until is not None:
-                entry.kept_until = max(kept_until, entry.stale_until)
+                entry.kept_until = max(kept_until - behind, entry.stale_until)
             self._link(entry)
             for tag in entry.tags:
                 self._tagged.setdefault(tag, set()).add(entry)
@@ -206,7 +213,7 @@ class LocalStore:
     def doubt(self) -> None:
         """Serve nothing of all this any more; keep what may be fallen back on in trouble."""
         with self._lock:
-            now = clock.now()
+            now = _ticks()
             kept = {**self._doubtful, **self.entries}
             self.clear()
             self._doubtful = {
@@ -236,7 +243,7 @@ class LocalStore:
     # --- eviction
 
     def _evict(self) -> None:
-        now = clock.now()
+        now = clock.ticks()
         entry = self._hand or self._oldest
         while entry is not None and entry.hits and entry.expires > now:
             self._past_hits += entry.hits
@@ -291,6 +298,14 @@ class LocalStore:
         name = alias[0] if len(alias) == SINGLE else alias
         if names.get(name) is entry:
             del names[name]
+
+
+def _ticks() -> float:
+    """The ticks, to be believed: stores are empty if the machine was suspended."""
+    now = clock.ticks()
+    if now >= clock.believed_until:
+        clock.look()
+    return now
 
 
 def _is_plain(alias: Alias) -> bool:

@@ -12,6 +12,8 @@ import pytest
 
 import resilient
 from resilient import LocalCache, cached
+from resilient.engine import clock
+from resilient.engine.clock import ManualClock
 from tests.support.modes import Mode
 
 CALLS = 5_000
@@ -90,19 +92,20 @@ def test_async_hit_against_a_bare_await() -> None:
         best = [float("inf"), float("inf")]
         for _ in range(10):  # noise only makes it slower: on a busy machine, look again
             best = list(map(min, best, best_of_interleaved(awaited(plain), awaited(ours))))
-            if best[1] <= 3.3 * best[0]:
+            if best[1] <= 3 * best[0]:
                 break
-    assert best[1] <= 3.3 * best[0]  # 3, and a tenth for a machine that does other things
+    assert best[1] <= 3 * best[0]
 
 
 @pytest.mark.parametrize("local", ["auto", LocalCache(copy=True)])
 def test_a_hit_is_counted_and_makes_nothing(mode: Mode, local: Any) -> None:
     """A hit makes no key, runs no plan and takes no lock: only what it must touch is there."""
+    # Else a hit looks at the system's clock now and then.
 
     async def plain(x: int) -> list[int]:
         return [x]
 
-    with resilient.using("memory://"):
+    with clock.installed(ManualClock()), resilient.using("memory://"):
         ours = mode.decorate(cached(ttl=3600, local=local), plain)
         mode.call(ours, 7)
         names = ours.__globals__  # the compiled wrapper's own

@@ -127,6 +127,32 @@ def test_the_epoch_tells_whether_what_was_remembered_still_holds() -> None:
     assert len({before, within, config.epoch}) == 3
 
 
+def test_what_is_shown_under_one_configuration_is_hidden_by_the_next() -> None:
+    """A view is shown only under the epoch in force, and hidden by whatever changes it."""
+
+    class View:
+        def __init__(self) -> None:
+            self.told: list[str] = []
+
+        def show(self) -> None:
+            self.told.append("show")
+
+        def hide(self) -> None:
+            self.told.append("hide")
+
+    resilient.configure("memory://")
+    view, epoch = View(), config.epoch
+    config.show_until_changed(epoch, view, view.show)
+    assert view.told == ["show"]
+    with resilient.using("memory://"):
+        assert view.told == ["show", "hide"]
+        config.show_until_changed(epoch, view, view.show)
+        assert view.told == ["show", "hide"]
+        config.show_until_changed(config.epoch, view, view.show)
+        assert view.told == ["show", "hide", "show"]
+    assert view.told == ["show", "hide", "show", "hide"]
+
+
 def test_a_decorators_own_backend_wins() -> None:
     """`backend=` is kept under `using`, and shared by those who name the same URL."""
     own = MemoryBackend()

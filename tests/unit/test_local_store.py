@@ -146,6 +146,24 @@ def test_expired_values_go_first() -> None:
         assert set(store.entries) == {"new", "newest"}
 
 
+def test_nothing_outlives_a_suspended_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks stand still while the machine is suspended: what they measured is forgotten."""
+    store, slept = LocalStore(10), 0.0
+    monkeypatch.setattr(clock, "_behind", clock.behind())  # and as it was when this is over
+    running = clock.now
+    monkeypatch.setattr(clock, "now", lambda: running() + slept)
+    store.put("k", 1, clock.now() + 60)
+    assert store.find("k") is not None
+    slept = 3600.0
+    monkeypatch.setattr(clock, "believed_until", clock.ticks())  # a tenth of a second has gone by
+    assert store.find("k") is None
+    assert len(store) == 0
+    store.put("k", 2, clock.now() + 60)  # what comes after that is measured from there
+    found = store.find("k")
+    assert found is not None
+    assert found.expires <= clock.ticks() + 60
+
+
 def test_drops_by_key_tag_and_all() -> None:
     """What is dropped is found neither by its key nor by its alias, whoever holds the dicts."""
     store = LocalStore(10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from inspect import Signature
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
@@ -272,11 +273,10 @@ class CachedLayer(Layer):
                 trusted = local == "auto" and backend.hub.has_source
                 local = DEFAULT_LOCAL if trusted else None
             near = self._near = Near(backend, self, local, self.settings.records)
-        if epoch != self.view.epoch and epoch == config.epoch and epoch >= 0 and not self._bypasses:
-            # Nothing of the former configuration's may be seen under the new one's epoch.
-            self.view.epoch = None
-            self.view.show(near.values)
-            self.view.epoch = epoch
+        if self.view.values is not near.values and epoch >= 0 and not self._bypasses:
+            config.show_until_changed(epoch, self.view, partial(self.view.show, near.values))
+            if self._bypasses:  # one began meanwhile
+                self.view.hide()
         return near
 
     @contextmanager
@@ -285,7 +285,7 @@ class CachedLayer(Layer):
         token = self._bypassed.set(True)
         mark = object()
         self._bypasses.add(mark)
-        self.view.epoch = None  # no call finds its hit before it has been asked what it is
+        self.view.hide()  # no call finds its hit before it has been asked what it is
         try:
             yield
         finally:

@@ -13,10 +13,9 @@ from functools import partial
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
-from resilient import config
 from resilient.engine import clock
 from resilient.engine.flights import Errand, Late, alaunch, ashare, launch, share
-from resilient.engine.local_store import LocalStore
+from resilient.engine.local_store import Alias, Entry, LocalStore
 from resilient.engine.signatures import compile_with_signature, forwarding
 from resilient.engine.templates import Field, parse_template
 from resilient.engine.wrap import Shape, finish
@@ -36,25 +35,35 @@ Aliases = list[tuple[str, str]] | None
 
 
 class View:
-    """The values at hand that a hit may use without asking: those of this configuration.
+    """The values at hand that a hit may use without asking; none while it is hidden.
 
     Attributes:
-        epoch: The configuration under which they were found; `None` before the first call.
+        values: What it shows; `None` while it is hidden.
         singles: Values by their aliases; so is `tuples`.
         entries: Values by their keys.
     """
 
-    __slots__ = ("entries", "epoch", "singles", "tuples")
+    __slots__ = ("__weakref__", "entries", "singles", "tuples", "values")
+
+    values: LocalStore | None
+    singles: dict[type, dict[Any, Entry]]
+    tuples: dict[Alias, Entry]
+    entries: dict[str, Entry]
 
     def __init__(self) -> None:
-        self.epoch: int | None = None
-        self.show(LocalStore(1))
+        self.hide()
 
     def show(self, values: LocalStore) -> None:
-        """Use these from now on."""
+        """Let hits use these from now on."""
+        self.values = values
         self.singles = values.singles
         self.tuples = values.tuples
         self.entries = values.entries
+
+    def hide(self) -> None:
+        """Let no hit find anything from now on."""
+        self.values = None
+        self.singles, self.tuples, self.entries = {}, {}, {}
 
 
 def aliased_by(
@@ -94,15 +103,15 @@ def wrapped(layer: CachedLayer, signature: Signature, alias: Aliases) -> Callabl
         context = ", _resilient_Context()"
         later = f"lambda _resilient_value: _resilient_function({inner})"
     body = [
-        "if _resilient_config.epoch == _resilient_view.epoch:",
-        " try:",
-        f"  _resilient_entry = _resilient_view.{_place(alias, keyed)}",
-        " except _resilient_Exception:",  # nothing there, or nothing that can be looked for
-        "  pass",
-        " else:",
-        "  if _resilient_entry.expires > _resilient_clock.now():",
-        "   _resilient_entry.hits += 1",
-        f"   return {_copied(layer)}",
+        "try:",
+        f" _resilient_entry = _resilient_view.{_place(alias, keyed)}",
+        "except _resilient_Exception:",  # nothing there, or nothing that can be looked for
+        " pass",
+        "else:",
+        " if _resilient_entry.expires > _resilient_clock.ticks() "
+        "< _resilient_clock.believed_until:",
+        "  _resilient_entry.hits += 1",
+        f"  return {_copied(layer)}",
         "_resilient_near = _resilient_attend()",
         "if _resilient_near is None:",
         f" return {wait}_resilient_function({given})",
@@ -116,7 +125,6 @@ def wrapped(layer: CachedLayer, signature: Signature, alias: Aliases) -> Callabl
         f"return {wait}_resilient_fly(_resilient_near, _resilient_call, {later})",
     ]
     names: dict[str, object] = {
-        "_resilient_config": config,
         "_resilient_clock": clock,
         "_resilient_view": layer.view,
         "_resilient_type": type,

@@ -1,0 +1,27 @@
+"""Bound methods to be called later, for as long as their objects live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from weakref import WeakMethod
+
+__all__ = ["WeakMethods"]
+
+
+class WeakMethods:
+    """A list of bound methods that keeps no object alive."""
+
+    def __init__(self) -> None:
+        self._references: list[WeakMethod[Callable[[], None]]] = []
+
+    def add(self, method: Callable[[], None]) -> None:
+        """Have it called from now on."""
+        self._references[:] = [each for each in self._references if each() is not None]
+        self._references.append(WeakMethod(method))
+
+    def __call__(self) -> None:
+        """Call all of them."""
+        for reference in list(self._references):
+            method = reference()
+            if method is not None:
+                method()
