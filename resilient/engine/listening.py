@@ -67,27 +67,36 @@ class Bell:
         self._ear, self._rope = socket.socketpair()
         self._ear.setblocking(False)
         self._rope.setblocking(False)
+        # Of those that keep nothing in the kernel, which a forked child would share.
+        self._selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
+        self._selector.register(self._ear, selectors.EVENT_READ)
+        self._beside: int | None = None
 
     def ring(self) -> None:
         """Interrupt the waiting, from any thread."""
         with self._lock, contextlib.suppress(OSError):
             self._rope.send(b"!")  # full: it rings already; closed: nobody waits
 
-    def wait(self, seconds: float, beside: int | None = None) -> bool:
+    def wait(self, seconds: float, beside: int | None = None) -> str:
         """Wait until it rings, something happens on the file `beside`, or so long.
 
         Returns:
-            Whether anything did.
+            What happened: `"file"`, else `"bell"`, else nothing.
         """
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._ear, selectors.EVENT_READ)
-            if beside is not None:
-                selector.register(beside, selectors.EVENT_READ)
-            ready = selector.select(max(0.0, seconds))
-        if any(key.fileobj is self._ear for key, _ in ready):
+        if beside != self._beside:
+            self._look_at(beside)
+        ready = [key.fileobj for key, _ in self._selector.select(max(0.0, seconds))]
+        if self._ear in ready:
             with contextlib.suppress(BlockingIOError):
                 self._ear.recv(4096)
-        return bool(ready)
+        return "" if not ready else "file" if beside in ready else "bell"
+
+    def _look_at(self, beside: int | None) -> None:
+        if self._beside is not None:
+            self._selector.unregister(self._beside)
+        if beside is not None:
+            self._selector.register(beside, selectors.EVENT_READ)
+        self._beside = beside
 
     def close(self) -> None:
         """Close it, for good."""

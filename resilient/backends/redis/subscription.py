@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from redis import exceptions as redis_errors
+from redis._parsers.base import BaseParser
 
 from resilient.backends.redis.failures import backend_error
+from resilient.backends.redis.resp import UNFINISHED, new_reader, pack
 from resilient.backends.redis.settings import Settings
 from resilient.engine.listening import Bell
 
@@ -19,14 +21,20 @@ QUIET = 1.0
 """Seconds of silence after which the server is asked for a sign of life."""
 ANSWER = 0.75
 """Seconds for it to give one: so a connection that leads nowhere is noticed well within two."""
+READ_SIZE = 65_536
 
 
 class RedisSubscription:
-    """`resilient.engine.listening.Subscription` over one of redis-py's connections."""
+    """`resilient.engine.listening.Subscription` over one of redis-py's connections.
+
+    That one connects; then its socket is spoken to directly, since whoever waits for a lock waits
+    for all that is done here.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connection: Any = None
+        self._socket: Any = None
         self._asked: set[str] = set()
         self._pinged = False
         self._quiet_at = 0.0
@@ -38,6 +46,8 @@ class RedisSubscription:
         with self._translating():
             self._connection = self._settings.connection()
             self._connection.connect()
+            self._socket = self._connection._sock
+            self._reader = new_reader(BaseParser.parse_error)
             self._hear()
             self.add(channels)
             deadline = time.monotonic() + self._settings.connect_timeout
@@ -49,49 +59,57 @@ class RedisSubscription:
 
     def add(self, channels: set[str]) -> None:
         """Subscribe what is not subscribed yet; the confirmation comes with `receive`."""
-        new = channels - self._asked
-        if new:
-            with self._translating():
-                self._connection.send_command("SUBSCRIBE", *new)
-            self._asked |= new
+        if channels <= self._asked:
+            return
+        with self._translating():
+            self._socket.sendall(pack(("SUBSCRIBE", *(channels - self._asked))))
+        self._asked |= channels
 
     def receive(self) -> Iterator[tuple[str, str]]:
         """Wait until something arrives or the bell rings; the channels and messages that did."""
         with self._translating():
-            if not self._connection.can_read(0):
-                self._wait()
-        while (message := self._next()) is not None:
-            kind, *rest = message
-            if kind == b"message":
-                yield rest[0].decode(), rest[1].decode()
-            elif kind == b"subscribe":
-                self.confirmed |= {rest[0].decode()}
+            self._reader.feed(self._arrived())
+        while (message := self._reader.gets()) is not UNFINISHED:
+            if isinstance(message, Exception):
+                raise backend_error(self._settings.name, message) from message
+            if message[0] == b"message":
+                yield message[1].decode(), message[2].decode()
+            elif message[0] == b"subscribe":
+                self.confirmed |= {message[1].decode()}
 
     def close(self) -> None:
         """Close the connection; redis-py does not shut down what another process opened."""
         connection, self._connection = self._connection, None
+        self._socket = None
         self.confirmed = frozenset()
         self._asked = set()
         if connection is not None:
             connection.disconnect()
 
-    def _next(self) -> list[Any] | None:
-        with self._translating():
-            if self._connection is None or not self._connection.can_read(0):
-                return None
-            message: list[Any] = self._connection.read_response()
-            self._hear()
-            return message
-
-    def _wait(self) -> None:
+    def _arrived(self) -> bytes:
+        """Wait for what arrives; nothing, if it was the bell."""
         left = self._quiet_at - time.monotonic()
-        if not self.bell.wait(left, self._connection._sock) and time.monotonic() >= self._quiet_at:
-            self._ask_for_life()
+        if not self._has_decrypted():
+            what = self.bell.wait(left, self._socket.fileno())
+            if what != "file":
+                if not what and time.monotonic() >= self._quiet_at:
+                    self._ask_for_life()
+                return b""
+        data: bytes = self._socket.recv(READ_SIZE)
+        if not data:
+            raise redis_errors.ConnectionError("Connection closed by server.")
+        self._hear()
+        return data
+
+    def _has_decrypted(self) -> bool:
+        """Whether TLS keeps something for us, which no waiting on the socket would show."""
+        pending = getattr(self._socket, "pending", None)
+        return pending is not None and pending() > 0
 
     def _ask_for_life(self) -> None:
         if self._pinged:
             raise redis_errors.TimeoutError("the server gives no sign of life")
-        self._connection.send_command("PING")
+        self._socket.sendall(pack(("PING",)))
         self._pinged = True
         self._quiet_at = time.monotonic() + ANSWER
 
