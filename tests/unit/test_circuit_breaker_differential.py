@@ -22,7 +22,7 @@ import pytest
 from resilient import Backend
 from resilient.config import resolve
 from resilient.engine.clock import ManualClock, installed
-from resilient.protocols.circuits import CircuitRules, CircuitState, CircuitView, Verdict
+from resilient.protocols.circuits import Admission, CircuitRules, CircuitState, CircuitView, Verdict
 from tests.support.faketime import ServerTime
 from tests.support.scale import scaled
 from tests.support.servers import redis_server
@@ -155,15 +155,18 @@ class History:
         store, key, rules, model = self._store, self._key, self._rules, self.model
         if model.state == "closed":
             model.record(outcome, now)
-            return store.record(key, rules=rules, outcomes=outcome)
+            recorded: CircuitView = store.record(key, rules=rules, outcomes=outcome)
+            return recorded
         token, admitted = f"t{next(self._tokens)}", model.acquire(now)
-        admission = store.admit(key, rules=rules, token=token)
+        admission: Admission = store.admit(key, rules=rules, token=token)
         assert (admission.verdict is Verdict.PROBE) is admitted, (key, now)
         if not admitted:
             return admission.view
         model.probe(outcome, now)
-        generation = admission.view.generation
-        return store.report(key, rules=rules, token=token, generation=generation, outcome=outcome)
+        reported: CircuitView = store.report(
+            key, rules=rules, token=token, generation=admission.view.generation, outcome=outcome
+        )
+        return reported
 
 
 def compare(backend: Backend, advance: Callable[[int], None], seeds: Sequence[int]) -> set[str]:
