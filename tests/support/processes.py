@@ -39,7 +39,7 @@ from typing import Any
 __all__ = ["Worker", "WorkerFailed", "cont", "group", "kill", "receive", "run_all", "stop", "tell"]
 
 ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT = 30.0
+START_TIMEOUT = 90.0
 
 
 class WorkerFailed(AssertionError):

@@ -25,7 +25,7 @@ __all__ = [
 IDLE = 86_400.0
 """Seconds for which a circuit is remembered that nobody uses."""
 MOST_BUCKETS = 120
-TIMED = 1000
+TIMED = 100_000
 """Outcomes that a process keeps of a time window while they cannot be sent."""
 
 
