@@ -44,8 +44,15 @@ MODULES = {
     "valkey": "resilient.backends.redis",
     "valkeys": "resilient.backends.redis",
     "unix": "resilient.backends.redis",
+    "postgresql": "resilient.backends.postgres",
+    "postgres": "resilient.backends.postgres",
 }
-CLIENTS = {"redis": "resilient.backends.redis", "valkey": "resilient.backends.redis"}
+CLIENTS = {
+    "redis": "resilient.backends.redis",
+    "valkey": "resilient.backends.redis",
+    "psycopg_pool": "resilient.backends.postgres",
+    "sqlalchemy": "resilient.backends.postgres",
+}
 MAY_USE_MEMORY: frozenset[Capability] = frozenset({"circuits", "cache"})
 
 

@@ -1,0 +1,193 @@
+"""Cached values on PostgreSQL: rows that a crash of the server empties (`sql/cache.sql`)."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from resilient.backends.postgres.commands import Call, every, first, only
+from resilient.backends.postgres.keys import Keys
+from resilient.backends.postgres.texts import Row, microseconds
+from resilient.engine.plan import Ask, Transport
+from resilient.protocols.cache import Busy, Entry, Leased
+from resilient.protocols.values import Encoded
+
+__all__ = ["PostgresCache"]
+
+STEP = 500
+"""How many rows one statement of a scan looks at."""
+
+
+class PostgresCache:
+    """Values, tags and leases (`resilient.protocols.cache.CacheStore`)."""
+
+    def __init__(self, transport: Transport, keys: Keys, max_ttl: Callable[[], float]) -> None:
+        self._transport = transport
+        self._keys = keys
+        self._max_ttl = max_ttl
+        self._channel = keys.broadcast("cache")
+
+    # --- reading
+
+    async def get(self, key: str) -> Entry | None:
+        """The live value."""
+        row = await Ask(self._transport, Call("cache_get", self._keys.name(key), read=first))
+        return None if row is None else _entry(*row)
+
+    async def has(self, key: str) -> bool:
+        """Whether there is a live value."""
+        return await self.get(key) is not None
+
+    async def fetch(
+        self,
+        key: str,
+        *,
+        owner: str,
+        lease: float,
+        tags: Sequence[str] = (),
+        waiter: str | None = None,
+    ) -> Entry | Leased | Busy:
+        """The live value, or the right to compute it, or who is computing it."""
+        call = Call(
+            "cache_fetch",
+            *(self._keys.name(key), owner, microseconds(lease, "lease"), self._names(tags)),
+            *(waiter or "", self._keep()),
+            read=first,
+        )
+        answer, value, ttl, fresh, kept, holder, number = await Ask(self._transport, call)
+        found = None if value is None else _entry(value, ttl, fresh, kept)
+        if answer == "leased":
+            return Leased(number, found)
+        if answer == "busy":
+            return Busy(holder, number / 1e6, found)
+        assert found is not None
+        return found
+
+    # --- computing
+
+    async def renew(self, key: str, *, owner: str, lease: float) -> bool:
+        """Start the lease anew; false if the owner does not hold it."""
+        lives = microseconds(lease, "lease")
+        call = Call("cache_renew", self._keys.name(key), owner, lives, read=only)
+        return bool(await Ask(self._transport, call))
+
+    async def fill(
+        self,
+        key: str,
+        value: Encoded,
+        *,
+        owner: str,
+        ttl: float,
+        fresh: float | None = None,
+        stale: float = 0.0,
+        tags: Sequence[str] = (),
+    ) -> bool:
+        """Store the computed value, end the lease and wake all waiters."""
+        call = Call(
+            "cache_fill",
+            *(self._keys.name(key), value, owner, *_times(ttl, fresh, stale)),
+            *(self._names(tags), self._keep()),
+            read=only,
+        )
+        return bool(await Ask(self._transport, call))
+
+    async def abandon(self, key: str, *, owner: str) -> bool:
+        """End the lease without a value and wake all waiters."""
+        call = Call("cache_abandon", self._keys.name(key), owner, read=only)
+        return bool(await Ask(self._transport, call))
+
+    # --- by hand
+
+    async def set(
+        self,
+        key: str,
+        value: Encoded,
+        *,
+        ttl: float | None = None,
+        fresh: float | None = None,
+        stale: float = 0.0,
+        tags: Sequence[str] = (),
+    ) -> None:
+        """Store a value whoever computes."""
+        times = _times(self._max_ttl() if ttl is None else ttl, fresh, stale)
+        call = Call(
+            "cache_set",
+            *(self._keys.name(key), value, *times, self._names(tags), self._keep()),
+            *(self._channel, key),
+            read=only,
+        )
+        await Ask(self._transport, call)
+
+    async def delete(self, key: str) -> bool:
+        """Remove the value and take the lease of a computation in flight."""
+        call = Call("cache_delete", self._keys.name(key), self._channel, key, read=only)
+        return bool(await Ask(self._transport, call))
+
+    async def expire(self, key: str) -> bool:
+        """Serve the value no more, but keep its stale copy."""
+        call = Call("cache_expire", self._keys.name(key), self._channel, key, read=only)
+        return bool(await Ask(self._transport, call))
+
+    async def invalidate_tags(self, tags: Sequence[str]) -> None:
+        """Make every entry that has one of these tags a miss."""
+        names, keep = self._names(tags), self._keep()
+        call = Call("cache_invalidate", names, list(tags), keep, self._channel, read=only)
+        await Ask(self._transport, call)
+
+    async def keys(self, pattern: str = "*") -> list[str]:
+        """The keys of live values that match a glob."""
+        matches = re.compile(fnmatch.translate(pattern)).match
+        found = []
+        async for rows in self._steps("cache_step"):
+            keys = [self._key(name) for name, is_live in rows if is_live]
+            found += [key for key in keys if matches(key)]
+        return found
+
+    async def clear(self) -> int:
+        """Remove every entry, and take the lease of every computation in flight."""
+        removed = 0
+        async for rows in self._steps("cache_step"):
+            names = [name for name, _ in rows]
+            await self._remove(names, [self._key(name) for name in names])
+            removed += sum(is_live for _, is_live in rows)
+        async for rows in self._steps("computation_step"):
+            await self._remove([name for (name,) in rows], [])
+        return removed
+
+    # --- inside
+
+    async def _remove(self, names: list[str], announced: list[str]) -> None:
+        call = Call("cache_remove", names, announced, self._channel, read=only)
+        await Ask(self._transport, call)
+
+    async def _steps(self, function: str) -> AsyncIterator[list[Row]]:
+        after: str | None = None
+        while True:
+            call = Call(function, self._keys.prefix, after, STEP, read=every)
+            rows: list[Row] = await Ask(self._transport, call)
+            if rows:
+                yield rows
+            if len(rows) < STEP:
+                return
+            after = rows[-1][0]
+
+    def _names(self, tags: Sequence[str]) -> list[str]:
+        return [self._keys.name(tag) for tag in tags]
+
+    def _key(self, name: str) -> str:
+        return name[len(self._keys.prefix) :]
+
+    def _keep(self) -> int:
+        return microseconds(self._max_ttl(), "max_ttl")
+
+
+def _entry(value: bytes, ttl: int, fresh: int, kept: int) -> Entry:
+    return Entry(Encoded(value), ttl / 1e6, fresh / 1e6, kept / 1e6)
+
+
+def _times(ttl: float, fresh: float | None, stale: float) -> tuple[int, int, int]:
+    """For how long a value is served, and fresh, and for how much longer it is kept, in µs."""
+    microseconds(ttl + stale, "ttl")
+    served = round(ttl * 1e6)
+    return served, served if fresh is None else min(round(fresh * 1e6), served), round(stale * 1e6)

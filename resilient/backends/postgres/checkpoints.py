@@ -1,0 +1,209 @@
+"""Resumable jobs on PostgreSQL: a row a job, and rows of what it saves (`sql/checkpoints.sql`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from resilient.backends.postgres.commands import Call, every, first, only
+from resilient.backends.postgres.keys import Keys
+from resilient.backends.postgres.texts import Row, microseconds
+from resilient.engine.plan import Ask, Transport
+from resilient.protocols.checkpoints import (
+    ArgumentsDiffer,
+    Checkpoint,
+    Finished,
+    Running,
+    Started,
+)
+from resilient.protocols.values import Encoded
+
+__all__ = ["PostgresCheckpoints"]
+
+NEWEST = 0
+"""Asks for the newest checkpoint: none has this number."""
+
+
+class PostgresCheckpoints:
+    """Jobs, checkpoints and steps (`resilient.protocols.checkpoints.CheckpointStore`)."""
+
+    def __init__(self, transport: Transport, keys: Keys, max_ttl: Callable[[], float]) -> None:
+        self._transport = transport
+        self._keys = keys
+        self._max_ttl = max_ttl
+
+    # --- running
+
+    async def start(
+        self,
+        task: str,
+        *,
+        owner: str,
+        lease: float,
+        ttl: float,
+        version: str = "",
+        fingerprint: str = "",
+        rerun: bool = False,
+        waiter: str | None = None,
+    ) -> Started | Running | Finished | ArgumentsDiffer:
+        """Become the runner of the job, and get everything needed to resume it."""
+        call = Call(
+            "job_start",
+            *(self._keys.name(task), owner, microseconds(lease, "lease")),
+            *(microseconds(ttl, "ttl"), version, fingerprint, rerun, waiter or ""),
+            read=first,
+        )
+        row = await Ask(self._transport, call)
+        if row[0] == "differ":
+            return ArgumentsDiffer(row[1])
+        if row[0] != "started":
+            return _runner(row)
+        *_, names, values = row
+        return Started(
+            fence=row[2],
+            attempt=row[3],
+            checkpoint=None if row[8] is None else _checkpoint(task, row[8:14]),
+            steps=dict(zip(names or (), map(Encoded, values or ()), strict=True)),
+            version=row[6],
+            life=row[7],
+        )
+
+    async def renew(self, task: str, *, owner: str, lease: float) -> bool:
+        """Start the runner's lease anew; false for a stale runner."""
+        lives = microseconds(lease, "lease")
+        call = Call("job_renew", self._keys.name(task), owner, lives, read=only)
+        return bool(await Ask(self._transport, call))
+
+    async def finish(self, task: str, result: Encoded, *, fence: int, ttl: float) -> bool:
+        """Store the job's result, end the run and wake all waiters; false for a stale runner."""
+        lives = microseconds(ttl, "ttl")
+        call = Call("job_finish", self._keys.name(task), result, fence, lives, read=only)
+        return bool(await Ask(self._transport, call))
+
+    async def stop(self, task: str, *, owner: str) -> bool:
+        """End the run without a result, and wake all waiters."""
+        call = Call("job_stop", self._keys.name(task), owner, read=only)
+        return bool(await Ask(self._transport, call))
+
+    async def runner(self, task: str) -> Running | Finished | None:
+        """Who runs the job, or its result."""
+        row = await Ask(self._transport, Call("job_runner", self._keys.name(task), read=first))
+        return None if row is None else _runner(row)
+
+    # --- saving
+
+    async def save(
+        self,
+        task: str,
+        data: Encoded,
+        *,
+        fence: int | None = None,
+        sequence: int | None = None,
+        progress: float | None = None,
+        eta: float | None = None,
+        label: str = "",
+        keep: int = 5,
+        ttl: float | None = None,
+        lease: float | None = None,
+    ) -> Checkpoint | None:
+        """Save cursors, state, history and lease together, and drop all but the newest `keep`."""
+        call = Call(
+            "job_save",
+            *(self._keys.name(task), data, fence, sequence, progress, eta, label, keep),
+            microseconds(self._max_ttl() if ttl is None else ttl, "ttl"),
+            None if lease is None else microseconds(lease, "lease"),
+            read=first,
+            repeatable=sequence is not None,  # else it would be saved twice
+        )
+        row = await Ask(self._transport, call)
+        return None if row is None else _checkpoint(task, row)
+
+    async def step(
+        self,
+        task: str,
+        name: str,
+        value: Encoded,
+        *,
+        fence: int,
+        ttl: float,
+        lease: float | None = None,
+    ) -> bool:
+        """Store the result of a step; the first writer wins. False for a stale runner."""
+        call = Call(
+            "job_step",
+            *(self._keys.name(task), self._step(name), value, fence, microseconds(ttl, "ttl")),
+            None if lease is None else microseconds(lease, "lease"),
+            read=only,
+        )
+        return bool(await Ask(self._transport, call))
+
+    # --- by hand
+
+    async def cancel(self, task: str) -> bool:
+        """Ask the runner to stop; false if the job has none."""
+        call = Call("job_cancel", self._keys.name(task), read=only)
+        return bool(await Ask(self._transport, call))
+
+    async def rewind(self, task: str, sequence: int) -> bool:
+        """Let the next start go on from this checkpoint: later ones and a result are dropped."""
+        call = Call("job_rewind", self._keys.name(task), sequence, read=only)
+        return bool(await Ask(self._transport, call))
+
+    async def steps(self, task: str) -> Mapping[str, Encoded]:
+        """The results of the steps that were done, by name."""
+        rows = await Ask(self._transport, Call("job_steps", self._keys.name(task), read=every))
+        return {name: Encoded(value) for name, value in rows}
+
+    # --- what is saved
+
+    async def _saved(self, task: str, sequence: int | None) -> list[Checkpoint]:
+        call = Call("job_list", self._keys.name(task), sequence, read=every)
+        return [_checkpoint(task, row) for row in await Ask(self._transport, call)]
+
+    async def latest(self, task: str) -> Checkpoint | None:
+        """The newest checkpoint."""
+        found = await self._saved(task, NEWEST)
+        return found[0] if found else None
+
+    async def load(self, task: str, sequence: int) -> Checkpoint | None:
+        """One checkpoint by its number."""
+        found = await self._saved(task, sequence) if sequence > 0 else []
+        return found[0] if found else None
+
+    async def trim(self, task: str, *, keep: int) -> int:
+        """Drop all but the newest `keep` checkpoints; how many were dropped."""
+        call = Call("job_trim", self._keys.name(task), keep, read=only)
+        return int(await Ask(self._transport, call))
+
+    async def delete(self, task: str) -> bool:
+        """Forget the job; false if there was none."""
+        call = Call("job_delete", self._keys.name(task), read=only)
+        return bool(await Ask(self._transport, call))
+
+    def _step(self, name: str) -> str:
+        self._keys.name(name)  # it is in an index, as a key is
+        return name
+
+    async def list(self, task: str) -> list[Checkpoint]:
+        """All kept checkpoints, the oldest first."""
+        return await self._saved(task, None)
+
+
+def _runner(row: Row) -> Running | Finished:
+    answer, owner, left, attempt, cancelled, result, *_ = row
+    if answer == "finished":
+        return Finished(Encoded(result), left / 1e6)
+    return Running(owner, left / 1e6, attempt, cancelled)
+
+
+def _checkpoint(task: str, row: Row) -> Checkpoint:
+    sequence, at, progress, eta, label, data = row
+    return Checkpoint(
+        id=f"{task}:{sequence}",
+        task=task,
+        sequence=sequence,
+        timestamp=at / 1e6,
+        progress=progress,
+        eta=eta,
+        label=label,
+        data=Encoded(data),
+    )

@@ -1,0 +1,208 @@
+"""Circuit breakers on PostgreSQL: a row for the state, another for the window.
+
+The state machine is `sql/circuits.sql`; the rules go with each operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from resilient.backends.postgres.commands import Call, first, only
+from resilient.backends.postgres.keys import Keys
+from resilient.backends.postgres.texts import Argument, Row
+from resilient.engine.plan import Ask, Transport
+from resilient.protocols.circuits import (
+    Admission,
+    CircuitRules,
+    CircuitState,
+    CircuitTransition,
+    CircuitView,
+    Verdict,
+    fingerprint,
+)
+
+__all__ = ["PostgresCircuits"]
+
+OPEN_FOR_WITHOUT_RULES = 60.0
+IN_ORDER = (
+    *("window", "min_calls", "failure_rate", "consecutive", "open_for", "permits", "lease", "ttl"),
+    *("seconds", "buckets", "slow_rate", "factor", "longest", "jitter", "calm", "concurrency"),
+    *("all_must_pass", "quorum", "quorum_share"),
+)
+"""The rules that the server applies, as the type `rules` has them."""
+DURATIONS = frozenset({"open_for", "lease", "ttl", "seconds", "longest", "calm"})
+
+
+class PostgresCircuits:
+    """Shared windows and probe permits (`resilient.protocols.circuits.CircuitStore`)."""
+
+    def __init__(self, transport: Transport, keys: Keys, max_ttl: Callable[[], float]) -> None:
+        self._transport = transport
+        self._keys = keys
+        self._max_ttl = max_ttl
+        self._channel = keys.broadcast("circuits")
+
+    async def view(self, key: str) -> CircuitView:
+        """The circuit now."""
+        return _view(
+            await Ask(self._transport, Call("circuit_now", self._keys.name(key), read=first))
+        )
+
+    async def record(
+        self,
+        key: str,
+        *,
+        rules: CircuitRules,
+        outcomes: str,
+        generation: int | None = None,
+        age: float = 0.0,
+        retry_after: float = 0.0,
+        node: str = "",
+        breached: bool = False,
+    ) -> CircuitView:
+        """Add outcomes to a closed circuit's window and judge it after each of them."""
+        answer = await self._ask(
+            "circuit_record",
+            key,
+            _written(rules),
+            outcomes,
+            generation,
+            _microseconds(age),
+            _microseconds(retry_after),
+            fingerprint(rules),
+            node,
+            breached,
+            repeatable=False,  # sent twice it would count twice
+        )
+        return _view(answer)
+
+    async def admit(self, key: str, *, rules: CircuitRules, token: str) -> Admission:
+        """Ask for one of the probe permits."""
+        columns = "verdict, retry_after, (seen).*"
+        verdict, retry_after, *seen = await self._ask(
+            "circuit_admit", key, _written(rules), token, columns=columns
+        )
+        return Admission(Verdict(verdict), _view(seen), retry_after / 1e6)
+
+    async def report(
+        self,
+        key: str,
+        *,
+        rules: CircuitRules,
+        token: str,
+        generation: int,
+        outcome: str,
+        retry_after: float = 0.0,
+    ) -> CircuitView:
+        """Report a probe."""
+        wait = _microseconds(retry_after)
+        return _view(
+            await self._ask(
+                "circuit_report", key, _written(rules), token, generation, outcome, wait
+            )
+        )
+
+    async def force(
+        self,
+        key: str,
+        state: CircuitState,
+        *,
+        rules: CircuitRules | None = None,
+        lasts: float | None = None,
+        reason: str = "forced",
+    ) -> CircuitView:
+        """Put the circuit into a state by hand."""
+        state = CircuitState(state)
+        if lasts is None and state is CircuitState.OPEN:
+            lasts = OPEN_FOR_WITHOUT_RULES if rules is None else rules.open_for
+        elif lasts is None and state.is_forced:
+            lasts = self._max_ttl()
+        has_end = state is CircuitState.OPEN or state.is_forced
+        ends = _microseconds(lasts) if has_end and lasts is not None else None
+        ttl = _microseconds(self._max_ttl() if rules is None else rules.ttl)
+        reason = reason.replace("|", "/")
+        return _view(await self._ask("circuit_force", key, ttl, state, reason, ends))
+
+    async def restore(self, key: str, *, rules: CircuitRules, view: CircuitView) -> CircuitView:
+        """Tell a store that has lost its data what this circuit was."""
+        left, ttl = _microseconds(view.reopens_in), _microseconds(rules.ttl)
+        return _view(
+            await self._ask(
+                "circuit_restore", key, ttl, view.state, view.generation, left, view.opened
+            )
+        )
+
+    async def history(self, key: str) -> list[CircuitTransition]:
+        """The latest transitions, the newest first."""
+        call = Call("circuit_history", self._keys.name(key), read=_transitions)
+        found: list[CircuitTransition] = await Ask(self._transport, call)
+        return found
+
+    async def delete(self, key: str) -> bool:
+        """Forget the circuit."""
+        call = Call("circuit_delete", self._keys.name(key), read=only)
+        return bool(await Ask(self._transport, call))
+
+    async def _ask(
+        self,
+        function: str,
+        key: str,
+        *words: Argument,
+        repeatable: bool = True,
+        columns: str = "*",
+    ) -> Any:
+        call = Call(
+            function,
+            *(self._keys.name(key), self._channel, key, *words),
+            read=first,
+            repeatable=repeatable,
+            columns=columns,
+        )
+        return await Ask(self._transport, call)
+
+
+@lru_cache(maxsize=1024)
+def _written(rules: CircuitRules) -> str:
+    """The rules as the server reads a row: what is not set is left out."""
+    fields = []
+    for name in IN_ORDER:
+        value = getattr(rules, name)
+        if value is not None and name in DURATIONS:
+            value = _microseconds(value)
+        fields.append("" if value is None else str(value))
+    return f"({','.join(fields)})"
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1e6)
+
+
+def _transitions(rows: list[Row]) -> list[CircuitTransition]:
+    return [
+        CircuitTransition(age / 1e6, CircuitState(before), CircuitState(after), reason, generation)
+        for age, before, after, reason, generation in rows
+    ]
+
+
+def _view(row: Any) -> CircuitView:
+    state, generation, left, calls, failures, consecutive, failed, succeeded, reason = row[:9]
+    slow, stale, opened, age, breach, rules = row[9:]
+    return CircuitView(
+        state=CircuitState(state),
+        generation=generation,
+        reopens_in=left / 1e6,
+        calls=calls,
+        failures=failures,
+        consecutive=consecutive,
+        last_failure=None if failed is None else failed / 1e6,
+        last_success=None if succeeded is None else succeeded / 1e6,
+        reason=reason,
+        slow=slow,
+        stale=stale,
+        opened=opened,
+        age=age / 1e6,
+        breach=breach,
+        fingerprint=rules,
+    )

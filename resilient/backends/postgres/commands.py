@@ -1,0 +1,100 @@
+"""What is sent to the server: calls of the functions in `sql/`, one statement each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+from resilient.backends.postgres.texts import Argument, Row, encoded
+
+__all__ = ["Call", "Statement", "every", "first", "only"]
+
+
+class Statement(NamedTuple):
+    """A statement, and the name under which a connection prepares it."""
+
+    name: bytes
+    text: bytes
+
+
+class Call:
+    """A call of one function, whose answer is its rows.
+
+    Args:
+        function: Its name.
+        arguments: For its parameters.
+        read: Makes of the rows what the asker gets.
+        repeatable: Whether it may be sent again when its answer was lost.
+        columns: What is selected of what it returns.
+    """
+
+    __slots__ = ("_columns", "_function", "_guards", "formats", "parameters", "read", "repeatable")
+
+    def __init__(
+        self,
+        function: str,
+        *arguments: Argument,
+        read: Callable[[list[Row]], Any],
+        repeatable: bool = True,
+        columns: str = "*",
+    ) -> None:
+        self._function = function
+        self._columns = columns
+        self._guards = 0
+        self.parameters = [encoded(argument) for argument in arguments]
+        self.formats = [1 if isinstance(argument, bytes) else 0 for argument in arguments]
+        self.read = read
+        self.repeatable = repeatable
+
+    def statement(self, schema: str) -> Statement:
+        """The statement, for functions in this schema."""
+        count = len(self.parameters) - 2 * self._guards
+        return _statement(schema, self._function, self._columns, count, self._guards)
+
+    def guarded(self, lock: str, owner: str) -> Call:
+        """The same, refused if the lock is not the owner's (`lock_guard` in `sql/locks.sql`)."""
+        call: Call = Call.__new__(Call)
+        call._function, call._columns = self._function, self._columns
+        call._guards = self._guards + 1
+        call.parameters = [*self.parameters, encoded(lock), encoded(owner)]
+        call.formats = [*self.formats, 0, 0]
+        call.read, call.repeatable = self.read, self.repeatable
+        return call
+
+
+@cache
+def _statement(schema: str, function: str, columns: str, count: int, guards: int) -> Statement:
+    places = [f"${number}" for number in range(1, count + 1)]
+    if not guards:
+        text = f"SELECT {columns} FROM {schema}.{function}({', '.join(places)})"
+    else:
+        held = " AND ".join(
+            f"{schema}.lock_guard(${number}, ${number + 1})"
+            for number in range(count + 1, count + 2 * guards, 2)
+        )
+        # The guard comes first, because the function's first argument depends on it.
+        kind = "text[]" if function in ("cache_invalidate", "cache_remove") else "text"
+        places[0] = f"CASE WHEN guard.held THEN $1::{kind} END"
+        text = (
+            f"SELECT {columns} FROM (SELECT {held} AS held OFFSET 0) AS guard "
+            f"CROSS JOIN LATERAL {schema}.{function}({', '.join(places)}) AS answer"
+        ).replace("SELECT * FROM", "SELECT answer.* FROM", 1)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Statement(f"resilient_{digest}".encode(), text.encode())
+
+
+def every(rows: list[Row]) -> list[Row]:
+    """All rows."""
+    return rows
+
+
+def first(rows: list[Row]) -> Row | None:
+    """The first row; `None` if there is none."""
+    return rows[0] if rows else None
+
+
+def only(rows: list[Row]) -> Any:
+    """The one value that there is."""
+    return rows[0][0]

@@ -1,0 +1,241 @@
+"""One connection, spoken to through libpq.
+
+What is said on it is a generator that yields whenever it must wait for the socket, so that there is
+one text for blocking callers and for event loops. psycopg's own connections spend several times as
+much on a statement; `psycopg.pq` is what they are made of
+(https://www.psycopg.org/psycopg3/docs/api/pq.html).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+from psycopg import errors, pq
+from psycopg.pq.abc import PGconn, PGresult
+
+from resilient.backends.postgres.commands import Call
+from resilient.backends.postgres.failures import ConnectionLost, Refused
+from resilient.backends.postgres.schema import VERSION, ddl, version_query
+from resilient.backends.postgres.texts import rows
+
+__all__ = ["READ", "WRITE", "Dialogue", "Line", "Server", "connected", "driven"]
+
+T = TypeVar("T")
+
+READ, WRITE = select.POLLIN, select.POLLIN | select.POLLOUT
+Dialogue = Generator[int, None, T]
+"""Yields what to wait for on the connection's socket."""
+
+PREPARE_AFTER = 2
+"""How many times a statement is sent on a connection before it is prepared there."""
+TRIES = 5
+_UNPREPARED = ("26000", "42P05")
+"""A pooler has given the session to another client: what was prepared in it is not there, or was
+prepared by somebody else."""
+_COLLIDED = ("40001", "40P01")
+_NOT_MADE = ("3F000", "42883", "42P01")
+_LOST = ("57P01", "57P02", "57P03")
+_GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
+
+
+class Server:
+    """What this process knows of the server; shared by all of its connections.
+
+    Attributes:
+        schema: Where the tables and functions are.
+        is_ready: Whether they have been found there.
+        prepares: Whether sessions keep what was prepared in them.
+        statements: How many statements were sent, for those who count.
+    """
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        self.is_ready = False
+        self.prepares = True
+        self.statements = 0
+
+
+class Line:
+    """A connection; used by one caller at a time."""
+
+    def __init__(self, pgconn: PGconn, server: Server) -> None:
+        self.pgconn = pgconn
+        self.server = server
+        self.used = time.monotonic()
+        self._uses: dict[bytes, int] = {}
+        pgconn.nonblocking = 1
+        # A notice is nobody's business here, and libpq would print it.
+        pgconn.notice_handler = _ignore
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is known to be gone."""
+        return self.pgconn.status != pq.ConnStatus.OK
+
+    def fileno(self) -> int:
+        """The socket, to wait on."""
+        return self.pgconn.socket
+
+    def close(self) -> None:
+        """Say farewell to the server and close the socket."""
+        self.pgconn.finish()
+
+    def forget(self) -> None:
+        """Close the socket in a forked child, whose parent goes on with the connection."""
+        # libpq would say farewell in the parent's name; it is left as it is.
+        os.close(self.pgconn.socket)
+
+    def hear(self) -> None:
+        """Take in what has arrived."""
+        try:
+            self.pgconn.consume_input()
+        except errors.OperationalError as error:
+            raise ConnectionLost(str(error)) from error
+
+    # --- dialogues
+
+    def run(self, call: Call) -> Dialogue[Any]:
+        """Have a function called; what its caller gets.
+
+        Raises:
+            Refused: The server answered with an error.
+            ConnectionLost: There was no answer.
+        """
+        if not self.server.is_ready:
+            yield from self._make_ready()
+        tries = 0
+        while True:
+            try:
+                result = yield from self._called(call)
+            except Refused as refused:
+                tries += 1
+                if tries == TRIES:
+                    raise
+                if refused.state in _UNPREPARED:
+                    self.server.prepares = False
+                    self._uses.clear()
+                elif refused.state in _NOT_MADE:  # the database is a new one
+                    yield from self._make_ready()
+                elif refused.state not in _COLLIDED:
+                    raise
+            else:
+                self.used = time.monotonic()
+                return call.read(rows(result))
+
+    def execute(self, text: str) -> Dialogue[PGresult]:
+        """Run any statement; its result, in the text format."""
+        self._sending(self.pgconn.send_query, text.encode())
+        return (yield from self._result())
+
+    def _called(self, call: Call) -> Dialogue[PGresult]:
+        name, text = call.statement(self.server.schema)
+        uses = self._uses.get(name, 0)
+        if not self.server.prepares or uses < PREPARE_AFTER:
+            self._uses[name] = uses + 1
+            self._sending(
+                self.pgconn.send_query_params, text, call.parameters, None, call.formats, 1
+            )
+        else:
+            if uses == PREPARE_AFTER:
+                self._sending(self.pgconn.send_prepare, name, text)
+                yield from self._result()
+                self._uses[name] = uses + 1
+            self._sending(self.pgconn.send_query_prepared, name, call.parameters, call.formats, 1)
+        return (yield from self._result())
+
+    def _make_ready(self) -> Dialogue[None]:
+        """See to it that the tables and functions are there, and of this version."""
+        try:
+            found = yield from self.execute(version_query(self.server.schema))
+            version = int(found.get_value(0, 0) or 0)
+        except Refused as refused:
+            if refused.state not in _NOT_MADE:
+                raise
+            version = 0
+        if version != VERSION:
+            yield from self.execute(ddl(self.server.schema))
+        self.server.is_ready = True
+
+    def _sending(self, send: Any, *what: Any) -> None:
+        self.server.statements += 1
+        try:
+            send(*what)
+        except errors.OperationalError as error:
+            raise ConnectionLost(str(error)) from error
+
+    def _result(self) -> Dialogue[PGresult]:
+        """The server's answer; nothing is left over for the next one."""
+        pgconn, answer = self.pgconn, None
+        try:
+            while pgconn.flush():
+                yield WRITE
+                pgconn.consume_input()
+            while True:
+                while pgconn.is_busy():
+                    yield READ
+                    pgconn.consume_input()
+                result = pgconn.get_result()
+                if result is None:
+                    break
+                if answer is None or answer.status in _GOOD:
+                    answer = result
+        except errors.OperationalError as error:
+            raise ConnectionLost(str(error)) from error
+        if answer is None:
+            raise ConnectionLost("the server gave no answer")
+        if answer.status in _GOOD:
+            return answer
+        answered = errors.error_from_result(answer)
+        if self.is_lost or answered.sqlstate in _LOST or answered.sqlstate is None:
+            raise ConnectionLost(str(answered)) from answered
+        raise Refused(answered)
+
+
+def connected(conninfo: str, timeout: float) -> PGconn:
+    """A new connection, within so many seconds.
+
+    Raises:
+        ConnectionLost: It could not be made.
+        TimeoutError: It was not made in time.
+    """
+    deadline = time.monotonic() + timeout
+    pgconn: PGconn = pq.PGconn.connect_start(conninfo.encode())
+    try:
+        while True:
+            status = pgconn.connect_poll()
+            if pgconn.status == pq.ConnStatus.BAD or status == pq.PollingStatus.FAILED:
+                raise ConnectionLost(pgconn.get_error_message())
+            if status == pq.PollingStatus.OK:
+                return pgconn
+            wanted = select.POLLIN if status == pq.PollingStatus.READING else select.POLLOUT
+            _wait(pgconn.socket, wanted, deadline, "no connection")
+    except BaseException:
+        pgconn.finish()
+        raise
+
+
+def driven(line: Line, dialogue: Dialogue[T], seconds: float) -> T:
+    """Hold a dialogue, blocking, within so many seconds; `TimeoutError` if it takes longer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            wanted = next(dialogue)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]  # the dialogue's own T
+        _wait(line.pgconn.socket, wanted, deadline, "no answer")
+
+
+def _wait(fileno: int, wanted: int, deadline: float, missing: str) -> None:
+    poll = select.poll()
+    poll.register(fileno, wanted)
+    left = deadline - time.monotonic()
+    if left <= 0 or not poll.poll(left * 1000):
+        raise TimeoutError(f"{missing} within the time there was")
+
+
+def _ignore(result: PGresult) -> None:
+    pass

@@ -1,0 +1,84 @@
+"""The tables and functions, and how they come into being when many processes start at once."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+
+from resilient.errors import ConfigurationError
+
+__all__ = ["SCHEMA", "VERSION", "WRONG_VERSION", "checked_name", "ddl", "version_query"]
+
+SCHEMA = "resilient"
+VERSION = 1
+WRONG_VERSION = "RSL02"
+"""The SQLSTATE for tables that a later version has made."""
+PARTS = ("prelude", "locks", "idempotency", "checkpoints", "cache", "circuits")
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+# One statement, so one transaction on any connection, also behind a pooler. Whoever comes second
+# waits for the first one's commit, and finds everything there.
+INSTALL = """\
+DO $install$
+DECLARE
+  _version integer;
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('resilient schema {schema}', 0));
+  IF to_regclass('{schema}.version') IS NOT NULL THEN
+    SELECT max(version) INTO _version FROM {schema}.version;
+  END IF;
+  IF _version > {version} THEN
+    RAISE EXCEPTION USING ERRCODE = '{wrong}', MESSAGE = 'the schema {schema} was made by a later '
+      'version of resilient: it is of version ' || _version || ', and this one knows {version}';
+  ELSIF _version = {version} THEN
+    RETURN;
+  END IF;
+  IF to_regnamespace('{schema}') IS NULL THEN
+    CREATE SCHEMA {schema};
+  END IF;
+  CREATE TABLE {schema}.version (version integer PRIMARY KEY);
+{parts}
+  INSERT INTO {schema}.version VALUES ({version});
+END
+$install$;
+"""
+
+
+def checked_name(schema: str) -> str:
+    """The name itself; `ConfigurationError` unless it needs no quotes."""
+    if not _NAME.fullmatch(schema):
+        raise ConfigurationError(
+            f"schema={schema!r}: use a name of lower-case letters, digits and underscores, "
+            "at most 63 of them"
+        )
+    return schema
+
+
+@cache
+def ddl(schema: str = SCHEMA) -> str:
+    """The statement that makes everything the backend needs; run again it changes nothing.
+
+    For those who apply it by hand, because the application's role may not create tables. That role
+    then needs `USAGE` on the schema, `EXECUTE` on its functions, and `SELECT`, `INSERT`, `UPDATE`
+    and `DELETE` on its tables.
+
+    Args:
+        schema: The schema to make, as in the URL: `postgresql://...?schema=resilient`.
+
+    Raises:
+        ConfigurationError: The name would need quotes.
+
+    Example:
+        `python -c "from resilient.backends.postgres import ddl; print(ddl())" | psql`
+    """
+    checked_name(schema)
+    folder = files("resilient.backends.postgres") / "sql"
+    parts = "\n".join((folder / f"{part}.sql").read_text(encoding="utf-8") for part in PARTS)
+    script = INSTALL.replace("{parts}", parts).replace("{version}", str(VERSION))
+    return script.replace("{wrong}", WRONG_VERSION).replace("{schema}", schema)
+
+
+def version_query(schema: str) -> str:
+    """The statement that asks which version is there."""
+    return f"SELECT max(version) FROM {schema}.version"

@@ -1,0 +1,376 @@
+-- Locks: one row a lock, which outlives the release for an hour, so that a release that is sent
+-- again is answered again.
+
+CREATE TYPE {schema}.hold AS
+  (owner text, fence bigint, since bigint, until bigint, shared boolean, note text);
+CREATE TYPE {schema}.place AS
+  (address text, owner text, ttl bigint, shared boolean, most bigint, note text, until bigint);
+CREATE TYPE {schema}.released AS (owner text, at bigint);
+CREATE TYPE {schema}.held AS (granted boolean, owner text, fence bigint, ttl bigint, age bigint,
+  note text, waiters bigint, holders bigint);
+
+CREATE TABLE {schema}.lock (
+  key text COLLATE "C" PRIMARY KEY,
+  fence bigint NOT NULL,
+  holds {schema}.hold[] NOT NULL,
+  released {schema}.released[] NOT NULL,
+  queue {schema}.place[] NOT NULL,
+  expires bigint NOT NULL
+) WITH (fillfactor = 50);
+INSERT INTO {schema}.sweep VALUES ('lock');
+
+-- --- the row
+
+-- The lock without those whose time is over.
+CREATE FUNCTION {schema}.lock_live(_key text, _t bigint) RETURNS {schema}.lock
+LANGUAGE plpgsql AS $$
+DECLARE
+  _lock {schema}.lock;
+BEGIN
+  SELECT * INTO _lock FROM {schema}.lock WHERE key = _key;
+  IF _lock.key IS NULL THEN
+    _lock := ROW(_key, 0, '{}', '{}', '{}', 0);
+  ELSIF _lock.expires <= _t THEN
+    _lock := ROW(_key, _lock.fence, '{}', '{}', '{}', 0);
+  ELSIF _lock.holds <> '{}' AND (cardinality(_lock.holds) > 1 OR (_lock.holds[1]).until <= _t) THEN
+    _lock.holds := ARRAY(SELECT h FROM unnest(_lock.holds) AS h WHERE h.until > _t);
+  END IF;
+  RETURN _lock;
+END
+$$;
+
+CREATE FUNCTION {schema}.lock_put(_lock {schema}.lock, _t bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+  _until bigint := _t;
+BEGIN
+  FOR _i IN 1 .. cardinality(_lock.holds) LOOP
+    _until := greatest(_until, (_lock.holds[_i]).until);
+  END LOOP;
+  INSERT INTO {schema}.lock VALUES
+    (_lock.key, _lock.fence, _lock.holds, _lock.released, _lock.queue, _until + 3600000000)
+  ON CONFLICT (key) DO UPDATE SET fence = excluded.fence, holds = excluded.holds,
+    released = excluded.released, queue = excluded.queue, expires = excluded.expires;
+  IF random() < 0.02 THEN
+    PERFORM {schema}.sweep('lock', _t);
+  END IF;
+END
+$$;
+
+-- Where an owner stands among those who hold the lock; null if it does not.
+CREATE FUNCTION {schema}.lock_place(_lock {schema}.lock, _owner text) RETURNS integer
+LANGUAGE plpgsql AS $$
+BEGIN
+  FOR _i IN 1 .. cardinality(_lock.holds) LOOP
+    IF (_lock.holds[_i]).owner = _owner THEN
+      RETURN _i;
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION {schema}.lock_has_room(_lock {schema}.lock, _shared boolean, _most bigint)
+RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN _lock.holds = '{}' OR (_shared AND (_lock.holds[1]).shared
+    AND (_most = 0 OR cardinality(_lock.holds) < _most));
+END
+$$;
+
+-- The lock with one more holder, under a new fence.
+CREATE FUNCTION {schema}.lock_granted(_lock {schema}.lock, _place {schema}.place, _ttl bigint,
+  _t bigint) RETURNS {schema}.lock LANGUAGE plpgsql AS $$
+DECLARE
+  _hold {schema}.hold;
+BEGIN
+  _lock.fence := greatest(_lock.fence + 1, _t);
+  _hold := ROW(_place.owner, _lock.fence, _t, _t + _ttl, _place.shared, _place.note);
+  IF _lock.holds = '{}' THEN
+    _lock.holds := ARRAY[_hold];
+  ELSE
+    _lock.holds := _lock.holds || _hold;
+  END IF;
+  -- An owner that comes back after a release must be able to lose this grant.
+  IF _lock.released <> '{}' THEN
+    _lock.released := ARRAY(SELECT r FROM unnest(_lock.released) AS r WHERE r.owner <> _place.owner);
+  END IF;
+  RETURN _lock;
+END
+$$;
+
+-- The lock after it was given to those who wait, as long as there is room for the first of them;
+-- up to the waiter `_before`, who asks by itself.
+CREATE FUNCTION {schema}.lock_handed_over(_lock {schema}.lock, _before text, _t bigint)
+RETURNS {schema}.lock LANGUAGE plpgsql AS $$
+DECLARE
+  _place {schema}.place;
+BEGIN
+  WHILE _lock.queue <> '{}' LOOP
+    _place := _lock.queue[1];
+    EXIT WHEN _place.address = _before;
+    EXIT WHEN _place.until > _t AND NOT {schema}.lock_has_room(_lock, _place.shared, _place.most);
+    _lock.queue := _lock.queue[2:];
+    IF _place.until > _t AND {schema}.is_there(_place.address) THEN
+      _lock := {schema}.lock_granted(_lock, _place, least(_place.ttl, 2000000), _t);
+      PERFORM {schema}.wake(_place.address, _lock.fence::text);
+    END IF;
+  END LOOP;
+  RETURN _lock;
+END
+$$;
+
+-- The lock after an owner's hold has ended, and the next one has it.
+CREATE FUNCTION {schema}.lock_freed(_lock {schema}.lock, _owner text, _shared boolean,
+  _fair boolean, _t bigint) RETURNS {schema}.lock LANGUAGE plpgsql AS $$
+DECLARE
+  _released {schema}.released := ROW(_owner, _t);
+  _place {schema}.place;
+BEGIN
+  IF _shared THEN
+    _lock.released :=
+      ARRAY(SELECT r FROM unnest(_lock.released) AS r WHERE r.at > _t - 60000000) || _released;
+  ELSE
+    _lock.released := ARRAY[_released];
+  END IF;
+  IF cardinality(_lock.holds) = 1 THEN
+    _lock.holds := '{}';
+  ELSE
+    _lock.holds := ARRAY(SELECT h FROM unnest(_lock.holds) AS h WHERE h.owner <> _owner);
+  END IF;
+  IF _lock.queue = '{}' THEN
+    RETURN _lock;
+  ELSIF _fair THEN
+    RETURN {schema}.lock_handed_over(_lock, '', _t);
+  END IF;
+  FOREACH _place IN ARRAY _lock.queue LOOP
+    IF _place.until > _t AND {schema}.is_there(_place.address) THEN
+      PERFORM {schema}.wake(_place.address, '');
+      EXIT;
+    END IF;
+  END LOOP;
+  RETURN _lock;
+END
+$$;
+
+-- The lock as others see it. Without a holder, those who have waited longer are about to take it.
+CREATE FUNCTION {schema}.lock_seen(_lock {schema}.lock, _t bigint) RETURNS {schema}.held
+LANGUAGE plpgsql AS $$
+DECLARE
+  _first {schema}.hold;
+BEGIN
+  IF _lock.holds = '{}' THEN
+    RETURN ROW(false, '', _lock.fence, 2000000, 0, '', cardinality(_lock.queue), 0)::{schema}.held;
+  END IF;
+  SELECT * INTO _first FROM unnest(_lock.holds) ORDER BY until LIMIT 1;
+  RETURN ROW(false, _first.owner, _lock.fence, _first.until - _t, _t - _first.since, _first.note,
+    cardinality(_lock.queue), cardinality(_lock.holds))::{schema}.held;
+END
+$$;
+
+-- --- operations
+
+CREATE FUNCTION {schema}.lock_acquire(_key text, _owner text, _ttl bigint, _address text,
+  _shared boolean, _most bigint, _fair boolean, _note text) RETURNS {schema}.held
+LANGUAGE plpgsql AS $$
+DECLARE
+  _t bigint := {schema}.enter(_key, 1);
+  _lock {schema}.lock := {schema}.lock_live(_key, _t);
+  _mine integer;
+  _hold {schema}.hold;
+  _place {schema}.place := ROW(_address, _owner, _ttl, _shared, _most, _note, _t + 10000000);
+  _is_first boolean := true;
+BEGIN
+  IF _lock.holds <> '{}' THEN
+    _mine := {schema}.lock_place(_lock, _owner);
+    IF _mine IS NOT NULL THEN
+      _hold := _lock.holds[_mine];
+      _hold.until := _t + _ttl;
+      _lock.holds[_mine] := _hold;
+      PERFORM {schema}.lock_put(_lock, _t);
+      RETURN ROW(true, _owner, _hold.fence, _ttl, 0, '', 0, 0)::{schema}.held;
+    END IF;
+  END IF;
+  IF _fair AND _lock.queue <> '{}' THEN
+    -- What became free without a release is theirs who have waited longer.
+    _lock := {schema}.lock_handed_over(_lock, _address, _t);
+    _is_first := _lock.queue = '{}' OR (_lock.queue[1]).address = _address;
+  END IF;
+  IF _is_first AND {schema}.lock_has_room(_lock, _shared, _most) THEN
+    IF _lock.queue <> '{}' AND _address <> '' THEN
+      _lock.queue := ARRAY(SELECT q FROM unnest(_lock.queue) AS q WHERE q.address <> _address);
+    END IF;
+    _lock := {schema}.lock_granted(_lock, _place, _ttl, _t);
+    PERFORM {schema}.lock_put(_lock, _t);
+    RETURN ROW(true, _owner, _lock.fence, _ttl, 0, '', 0, 0)::{schema}.held;
+  END IF;
+  IF _address <> '' THEN
+    _lock.queue := {schema}.lock_joined(_lock.queue, _place, _t);
+  END IF;
+  PERFORM {schema}.lock_put(_lock, _t);
+  RETURN {schema}.lock_seen(_lock, _t);
+END
+$$;
+
+-- The queue with this waiter in it; whoever waits already keeps its place.
+CREATE FUNCTION {schema}.lock_joined(_queue {schema}.place[], _place {schema}.place, _t bigint)
+RETURNS {schema}.place[] LANGUAGE plpgsql AS $$
+DECLARE
+  _alive {schema}.place[];
+BEGIN
+  FOR _i IN 1 .. cardinality(_queue) LOOP
+    IF (_queue[_i]).address = _place.address THEN
+      _queue[_i] := _place;
+      RETURN _queue;
+    END IF;
+  END LOOP;
+  _alive := ARRAY(SELECT q FROM unnest(_queue) AS q WHERE q.until > _t);
+  RETURN CASE WHEN cardinality(_alive) < 500 THEN _alive || _place ELSE _alive END;
+END
+$$;
+
+-- A row for each grant, in the order of the keys; or one, of a lock that cannot be had.
+CREATE FUNCTION {schema}.lock_acquire_all(_keys text[], _owner text, _ttl bigint, _note text)
+RETURNS SETOF {schema}.held LANGUAGE plpgsql AS $$
+DECLARE
+  _t bigint;
+  _lock {schema}.lock;
+BEGIN
+  -- In an order that all have in common, or they would wait for each other.
+  PERFORM pg_advisory_xact_lock(h) FROM
+    (SELECT DISTINCT hashtextextended(k, 1) AS h FROM unnest(_keys) AS k ORDER BY 1) AS hashes;
+  _t := {schema}.clock();
+  FOR _i IN 1 .. cardinality(_keys) LOOP
+    _lock := {schema}.lock_live(_keys[_i], _t);
+    IF (_lock.holds <> '{}' OR _lock.queue <> '{}')
+        AND {schema}.lock_place(_lock, _owner) IS NULL THEN
+      RETURN NEXT {schema}.lock_seen(_lock, _t);
+      RETURN;
+    END IF;
+  END LOOP;
+  FOR _i IN 1 .. cardinality(_keys) LOOP
+    RETURN NEXT {schema}.lock_acquire(_keys[_i], _owner, _ttl, '', false, 1, true, _note);
+  END LOOP;
+END
+$$;
+
+CREATE FUNCTION {schema}.lock_renew(_key text, _owner text, _ttl bigint) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+  _t bigint := {schema}.enter(_key, 1);
+  _lock {schema}.lock := {schema}.lock_live(_key, _t);
+  _mine integer := {schema}.lock_place(_lock, _owner);
+  _hold {schema}.hold;
+BEGIN
+  IF _mine IS NULL THEN
+    RETURN false;
+  END IF;
+  _hold := _lock.holds[_mine];
+  _hold.until := _t + _ttl;
+  _lock.holds[_mine] := _hold;
+  PERFORM {schema}.lock_put(_lock, _t);
+  RETURN true;
+END
+$$;
+
+CREATE FUNCTION {schema}.lock_release(_key text, _owner text, _shared boolean, _fair boolean)
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  _t bigint := {schema}.enter(_key, 1);
+  _lock {schema}.lock := {schema}.lock_live(_key, _t);
+BEGIN
+  IF {schema}.lock_place(_lock, _owner) IS NULL THEN
+    RETURN EXISTS (SELECT FROM unnest(_lock.released) WHERE owner = _owner);
+  END IF;
+  PERFORM {schema}.lock_put({schema}.lock_freed(_lock, _owner, _shared, _fair, _t), _t);
+  RETURN true;
+END
+$$;
+
+CREATE FUNCTION {schema}.lock_transfer(_key text, _owner text, _to text, _ttl bigint,
+  OUT new_fence bigint, OUT left_over bigint) LANGUAGE plpgsql AS $$
+DECLARE
+  _t bigint := {schema}.enter(_key, 1);
+  _lock {schema}.lock := {schema}.lock_live(_key, _t);
+  _theirs integer := {schema}.lock_place(_lock, _to);
+  _mine integer := {schema}.lock_place(_lock, _owner);
+  _place {schema}.place;
+BEGIN
+  IF _theirs IS NOT NULL THEN  -- the reply to the first request may have been lost
+    new_fence := (_lock.holds[_theirs]).fence;
+    left_over := (_lock.holds[_theirs]).until - _t;
+  ELSIF _mine IS NOT NULL THEN
+    _place := ROW('', _to, _ttl, false, 1, (_lock.holds[_mine]).note, 0);
+    _lock.holds := '{}';
+    _lock := {schema}.lock_granted(_lock, _place, _ttl, _t);
+    PERFORM {schema}.lock_put(_lock, _t);
+    new_fence := _lock.fence;
+    left_over := _ttl;
+  END IF;
+END
+$$;
+
+CREATE FUNCTION {schema}.lock_withdraw(_key text, _owner text, _address text, _shared boolean)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  _t bigint := {schema}.enter(_key, 1);
+  _lock {schema}.lock := {schema}.lock_live(_key, _t);
+  _waiting integer := cardinality(_lock.queue);
+BEGIN
+  IF _waiting > 0 THEN
+    _lock.queue := ARRAY(SELECT q FROM unnest(_lock.queue) AS q WHERE q.address <> _address);
+  END IF;
+  IF {schema}.lock_place(_lock, _owner) IS NOT NULL THEN
+    PERFORM {schema}.lock_put({schema}.lock_freed(_lock, _owner, _shared, true, _t), _t);
+  ELSIF cardinality(_lock.queue) <> _waiting THEN
+    -- It may have stood before others who could hold the lock together with those who do, or have
+    -- been woken for a lock that is free.
+    PERFORM {schema}.lock_put({schema}.lock_handed_over(_lock, '', _t), _t);
+  END IF;
+END
+$$;
+
+CREATE FUNCTION {schema}.lock_force_release(_key text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  _t bigint := {schema}.enter(_key, 1);
+  _lock {schema}.lock := {schema}.lock_live(_key, _t);
+BEGIN
+  IF _lock.holds = '{}' THEN
+    RETURN false;
+  END IF;
+  _lock.holds := '{}';
+  _lock.released := '{}';
+  PERFORM {schema}.lock_put({schema}.lock_handed_over(_lock, '', _t), _t);
+  RETURN true;
+END
+$$;
+
+-- No row if nobody holds it.
+CREATE FUNCTION {schema}.lock_holder(_key text) RETURNS SETOF {schema}.held LANGUAGE plpgsql AS $$
+DECLARE
+  _t bigint := {schema}.clock();
+  _lock {schema}.lock := {schema}.lock_live(_key, _t);
+BEGIN
+  IF _lock.holds <> '{}' THEN
+    RETURN NEXT {schema}.lock_seen(_lock, _t);
+  END IF;
+END
+$$;
+
+CREATE FUNCTION {schema}.lock_is_held(_key text, _owner text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN {schema}.lock_place({schema}.lock_live(_key, {schema}.clock()), _owner) IS NOT NULL;
+END
+$$;
+
+-- Go on only if the owner holds the lock, and let nobody else have it before the commit.
+CREATE FUNCTION {schema}.lock_guard(_key text, _owner text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  _nothing text := pg_advisory_xact_lock_shared(hashtextextended(_key, 1))::text;
+BEGIN
+  IF NOT {schema}.lock_is_held(_key, _owner) THEN
+    RAISE EXCEPTION USING ERRCODE = 'RSL01', MESSAGE = _owner;
+  END IF;
+  RETURN true;
+END
+$$;

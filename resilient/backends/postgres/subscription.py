@@ -1,0 +1,132 @@
+"""A connection that listens."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from resilient.backends.postgres.failures import ConnectionLost, Refused, raised
+from resilient.backends.postgres.line import Line, driven
+from resilient.backends.postgres.settings import Settings
+from resilient.engine.listening import Bell
+from resilient.errors import BackendError
+
+__all__ = ["PostgresSubscription"]
+
+QUIET = 1.0
+"""Seconds of silence after which the server is asked for a sign of life."""
+ANSWER = 0.75
+"""Seconds for it to give one: so a connection that leads nowhere is noticed well within two."""
+
+
+class PostgresSubscription:
+    """`resilient.engine.listening.Subscription` over one connection.
+
+    It holds a lock of the name of its process's channel, by which the server knows that somebody is
+    there to be woken (`is_there` in `sql/prelude.sql`), and which goes with the connection.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._line: Line | None = None
+        self._process = os.getpid()
+        self._present: set[str] = set()
+        self._quiet_at = 0.0
+        self.bell = Bell()
+        self.confirmed: frozenset[str] = frozenset()
+
+    def open(self, channels: set[str]) -> None:
+        """Connect and listen."""
+        with self._translating():
+            self._line = self._settings.line(self._settings.connect_timeout)
+            self._refuse_a_pooler(self._line)
+        self.add(channels)
+
+    def add(self, channels: set[str]) -> None:
+        """Listen to what is not listened to yet."""
+        new = channels - self.confirmed
+        if new:
+            names = "; ".join(f"LISTEN {channel}" for channel in sorted(new))
+            with self._translating():
+                self._ask(names, self._settings.timeout)
+                for channel in new:
+                    self._be_present(channel)
+            self.confirmed |= new
+
+    def receive(self) -> Iterator[tuple[str, str]]:
+        """Wait until something arrives or the bell rings; the channels and messages that did."""
+        line = self._line
+        if line is None:
+            raise BackendError(f"{self._settings.name}: the subscription is closed")
+        with self._translating():
+            found = list(self._arrived(line))
+            if not found:
+                self.bell.wait(self._quiet_at - time.monotonic(), line.fileno())
+                line.hear()
+                found = list(self._arrived(line))
+            if found:
+                self._hear()
+            elif time.monotonic() >= self._quiet_at:
+                self._ask("SELECT 1", ANSWER)
+                for channel in self.confirmed - self._present:
+                    self._be_present(channel)
+            if line.is_lost:
+                raise ConnectionLost("the server closed the connection")
+        yield from found
+
+    def close(self) -> None:
+        """Close the connection; in a forked child without a farewell to the server."""
+        line, self._line = self._line, None
+        self.confirmed = frozenset()
+        self._present = set()
+        if line is not None:
+            if os.getpid() == self._process:
+                line.close()
+            else:
+                line.forget()
+
+    def _be_present(self, channel: str) -> None:
+        # The server may not have noticed the end of an earlier connection yet, or somebody looks
+        # for us just now: then once more a little later.
+        taken = f"SELECT pg_try_advisory_lock(hashtextextended('{channel}', 7))"
+        for pause in (0.0, 0.005, 0.02):
+            time.sleep(pause)
+            if self._ask(taken, self._settings.timeout) == b"t":
+                self._present.add(channel)
+                return
+
+    def _refuse_a_pooler(self, line: Line) -> None:
+        """A pooler that shares sessions would let nothing be heard, silently."""
+        if self._settings.listen == "on":
+            return
+        if self._ask("SELECT pg_backend_pid()", self._settings.timeout) != (
+            b"%d" % line.pgconn.backend_pid
+        ):
+            raise BackendError(
+                f"{self._settings.name} is a pooler, through which nobody can listen: add "
+                "listen=off to the URL, so that waiters look by themselves, or listen=on if it "
+                "gives a session to each client",
+                transient=False,
+            )
+
+    def _ask(self, text: str, seconds: float) -> bytes | None:
+        assert self._line is not None
+        result = driven(self._line, self._line.execute(text), seconds)
+        self._hear()
+        return result.get_value(0, 0) if result.ntuples else None
+
+    def _arrived(self, line: Line) -> Iterator[tuple[str, str]]:
+        while (notice := line.pgconn.notifies()) is not None:
+            yield notice.relname.decode(), notice.extra.decode()
+
+    def _hear(self) -> None:
+        self._quiet_at = time.monotonic() + QUIET
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except (Refused, ConnectionLost, TimeoutError, OSError) as error:
+            raise raised(self._settings.name, error) from error

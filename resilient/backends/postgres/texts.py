@@ -1,0 +1,125 @@
+"""Values on their way to the server and back.
+
+Parameters go as text, bytes as they are; answers come in the binary format
+(https://www.postgresql.org/docs/current/protocol-overview.html#PROTOCOL-FORMAT-CODES). PostgreSQL
+has no NUL in a text: it is percent-escaped, in every text alike.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from psycopg.pq.abc import PGresult
+
+from resilient.errors import ConfigurationError
+
+__all__ = ["Argument", "encoded", "escaped", "microseconds", "rows", "unescaped"]
+
+Argument = str | bytes | int | float | Sequence[str] | None
+Row = tuple[Any, ...]
+
+_BOOL, _BYTEA, _INT8, _INT4, _TEXT, _FLOAT8, _VOID = 16, 17, 20, 23, 25, 701, 2278
+_BYTEA_ARRAY, _TEXT_ARRAY = 1001, 1009
+_float = struct.Struct(">d").unpack
+_array_head = struct.Struct(">iiI")
+_dimension = struct.Struct(">ii")
+_length = struct.Struct(">i")
+
+
+def microseconds(seconds: float, option: str) -> int:
+    """Seconds as the server takes them; at least one microsecond."""
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise ConfigurationError(f"{option}={seconds!r}: seconds must be positive and finite")
+    return max(1, round(seconds * 1e6))
+
+
+def escaped(text: str) -> str:
+    """The text without NULs."""
+    if "%" not in text and "\0" not in text:
+        return text
+    return text.replace("%", "%25").replace("\0", "%00")
+
+
+def unescaped(text: str) -> str:
+    """The text that was escaped."""
+    return text.replace("%00", "\0").replace("%25", "%") if "%" in text else text
+
+
+def encoded(argument: Argument) -> bytes | None:
+    """A parameter; bytes go in the binary format, anything else in the text format."""
+    kind = type(argument)
+    if kind is str:
+        return _utf8(escaped(argument))  # type: ignore[arg-type]  # a string, by its type
+    if argument is None or isinstance(argument, bytes):
+        return argument
+    if isinstance(argument, str):  # of an enumeration
+        return _utf8(escaped(str(argument)))
+    if kind is bool:
+        return b"t" if argument else b"f"
+    if isinstance(argument, int | float):
+        return repr(argument).encode()
+    quoted = [escaped(each).replace("\\", "\\\\").replace('"', '\\"') for each in argument]
+    return _utf8("{" + ",".join(f'"{each}"' for each in quoted) + "}")
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{error.object!r} is no text that UTF-8 can encode") from error
+
+
+def rows(result: PGresult) -> list[Row]:
+    """The rows of an answer in the binary format."""
+    decoders = [_DECODERS[result.ftype(column)] for column in range(result.nfields)]
+    value = result.get_value
+    return [
+        tuple(
+            [
+                None if (data := value(row, column)) is None else decode(data)
+                for column, decode in enumerate(decoders)
+            ]
+        )
+        for row in range(result.ntuples)
+    ]
+
+
+def _integer(data: bytes) -> int:
+    return int.from_bytes(data, "big", signed=True)
+
+
+def _text(data: bytes) -> str:
+    return unescaped(str(data, "utf-8"))
+
+
+def _array(decode: Callable[[bytes], Any]) -> Callable[[bytes], list[Any]]:
+    def decoded(data: bytes) -> list[Any]:
+        dimensions, _, _ = _array_head.unpack_from(data)
+        if not dimensions:
+            return []
+        count, _ = _dimension.unpack_from(data, _array_head.size)
+        at, found = _array_head.size + _dimension.size, []
+        for _ in range(count):
+            (size,) = _length.unpack_from(data, at)
+            at += _length.size
+            found.append(decode(data[at : at + size]))
+            at += size
+        return found
+
+    return decoded
+
+
+_DECODERS: dict[int, Callable[[bytes], Any]] = {
+    _BOOL: lambda data: data == b"\x01",
+    _BYTEA: bytes,
+    _INT8: _integer,
+    _INT4: _integer,
+    _TEXT: _text,
+    _FLOAT8: lambda data: _float(data)[0],
+    _VOID: lambda data: None,
+    _BYTEA_ARRAY: _array(bytes),
+    _TEXT_ARRAY: _array(_text),
+}

@@ -1,0 +1,63 @@
+"""The PostgreSQL backend against the conformance suite."""
+
+import uuid
+
+import pytest
+
+from resilient.backends.postgres import PostgresBackend, from_url
+from resilient.testing.conformance import (
+    CacheConformance,
+    CheckpointConformance,
+    CircuitConformance,
+    Conformance,
+    IdempotencyConformance,
+    LockConformance,
+    ProcessConformance,
+)
+from tests.support.postgres import PostgresAt
+
+
+class Postgres(Conformance):
+    """Random prefixes in one database, judged by the server's clock."""
+
+    examples = 12
+    steps = 30
+
+    @pytest.fixture(autouse=True)
+    def _on_a_server(self, postgres_server: PostgresAt) -> None:
+        self._url = postgres_server.url
+
+    def backend(self) -> PostgresBackend:
+        return from_url(self._url, prefix=f"test-{uuid.uuid4().hex[:12]}:")
+
+
+class TestLocks(Postgres, LockConformance):
+    """Locks on a server."""
+
+
+class TestCircuits(Postgres, CircuitConformance):
+    """Circuits on a server."""
+
+
+class TestCache(Postgres, CacheConformance):
+    """Cached values on a server."""
+
+
+class TestIdempotency(Postgres, IdempotencyConformance):
+    """Idempotent calls on a server."""
+
+
+class TestCheckpoints(Postgres, CheckpointConformance):
+    """Jobs on a server."""
+
+
+@pytest.mark.process
+class TestProcesses(ProcessConformance):
+    """Processes that share a database, which is empty when they start."""
+
+    @pytest.fixture(autouse=True)
+    def _on_a_server(self, postgres: PostgresAt) -> None:
+        self._url = postgres.url
+
+    def url(self) -> str:
+        return self._url
