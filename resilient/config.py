@@ -36,23 +36,15 @@ BackendLike: TypeAlias = Any
 """A URL, a `Backend` (or an object with its attributes), or a ready client object."""
 
 DEFAULT_URL = "sqlite:///.resilient/state.db"
+_REDIS, _POSTGRES = "resilient.backends.redis", "resilient.backends.postgres"
 MODULES = {
     "memory": "resilient.backends.memory",
     "sqlite": "resilient.backends.sqlite",
-    "redis": "resilient.backends.redis",
-    "rediss": "resilient.backends.redis",
-    "valkey": "resilient.backends.redis",
-    "valkeys": "resilient.backends.redis",
-    "unix": "resilient.backends.redis",
-    "postgresql": "resilient.backends.postgres",
-    "postgres": "resilient.backends.postgres",
+    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys", "unix"), _REDIS),
+    **dict.fromkeys(("postgresql", "postgres"), _POSTGRES),
 }
-CLIENTS = {
-    "redis": "resilient.backends.redis",
-    "valkey": "resilient.backends.redis",
-    "psycopg_pool": "resilient.backends.postgres",
-    "sqlalchemy": "resilient.backends.postgres",
-}
+CLIENTS = dict.fromkeys(("redis", "valkey"), _REDIS)
+CLIENTS |= dict.fromkeys(("psycopg_pool", "sqlalchemy"), _POSTGRES)
 MAY_USE_MEMORY: frozenset[Capability] = frozenset({"circuits", "cache"})
 
 
