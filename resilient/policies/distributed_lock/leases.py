@@ -167,7 +167,8 @@ class HeldLock(Lease):
         except BackendError as error:
             held = await self._released_later(error)
         if not held:
-            self.lose("the server says that it has expired or was taken over")
+            gone = "the server says that it has expired or was taken over"
+            self.lose(self.overdue if self.lost else gone)
         return self.error() if self.is_known_lost else None
 
     async def _given_back(self) -> bool:

@@ -106,6 +106,8 @@ def settings_of(
         raise ConfigurationError(
             f"{where}: min_hold={min_hold:g} is more than max_hold={max_hold:g}"
         )
+    if max_hold is not None:
+        ttl = min(ttl, max_hold)  # the lock of a holder that stands still is free then, too
     for name in ("fair", "reentrant"):
         value = options.get(name, False)
         if not isinstance(value, bool):

@@ -1,0 +1,105 @@
+"""`replicas=`: a grant that survives the loss of the primary, or none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+import resilient
+from tests.support.modes import Mode
+from tests.support.servers import RedisServer, redis_server
+
+pytestmark = pytest.mark.process
+
+AT_ONCE = {"repl-diskless-sync-delay": "0"}
+"""A primary waits five seconds for more replicas otherwise, before it sends them what it has."""
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[RedisServer, RedisServer]]:
+    """A primary and its replica."""
+    with redis_server(config=AT_ONCE) as primary, redis_server() as replica:
+        follow(replica, primary)
+        yield primary, replica
+
+
+def follow(replica: RedisServer, primary: RedisServer) -> None:
+    """Make it a replica, and wait until it is in step."""
+    with replica.client() as client:
+        client.replicaof("127.0.0.1", cast(Any, primary.port))
+        deadline = time.monotonic() + 30
+        while cast(dict[str, Any], client.info("replication"))["master_link_status"] != "up":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+async def _nothing() -> int:
+    return resilient.current_lease().fence
+
+
+def test_a_grant_is_at_the_replica_before_the_body_runs(
+    mode: Mode, servers: tuple[RedisServer, RedisServer], prefix: str
+) -> None:
+    """With as many replicas as asked for; where there are fewer, the lock is given back."""
+    primary, replica = servers
+    with resilient.using(primary.url, prefix=prefix):
+        with mode.entered(resilient.lock("k", replicas=1)), replica.client() as client:
+            assert client.exists(f"{prefix}lock:k")
+        with (
+            pytest.raises(resilient.BackendError, match="1 of 2 replicas"),
+            mode.entered(resilient.lock("k", replicas=2)),
+        ):
+            pass
+        info = resilient.lock("k").info()
+        if mode.is_async:
+            mode.call(resilient.aclose)
+    assert info is None
+
+
+def test_a_replica_that_stands_still_lets_nobody_in(
+    mode: Mode, servers: tuple[RedisServer, RedisServer], prefix: str
+) -> None:
+    """The grant is taken back, so that nobody holds what a fail-over would forget."""
+    primary, replica = servers
+    locked = mode.decorate(resilient.distributed_lock("k", replicas=1), _nothing)
+    with resilient.using(primary.url, prefix=prefix):
+        with replica.paused(), pytest.raises(resilient.BackendError, match="0 of 1 replicas"):
+            mode.call(locked)
+        assert resilient.lock("k").info() is None
+        assert mode.call(locked) > 0
+        if mode.is_async:
+            mode.call(resilient.aclose)
+
+
+def test_a_fail_over_knows_who_holds_the_lock(prefix: str) -> None:
+    """The new primary refuses others, lets the holder go on, and gives it a larger fence."""
+    with redis_server(config=AT_ONCE) as primary, redis_server() as replica:
+        follow(replica, primary)
+        with (
+            resilient.using(primary.url, prefix=prefix),
+            resilient.lock("k", ttl=60, replicas=1) as lease,
+        ):
+            token = lease.transfer()
+        primary.kill()
+        with replica.client() as client:
+            client.replicaof("NO", "ONE")
+        with resilient.using(replica.url, prefix=prefix):
+            with pytest.raises(resilient.LockNotAcquired), resilient.lock("k", wait=0):
+                pass
+            with resilient.lock("k").adopted(token) as adopted:
+                assert adopted.fence > lease.fence
+            with resilient.lock("k", wait=0) as later:
+                assert later.fence > adopted.fence
+
+
+def test_where_there_are_no_replicas_nothing_is_promised() -> None:
+    """A backend that has none says so, and does not run the body."""
+    with (
+        resilient.using("memory://"),
+        pytest.raises(resilient.CapabilityMissing, match="replicas=1"),
+        resilient.lock("k", replicas=1),
+    ):
+        pass
