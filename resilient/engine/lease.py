@@ -12,7 +12,7 @@ The drift allowance is Redlock's: https://redis.io/docs/latest/develop/use/patte
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient import events
 from resilient.engine import clock
@@ -35,6 +35,14 @@ that began one after the other fall into step, and are renewed in one trip."""
 RETRY_AFTER = 1 / 20
 
 
+class Renewing(Protocol):
+    """The store of something that is held."""
+
+    def renew(self, key: str, /, *, owner: str, lease: float) -> Plan[bool]:
+        """Keep it for so many seconds from now; false when somebody else holds it."""
+        ...
+
+
 class Lease:
     """One hold on one key.
 
@@ -45,7 +53,7 @@ class Lease:
         fence: Larger than that of every earlier holder.
         ttl: Seconds for which it lives unless renewed.
         began: When the request that won it was sent, on the local clock.
-        renew: Renews it, for so many seconds; the answer is false when somebody else holds it.
+        store: Where it is held.
         heartbeat: What renews it.
     """
 
@@ -60,46 +68,52 @@ class Lease:
         "key",
         "kind",
         "owner",
-        "renew",
+        "store",
         "ttl",
     )
 
     ttl: float
-    renew: Callable[[float], Plan[bool]]
 
     def __init__(
         self,
         kind: str,
         key: str,
-        *,
         owner: str,
         fence: int,
+        *,
         ttl: float,
         began: float,
-        renew: Callable[[float], Plan[bool]],
+        store: Any,
         heartbeat: Heartbeat,
     ) -> None:
         self.kind = kind
         self.key = key
         self.owner = owner
         self.fence = fence
-        self.renew = renew
+        self.store = store
         self.heartbeat = heartbeat
         self.inherited = False
         self._reason: str | None = None
         self._callbacks: list[Callable[[], object]] | None = None
-        self.renewed(began, ttl)
+        self.ttl = ttl
+        self.deadline = began + ttl * SAFE_SHARE - DRIFT_SECONDS
+        self.due = began + ttl * RENEW_AFTER
+
+    def renew(self, ttl: float) -> Plan[bool]:
+        """Keep it for so many seconds; the answer is false when somebody else holds it."""
+        store: Renewing = self.store
+        return store.renew(self.key, owner=self.owner, lease=ttl)
 
     def keep(self) -> None:
         """Have the heartbeat renew it from now on."""
         heartbeat = self.heartbeat
-        heartbeat.leases[id(self)] = self
+        heartbeat.leases.add(self)
         if self.due < heartbeat.worker.wakes_at:
             heartbeat.worker.nudge()
 
     def drop(self) -> None:
         """Have the heartbeat renew it no longer; before its release, so that none outlives it."""
-        self.heartbeat.leases.pop(id(self), None)
+        self.heartbeat.leases.discard(self)
 
     def renewed(self, began: float, ttl: float | None = None) -> None:
         """A request sent at `began` made it live for `ttl` seconds (its own TTL by default)."""
@@ -191,19 +205,19 @@ class Heartbeat:
 
     def __init__(self, backend: Backend) -> None:
         self.worker = backend.worker
-        self.leases: dict[int, Lease] = {}
+        self.leases: set[Lease] = set()
         """Those that are kept: `Lease.keep` and `Lease.drop`."""
         self.worker.add(self)
         forget_in_child(self._forget)
 
     def due(self) -> float | None:
         """When the next lease wants to be renewed."""
-        return min((lease.due for lease in list(self.leases.values())), default=None)
+        return min((lease.due for lease in list(self.leases)), default=None)
 
     async def run(self) -> None:
         """Renew what is due in one trip, and tell the holders of what is lost."""
         began = await NOW
-        leases = list(self.leases.values())
+        leases = list(self.leases)
         due = [lease for lease in leases if lease.due - lease.ttl * EARLY <= began]
         alive = [lease for lease in due if lease.deadline > began]
         # A server that does not answer must not keep us from telling of the first loss in time.
@@ -211,11 +225,11 @@ class Heartbeat:
         patience = min([seconds for seconds in left if seconds > 0], default=0.0)
         answers = await within(patience, _renewed(alive))
         for lease, answer in zip(alive, answers, strict=True):
-            if id(lease) in self.leases:
+            if lease in self.leases:
                 lease.settle(answer, began)
         ended = await NOW
         for lease in due:
-            if id(lease) not in self.leases:
+            if lease not in self.leases:
                 continue
             if ended >= lease.deadline:
                 lease.lose(lease.overdue)
@@ -226,6 +240,6 @@ class Heartbeat:
         """Nothing: what is held is released by its holder, or runs out."""
 
     def _forget(self) -> None:
-        for lease in self.leases.values():
+        for lease in self.leases:
             lease.inherit()
         self.leases.clear()

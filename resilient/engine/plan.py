@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTEMPT",
-    "CALLER",
+    "ENTRY",
     "NEW_OWNER",
     "NOW",
     "RANDOM",
@@ -125,6 +125,10 @@ class _Attempt(Operation["tuple[float, str]"]):
     __slots__ = ()
 
 
+class _Entry(Operation["tuple[float, str, object]"]):
+    __slots__ = ()
+
+
 NOW = _Now()
 """Seconds on the local clock, which runs on while the machine is suspended."""
 RANDOM = _Random()
@@ -133,14 +137,8 @@ NEW_OWNER = _NewOwner()
 """A new owner token (`resilient.engine.identity`)."""
 ATTEMPT = _Attempt()
 """Both, `NOW` and `NEW_OWNER`: what an attempt to hold something begins with."""
-
-
-class _Caller(Operation[object]):
-    __slots__ = ()
-
-
-CALLER = _Caller()
-"""Who calls: the running task, or the thread; both have a name."""
+ENTRY = _Entry()
+"""The same, and who calls: the running task, or the thread; both have a name."""
 
 
 class IsDead(Operation[bool]):

@@ -82,6 +82,9 @@ def test_a_call_adds_less_than_half_of_tenacity(name: str, mode: Mode) -> None:
     assert costs.settle(ratio, 0.5) <= 0.5
 
 
+GRANT, CLAIMED, STARTED = Grant("", 1, 30.0), Claimed(1, 1, False), Started(1, 1, None, {}, "")
+
+
 class Instant:
     """The stores of a backend that does no work: whatever a call costs over it is the decorator's.
 
@@ -89,9 +92,9 @@ class Instant:
     difference is of two numbers which vary more than it may.
     """
 
-    async def acquire(self, key: str, *, owner: str, **options: Any) -> Grant:
+    async def acquire(self, key: str, **options: Any) -> Grant:
         """The lock is free."""
-        return Grant(owner, 1, 30.0)
+        return GRANT
 
     async def release(self, key: str, **options: Any) -> bool:
         """And so it is again."""
@@ -99,7 +102,7 @@ class Instant:
 
     async def claim(self, key: str, **options: Any) -> Claimed:
         """Nobody has made the call."""
-        return Claimed(1, 1, False)
+        return CLAIMED
 
     async def complete(self, key: str, **options: Any) -> bool:
         """It is made."""
@@ -107,7 +110,7 @@ class Instant:
 
     async def start(self, task: str, **options: Any) -> Started:
         """Nobody has run the job."""
-        return Started(1, 1, None, {}, "")
+        return STARTED
 
     async def finish(self, task: str, result: Encoded, **options: Any) -> bool:
         """It is done."""

@@ -89,6 +89,10 @@ class LateLease(HeldLock):
 
     __slots__ = ()
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.renewed(0.0)
+
     def renewed(self, began: float, ttl: float | None = None) -> None:
         """Count from now, when the reply is here."""
         super().renewed(self.heartbeat.worker._client.clock(), ttl)  # type: ignore[attr-defined]
@@ -175,7 +179,7 @@ class History:
         """How one client locks: most are patient, some give up."""
         backend = client.backend(locks=ModelLocks(client, shared=shared))
         return Settings(
-            Source("locks", "distributed_lock", backend=backend),
+            source=Source("locks", "distributed_lock", backend=backend),
             ttl=TTL,
             wait=60 if self.random.random() < 0.7 else self.random.uniform(0, 1.5),
             lease=lease,

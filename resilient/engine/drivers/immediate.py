@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resilient.engine import clock, identity
-from resilient.engine.plan import ATTEMPT, CALLER, NEW_OWNER, NOW, RANDOM, IsDead
+from resilient.engine.plan import ATTEMPT, ENTRY, NEW_OWNER, NOW, RANDOM, IsDead
 
 __all__ = ["ANSWERS", "caller"]
 
@@ -19,7 +19,7 @@ ANSWERS: dict[type, Callable[[Any], Any]] = {
     type(RANDOM): lambda _: random.random(),
     type(NEW_OWNER): lambda _: identity.new_owner(),
     type(ATTEMPT): lambda _: (clock.now(), identity.new_owner()),
-    type(CALLER): lambda _: caller(),
+    type(ENTRY): lambda _: (clock.now(), identity.new_owner(), caller()),
     IsDead: lambda operation: identity.is_dead(operation.owner),
 }
 

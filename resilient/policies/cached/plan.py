@@ -169,19 +169,14 @@ def life_of(entry: Entry) -> Life:
 
 def leased(near: Near, call: Call, owner: str, fence: int, began: float) -> Lease:
     """The right to compute, as something that the heartbeat renews."""
-    store: CacheStore = near.backend.require("cache")
-
-    def renew(ttl: float) -> Plan[bool]:
-        return store.renew(call.key, owner=owner, lease=ttl)
-
     return Lease(
         "computation",
         call.key,
-        owner=owner,
-        fence=fence,
+        owner,
+        fence,
         ttl=LEASE,
         began=began,
-        renew=renew,
+        store=near.backend.require("cache"),
         heartbeat=near.backend.heartbeat,
     )
 

@@ -230,11 +230,11 @@ class JobContest:
         lease = RunnerLease(
             "job",
             self.task,
-            owner=self.owner,
-            fence=started.fence,
+            self.owner,
+            started.fence,
             ttl=self._settings.lease,
             began=began,
-            renew=self._renew,
+            store=self._store,
             heartbeat=self._backend.heartbeat,
         )
         return Run(
@@ -247,9 +247,6 @@ class JobContest:
             scope=self._backend.prefix,
             life=started.life,
         )
-
-    def _renew(self, ttl: float) -> Plan[bool]:
-        return self._store.renew(self.task, owner=self.owner, lease=ttl)
 
     def ask(self, waiter: str | None) -> Plan[Answer]:
         """Try once."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
 from resilient.engine.block import Block
 from resilient.engine.guard import current
-from resilient.engine.plan import ATTEMPT, CALLER, NOW, Body, Plan, Together
+from resilient.engine.plan import ENTRY, NOW, Body, Plan, Together
 from resilient.errors import ConfigurationError, LeaseLost
 from resilient.policies.distributed_lock.leases import AsyncLease, HeldLock, LockLease
 from resilient.policies.distributed_lock.lock import named
 from resilient.policies.distributed_lock.plan import acquired, note_of, report
 from resilient.policies.distributed_lock.settings import LockOptions, Settings, settings_of
-from resilient.protocols.locks import Grant
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend, Mode
@@ -145,8 +145,7 @@ async def at_once(
     assert store is not None  # its source has looked
     if settings.replicas:
         return None
-    caller = await CALLER
-    began, owner = await ATTEMPT
+    began, owner, caller = await ENTRY
     try:
         answer = await store.acquire_all(keys, ttl=settings.ttl, owner=owner, note=note_of(caller))
     except BaseException:
@@ -154,22 +153,10 @@ async def at_once(
         raise
     if not isinstance(answer, list):
         return None
-
-    def lease(key: str, grant: Grant) -> HeldLock:
-        return settings.lease(
-            key,
-            settings,
-            owner=owner,
-            fence=grant.fence,
-            ttl=grant.ttl,
-            began=began,
-            since=began,
-            backend=backend,
-            store=store,
-            caller=caller,
-        )
-
-    return [lease(key, grant) for key, grant in zip(keys, answer, strict=True)]
+    return [
+        settings.lease(settings, backend, key, grant, began=began, caller=caller)
+        for key, grant in zip(keys, answer, strict=True)
+    ]
 
 
 async def in_turn(settings: Settings, backend: Backend, keys: tuple[str, ...]) -> list[HeldLock]:
@@ -181,7 +168,7 @@ async def in_turn(settings: Settings, backend: Backend, keys: tuple[str, ...]) -
         for key in keys:
             if settings.wait is not None:
                 left = max(0.0, settings.wait - (await NOW - began))
-                for_each = settings._replace(wait=left)
+                for_each = replace(settings, wait=left)
             lease = await acquired(for_each, backend, key)
             lease.keep()
             leases.append(lease)

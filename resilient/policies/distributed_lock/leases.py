@@ -13,7 +13,7 @@ from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NOW, Plan
 from resilient.errors import BackendError, ConfigurationError, LeaseLost
-from resilient.protocols.locks import LOCK, LockStore
+from resilient.protocols.locks import LOCK, Grant, LockStore
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend, Mode
@@ -34,40 +34,40 @@ class HeldLock(Lease):
         "scope",
         "settings",
         "since",
-        "store",
     )
 
     is_async = False
 
+    store: LockStore
+
     def __init__(
         self,
-        key: str,
         settings: Settings,
-        *,
-        owner: str,
-        fence: int,
-        ttl: float,
-        began: float,
-        since: float,
         backend: Backend,
-        store: LockStore,
+        key: str,
+        grant: Grant,
+        *,
+        began: float,
         caller: object,
     ) -> None:
-        self.ends = math.inf if settings.max_hold is None else since + settings.max_hold
+        owner, fence, ttl = grant
         super().__init__(
             settings.mode.family,
             key,
-            owner=owner,
-            fence=fence,
+            owner,
+            fence,
             ttl=ttl,
             began=began,
-            renew=self._renew if settings.max_hold is None else self._renew_until,
+            store=backend.locks,
             heartbeat=backend.heartbeat,
         )
         self.ttl = settings.ttl  # from the first renewal on: it may have been handed over
         self.settings = settings
-        self.since = since
-        self.store = store
+        self.since = began
+        self.ends = math.inf
+        if settings.max_hold is not None:
+            self.ends = began + settings.max_hold
+            self._cap()
         self.caller = caller
         self.outer: HeldLock | None = None
         self.scope = backend.prefix
@@ -79,6 +79,9 @@ class HeldLock(Lease):
         be held.
         """
         super().renewed(began, ttl)
+        self._cap()
+
+    def _cap(self) -> None:
         if self.deadline > self.ends:
             self.deadline = self.ends
             self.due = min(self.due, self.ends)
@@ -89,6 +92,12 @@ class HeldLock(Lease):
         if self.deadline >= self.ends:
             return f"it was held for longer than max_hold={self.settings.max_hold:g} s"
         return super().overdue
+
+    def renew(self, ttl: float) -> Plan[bool]:
+        """Keep it for so many seconds, but not for longer than it may be held."""
+        if self.settings.max_hold is None:
+            return self._renew(ttl)
+        return self._renew_until(ttl)
 
     def _renew(self, ttl: float) -> Plan[bool]:
         return self.store.renew(self.key, owner=self.owner, ttl=ttl, mode=self.settings.mode)
@@ -169,15 +178,20 @@ class HeldLock(Lease):
         if not held:
             gone = "the server says that it has expired or was taken over"
             self.lose(self.overdue if self.lost else gone)
-        return self.error() if self.is_known_lost else None
+        return None if self._reason is None else self.error()
 
-    async def _given_back(self) -> bool:
+    def _given_back(self) -> Plan[bool]:
+        return self._kept_on() if self.settings.min_hold else self._freed()
+
+    def _freed(self) -> Plan[bool]:
         settings = self.settings
-        if settings.min_hold and (left := self.since + settings.min_hold - await NOW) > 0:
-            return await self._renew(left)  # it frees itself then
-        return await self.store.release(
+        return self.store.release(
             self.key, owner=self.owner, mode=settings.mode, fair=settings.fair
         )
+
+    async def _kept_on(self) -> bool:
+        left = self.since + self.settings.min_hold - await NOW
+        return await (self._renew(left) if left > 0 else self._freed())  # it frees itself then
 
     async def _released_later(self, error: BackendError) -> bool:
         until = min(self.deadline, await NOW + BUDGET)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from resilient import events
 from resilient.engine.guard import current
 from resilient.engine.identity import describe
-from resilient.engine.plan import ATTEMPT, CALLER, Body, Plan
+from resilient.engine.plan import ENTRY, Body, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, LeaseLost, LockNotAcquired
 from resilient.policies.distributed_lock.leases import HeldLock
@@ -89,24 +89,13 @@ async def acquired(settings: Settings, backend: Backend, key: str) -> HeldLock:
     """Take the lock, or wait for it; the holder's own lease, if it may enter it again."""
     store = backend.locks
     assert store is not None  # its source has looked
-    caller = await CALLER
+    began, owner, caller = await ENTRY
     if settings.reentrant and (mine := entered(settings, store, key, caller)) is not None:
         return mine
-    began, owner = await ATTEMPT
     contest = LockContest(settings, store, key, owner, note_of(caller))
     began, grant = await obtained(contest, backend.hub, settings.wait, began)
-    return settings.lease(
-        key,
-        settings,
-        owner=owner,
-        fence=grant.fence,
-        ttl=grant.ttl,
-        began=began,
-        since=began,
-        backend=backend,
-        store=store,
-        caller=caller,
-    )
+    assert isinstance(grant, Grant)
+    return settings.lease(settings, backend, key, grant, began=began, caller=caller)
 
 
 def entered(settings: Settings, store: LockStore, key: str, caller: object) -> HeldLock | None:
@@ -133,8 +122,7 @@ async def adopted(settings: Settings, key: str, token: str) -> Any:
         return await unprotected(settings, key)
     store = backend.locks
     assert store is not None  # its source has looked
-    caller = await CALLER
-    began, owner = await ATTEMPT
+    began, owner, caller = await ENTRY
     grant = await store.transfer(key, owner=token, to=owner, ttl=settings.ttl)
     if grant is None:
         raise LeaseLost(
@@ -143,18 +131,7 @@ async def adopted(settings: Settings, key: str, token: str) -> Any:
             key=key,
             fence=0,
         )
-    lease = settings.lease(
-        key,
-        settings,
-        owner=owner,
-        fence=grant.fence,
-        ttl=grant.ttl,
-        began=began,
-        since=began,
-        backend=backend,
-        store=store,
-        caller=caller,
-    )
+    lease = settings.lease(settings, backend, key, grant, began=began, caller=caller)
     return await held(settings, lease)
 
 
@@ -167,7 +144,7 @@ def note_of(caller: Any) -> str:
 class LockContest:
     """One caller's attempt to take one lock."""
 
-    __slots__ = ("key", "note", "owner", "patience", "settings", "store")
+    __slots__ = ("key", "note", "owner", "settings", "store")
 
     def __init__(
         self, settings: Settings, store: LockStore, key: str, owner: str, note: str
@@ -177,7 +154,11 @@ class LockContest:
         self.key = key
         self.owner = owner
         self.note = note
-        self.patience = min(settings.ttl, HANDED_OVER) / 2
+
+    @property
+    def patience(self) -> float:
+        """Seconds from one attempt to the next: what is handed over lives for twice that."""
+        return min(self.settings.ttl, HANDED_OVER) / 2
 
     def ask(self, waiter: str | None) -> Plan[Grant | Held]:
         """Try once."""

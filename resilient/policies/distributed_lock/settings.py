@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from typing_extensions import TypedDict
 
@@ -37,7 +38,9 @@ class LockOptions(TypedDict, total=False):
     backend: BackendLike | None
 
 
-class Settings(NamedTuple):
+# Nothing but the constructor is generated: the package shall be quick to import.
+@dataclass(kw_only=True, eq=False, repr=False, match_args=False)
+class Settings:
     """The options of one lock, as its plan needs them.
 
     Attributes:
@@ -118,7 +121,7 @@ def settings_of(
     if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 0:
         raise ConfigurationError(f"{where}: replicas={replicas!r} is not a number of servers")
     return Settings(
-        Source("locks", POLICY, called, options.get("backend")),
+        source=Source("locks", POLICY, called, options.get("backend")),
         lease=lease,
         ttl=ttl,
         wait=optional_seconds(options.get("wait", 10), option="wait", allow_zero=True),

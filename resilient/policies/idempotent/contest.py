@@ -54,10 +54,6 @@ class ClaimContest:
             takeover=settings.takes_over,
         )
 
-    def renew(self, ttl: float) -> Plan[bool]:
-        """Keep the claim for so many seconds."""
-        return self._store.renew(self.key, owner=self.owner, lease=ttl)
-
     def is_busy(self, answer: Answer) -> bool:
         """Whether the call is being made by somebody else."""
         return type(answer) is InProgress

@@ -97,11 +97,11 @@ async def run(
     claim = Claim(
         "call",
         contest.key,
-        owner=contest.owner,
-        fence=answer.fence,
+        contest.owner,
+        answer.fence,
         ttl=settings.lease,
         began=began,
-        renew=contest.renew,
+        store=backend.idempotency,
         heartbeat=backend.heartbeat,
     )
     claim.answer = answer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resilient.engine.drivers.steps import Done, resume
 from resilient.engine.plan import (
     ATTEMPT,
-    CALLER,
+    ENTRY,
     NEW_OWNER,
     NOW,
     RANDOM,
@@ -173,7 +173,7 @@ ANSWERED_AT_ONCE: dict[type, Callable[[Task, Any], Any]] = {
     type(RANDOM): lambda task, _: task.client.simulation.random.random(),
     type(NEW_OWNER): lambda task, _: task.client.new_owner(),
     type(ATTEMPT): lambda task, _: (task.client.clock(), task.client.new_owner()),
-    type(CALLER): lambda task, _: task.client,
+    type(ENTRY): lambda task, _: (task.client.clock(), task.client.new_owner(), task.client),
     IsDead: lambda task, operation: False,
     Listen: lambda task, operation: task.client.simulation.new_waiter(task.client),
 }
