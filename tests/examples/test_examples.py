@@ -22,6 +22,13 @@ SHOWN = {
     "custom_backend": ["monday, written under fence", "Entry(value='hello'"],
     "idempotency": ["10 requests at once: 1 charge", "declined: 1000 is too much"],
     "lock": ["one at a time:  20", "the other was refused"],
+    "payments_api": [
+        "meanwhile: 409 Request is running, retry after 1 s",
+        '{"payment":1,"amount":5}, replayed',
+        "422 Idempotency-Key is used already",
+        "400 Idempotency-Key is missing",
+        "payments: ['5', '7']",
+    ],
     "retry": ["attempt 2 failed", "the page at https://example.org/async", "not retried"],
     "swap_backend": ["memory", "sqlite", "6 calls of the functions"],
 }

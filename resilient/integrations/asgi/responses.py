@@ -1,0 +1,193 @@
+"""Responses: kept as the application makes them, and replayed byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+from resilient.engine import codecs
+from resilient.errors import CodecError
+from resilient.integrations.asgi.types import ASGIApp, Message, Receive, Scope, Send
+from resilient.protocols.values import Encoded
+
+__all__ = [
+    "REPLAYED_HEADERS",
+    "Exchange",
+    "NotKept",
+    "Response",
+    "ResponseCodec",
+    "deliver",
+    "is_final",
+]
+
+REPLAYED_HEADERS = (
+    "content-type",
+    "content-length",
+    "content-encoding",
+    "content-language",
+    "content-disposition",
+    "content-location",
+    "location",
+    "link",
+    "etag",
+    "last-modified",
+    "retry-after",
+)
+"""What describes the body and the result, and is as true in a replay. Cookies are not among them:
+they belong to one session, not to one result."""
+
+# Not the outcome of the request, but a "not now".
+TRANSIENT = {408, 409, 423, 425, 429}
+
+
+def is_final(status: int) -> bool:
+    """Whether a status is the outcome of the request: not an error of the server, nor a "not now".
+
+    Example:
+        >>> is_final(201), is_final(404), is_final(429), is_final(500)
+        (True, True, False, False)
+    """
+    return status < 500 and status not in TRANSIENT
+
+
+class Response(NamedTuple):
+    """What an application answered; without a body if that was too long to be kept."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes | None
+
+
+class ResponseCodec:
+    """Stores responses with those headers that shall be replayed.
+
+    Args:
+        headers: The names of these, in lower case.
+    """
+
+    def __init__(self, headers: Collection[str]) -> None:
+        self._kept = {name.encode() for name in headers}
+
+    def encode(self, value: Response) -> Encoded:
+        """The stored form; `CodecError` without a body, so that the call is done without it."""
+        if value.body is None:
+            raise CodecError("the response was too long to be kept")
+        kept = [(name, text) for name, text in value.headers if name.lower() in self._kept]
+        return codecs.encode((value.status, kept, value.body))
+
+    def decode(self, data: Encoded) -> Response:
+        """The response again."""
+        return Response(*codecs.decode(data))
+
+
+class NotKept(Exception):
+    """Ends a call whose response is no outcome: the same request may be made again."""
+
+
+class Exchange:
+    """One run of the application: what it reads, and what it answers.
+
+    The response is held back until it is recorded: a client must not see what a crash could still
+    undo. One that grows beyond the limit is passed on as it comes, and will not be replayed. A
+    client that hangs up does not stop the application meanwhile: it will ask again.
+
+    Args:
+        app: The application.
+        scope: The request.
+        body: Its body.
+        receive: The server's.
+        send: The server's.
+        limit: Bytes of a response that is kept.
+        is_outcome: Whether a response of this status is the outcome of the request.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        scope: Scope,
+        body: bytes,
+        receive: Receive,
+        send: Send,
+        limit: int,
+        is_outcome: Callable[[int], bool],
+    ) -> None:
+        self._app = app
+        # No extension: each is another way to answer (a path of a file, trailers).
+        self._scope = {**scope, "extensions": {}}
+        self._request: bytes | None = body
+        self._server_receive = receive
+        self._server_send = send
+        self._limit = limit
+        self._is_outcome = is_outcome
+        self._start: Message | None = None
+        self._held = bytearray()
+        self._settled = asyncio.Event()
+        self._ended = False
+        self.is_passing = False
+        """Whether the response goes to the client as it comes."""
+        self.response: Response | None = None
+        """What the application answered, once it is whole."""
+        self.error: BaseException | None = None
+        """What the application raised."""
+
+    async def run(self, _claim: Any) -> Response:
+        """Run the application; what it answered.
+
+        Raises:
+            NotKept: Its answer is no outcome.
+        """
+        try:
+            await self._app(self._scope, self._receive, self._send)
+        except BaseException as error:
+            self.error = error
+            raise
+        if not self._ended or self._start is None:
+            self.error = RuntimeError("the ASGI application returned without a whole response")
+            raise self.error
+        status, headers = self._start["status"], self._start.get("headers", ())
+        body = None if self.is_passing else bytes(self._held)
+        self.response = Response(status, [(bytes(k), bytes(v)) for k, v in headers], body)
+        if not self._is_outcome(status):
+            raise NotKept
+        return self.response
+
+    async def _receive(self) -> Message:
+        if self._request is not None:
+            body, self._request = self._request, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._settled.wait()
+        if self._ended:
+            return {"type": "http.disconnect"}
+        return await self._server_receive()
+
+    async def _send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._start = message
+        elif kind == "http.response.body":
+            await self._take(message)
+
+    async def _take(self, message: Message) -> None:
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        if not self.is_passing:
+            self._held += chunk
+            if len(self._held) > self._limit and self._start is not None:
+                self.is_passing = True
+                await self._server_send(self._start)
+                chunk, self._held = bytes(self._held), bytearray()
+        if not more:
+            self._ended = True
+        if self.is_passing or self._ended:
+            self._settled.set()
+        if self.is_passing:
+            await self._server_send(
+                {"type": "http.response.body", "body": chunk, "more_body": more}
+            )
+
+
+async def deliver(response: Response, send: Send, *more: tuple[bytes, bytes]) -> None:
+    """Send a kept response, with some more headers."""
+    headers = [*response.headers, *more]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body or b""})
