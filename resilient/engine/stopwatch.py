@@ -9,42 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Protocol
 
 from resilient.engine import clock
 
 __all__ = ["Stopwatch", "paused", "running"]
 
 
-class Stopwatch:
-    """The time of one call.
+class Stopwatch(Protocol):
+    """The time of one call. Times are of the local clock."""
 
-    Attributes:
-        began: When it began, on the local clock.
-        outer: The stopwatch of a call around this one.
-    """
-
-    __slots__ = ("_queued", "_since", "began", "outer")
-
-    def __init__(self, began: float, outer: Stopwatch | None) -> None:
-        self.began = began
-        self.outer = outer
-        self._queued = 0.0
-        self._since: float | None = None
-
-    def seconds(self, now: float) -> float:
-        """What it shows; from any thread."""
-        waiting = 0.0 if (since := self._since) is None else now - since
-        return now - self.began - self._queued - waiting
+    @property
+    def outer(self) -> Stopwatch | None:
+        """The stopwatch of a call around this one."""
+        ...
 
     def pause(self, now: float) -> None:
         """The call waits in a queue of ours from now on."""
-        self._since = now
+        ...
 
     def resume(self, now: float) -> None:
         """It does no longer."""
-        if self._since is not None:
-            self._queued += now - self._since
-            self._since = None
+        ...
 
 
 running: ContextVar[Stopwatch | None] = ContextVar("resilient.stopwatch", default=None)
@@ -58,11 +44,11 @@ def paused() -> Iterator[None]:
     if innermost is None:
         yield
         return
-    _each(innermost, Stopwatch.pause)
+    _each(innermost, lambda watch, now: watch.pause(now))
     try:
         yield
     finally:
-        _each(innermost, Stopwatch.resume)
+        _each(innermost, lambda watch, now: watch.resume(now))
 
 
 def _each(innermost: Stopwatch, do: Callable[[Stopwatch, float], None]) -> None:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from resilient import events
 from resilient.engine import clock
-from resilient.engine.circuits.in_flight import Flight, InFlight
 from resilient.engine.circuits.news import News
 from resilient.engine.circuits.outcomes import (
     FAILURES_WITHIN,
@@ -32,6 +31,7 @@ from resilient.engine.circuits.tally import Tally
 from resilient.protocols.circuits import CircuitRules, CircuitState, CircuitView
 
 if TYPE_CHECKING:
+    from resilient.engine.circuits.in_flight import Flight
     from resilient.engine.circuits.registry import KnownCircuits
 
 __all__ = ["KnownCircuit"]
@@ -52,7 +52,6 @@ class KnownCircuit:
         key: The circuit.
         rules: When it opens and closes.
         hits: The counter of successes while calls may pass unasked, else `None`.
-        in_flight: The calls under way, where slow ones count.
         is_idle: Whether nothing has been counted that is still to be sent.
         is_known: Whether the server has told its state and every change since.
         is_own: Whether its state is this process's judgement, not the server's word.
@@ -80,7 +79,6 @@ class KnownCircuit:
         "due",
         "generation",
         "hits",
-        "in_flight",
         "is_idle",
         "is_known",
         "is_own",
@@ -110,7 +108,6 @@ class KnownCircuit:
         self.opened = 0
         self.due = math.inf
         self.hits: Iterator[int] | None = None
-        self.in_flight = None if rules.slow_over is None else InFlight(rules.slow_over)
         self._circuits = circuits
         self._unsent = Unsent(rules)
         self._lost: CircuitView | None = None
@@ -129,33 +126,16 @@ class KnownCircuit:
         """What a call that was let through draws its success from."""
         return self._tally.counter
 
-    def begin(self, counter: Iterator[int]) -> Flight | None:
-        """A call begins that took this counter: from now on it may become slow."""
-        if self.in_flight is None:
-            return None
-        flight = self.in_flight.begin(counter)
-        if not self.in_flight.is_watched:
-            self.watch()
-        return flight
+    def begin(self, counter: Iterator[int] | None) -> Flight | None:
+        """A call begins that took this counter, a probe none. Its time does not matter here."""
+        return None
 
-    def watch(self) -> None:
-        """Have the worker look at the calls under way, when the first of them becomes slow."""
-        assert self.in_flight is not None
-        self.in_flight.is_watched = True
-        self.in_flight.due = clock.now() + self.in_flight.over
-        self._circuits.watch(self)
+    def timed(self, flight: Flight | None, outcome: str) -> str:
+        """A call has ended: its outcome with its slowness."""
+        return outcome
 
-    def ended(
-        self,
-        counter: Iterator[int],
-        outcome: str,
-        flight: Flight | None = None,
-        retry_after: float = 0.0,
-    ) -> None:
+    def ended(self, counter: Iterator[int], outcome: str, retry_after: float = 0.0) -> None:
         """Count how a call ended that took this counter before it began."""
-        if flight is not None:
-            assert self.in_flight is not None
-            outcome = self.in_flight.end(flight, outcome)
         if outcome == SUCCESS:
             next(counter)
             if self.is_idle:

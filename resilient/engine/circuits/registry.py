@@ -20,7 +20,7 @@ from resilient import events
 from resilient.engine import clock
 from resilient.engine.budget import within
 from resilient.engine.circuits.known import KnownCircuit
-from resilient.engine.circuits.outcomes import HAS_BECOME_SLOW, Batch, Run
+from resilient.engine.circuits.outcomes import Batch, Run
 from resilient.engine.drivers.steps import Done, resume
 from resilient.engine.drivers.sync import drive
 from resilient.engine.forks import forget_in_child
@@ -37,6 +37,7 @@ from resilient.protocols.circuits import (
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
+    from resilient.engine.circuits.in_flight import TimedCircuit
 
 __all__ = ["KnownCircuits", "Table", "known_circuits"]
 
@@ -100,7 +101,7 @@ class KnownCircuits:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._dirty: dict[KnownCircuit, None] = {}
-        self._watched: dict[KnownCircuit, None] = {}
+        self._watched: dict[TimedCircuit, None] = {}
         self._node = new_waiter_id()
         self._must_reread = False
         self._asking_since = math.inf
@@ -129,10 +130,17 @@ class KnownCircuits:
         table = self.table(rules)
         found = table.get(key)
         if found is None:
-            found = table.setdefault(key, KnownCircuit(key, rules, self))
+            found = table.setdefault(key, self._made(key, rules))
             if sum(map(len, list(self._tables.values()))) > MOST_KNOWN:
                 self._make_room()
         return found
+
+    def _made(self, key: str, rules: CircuitRules) -> KnownCircuit:
+        if rules.slow_over is None:
+            return KnownCircuit(key, rules, self)
+        from resilient.engine.circuits.in_flight import TimedCircuit  # imports more than the others
+
+        return TimedCircuit(key, rules, self)
 
     def _all(self) -> list[KnownCircuit]:
         return [each for table in list(self._tables.values()) for each in list(table.values())]
@@ -154,11 +162,10 @@ class KnownCircuits:
         if circuit.due < self._backend.worker.wakes_at:
             self._nudge()
 
-    def watch(self, circuit: KnownCircuit) -> None:
+    def watch(self, circuit: TimedCircuit) -> None:
         """A circuit has calls under way that may become slow."""
-        assert circuit.in_flight is not None
         self._watched[circuit] = None
-        if circuit.in_flight.due < self._backend.worker.wakes_at:
+        if circuit.looks_at < self._backend.worker.wakes_at:
             self._nudge()
 
     def own_judgement(
@@ -244,8 +251,7 @@ class KnownCircuits:
             return -math.inf
         moment = min((circuit.due for circuit in list(self._dirty)), default=math.inf)
         for circuit in list(self._watched):
-            assert circuit.in_flight is not None
-            moment = min(moment, circuit.in_flight.due)
+            moment = min(moment, circuit.looks_at)
         if self.is_away and self._is_wanted:
             moment = min(moment, self._try_at)
         return None if moment == math.inf else moment
@@ -280,12 +286,9 @@ class KnownCircuits:
     def _look_at_calls(self, now: float) -> None:
         """Count the calls that have become slow."""
         for circuit in list(self._watched):
-            assert circuit.in_flight is not None
-            if circuit.in_flight.due <= now:
+            if circuit.looks_at <= now:
                 self._watched.pop(circuit, None)  # first: a call that begins now puts it back
-                for flight in circuit.in_flight.overdue(now):
-                    circuit.noted(flight.counter, HAS_BECOME_SLOW)
-                if circuit.in_flight.is_watched:
+                if circuit.look(now):
                     self._watched[circuit] = None
 
     def _collected(self, now: float) -> list[tuple[KnownCircuit, Batch]]:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resilient.engine.budget import within
-from resilient.engine.circuits.in_flight import Flight
 from resilient.engine.circuits.known import KnownCircuit
-from resilient.engine.circuits.outcomes import (
-    FAILURE,
-    NEITHER,
-    SLOW_FAILURE,
-    SLOW_ONE_ENDED,
-    SLOW_ONE_FAILED,
-    SLOW_SUCCESS,
-)
+from resilient.engine.circuits.outcomes import FAILURE, NEITHER
 from resilient.engine.circuits.registry import PATIENCE, KnownCircuits
 from resilient.errors import BackendError
+
+if TYPE_CHECKING:
+    from resilient.engine.circuits.in_flight import Flight
 
 __all__ = ["Call", "Probe", "StrictCall"]
 
@@ -65,7 +60,8 @@ class Call:
 
     async def ended(self, outcome: str, retry_after: float = 0.0) -> None:
         """Count how it ended."""
-        self._circuit.ended(self._counter, outcome, self._flight, retry_after)
+        circuit = self._circuit
+        circuit.ended(self._counter, circuit.timed(self._flight, outcome), retry_after)
 
 
 class StrictCall(Call):
@@ -80,12 +76,11 @@ class StrictCall(Call):
 
     async def ended(self, outcome: str, retry_after: float = 0.0) -> None:
         """Record it at once; in this process while the server cannot be reached."""
-        circuit, circuits, flight = self._circuit, self._circuits, self._flight
+        circuit, circuits = self._circuit, self._circuits
+        outcome = circuit.timed(self._flight, outcome)
         if outcome == NEITHER or circuits.is_away:
-            circuit.ended(self._counter, outcome, flight, retry_after)
+            circuit.ended(self._counter, outcome, retry_after)
             return
-        if flight is not None and circuit.in_flight is not None:
-            outcome = circuit.in_flight.end(flight, outcome)
         version = circuit.version
         record = circuits.store.record(
             self.key,
@@ -121,17 +116,14 @@ class Probe(Call):
         self._is_own = is_own
 
     def begin(self, answered: Callable[[Any], str]) -> None:
-        """Its slowness is seen at its end: until then its lease stands for it."""
+        """The function runs from now on."""
         self._answered = answered
-        if self._circuit.in_flight is not None:
-            self._flight = self._circuit.in_flight.begin(self._token)
+        self._flight = self._circuit.begin(None)
 
     async def ended(self, outcome: str, retry_after: float = 0.0) -> None:
         """Report to whoever gave the permit; failing that, its lease frees it."""
         circuit, circuits = self._circuit, self._circuits
-        if self._flight is not None and circuit.in_flight is not None:
-            ended = circuit.in_flight.end(self._flight, outcome)
-            outcome = WITHOUT_NOTICE.get(ended, ended)
+        outcome = circuit.timed(self._flight, outcome)
         store = circuits.judge if self._is_own else circuits.store
         version = circuit.version
         try:
@@ -150,7 +142,3 @@ class Probe(Call):
             circuit.adopt(view, version)
         elif circuit.is_own:
             circuit.judged(view)
-
-
-WITHOUT_NOTICE = {SLOW_ONE_FAILED: SLOW_FAILURE, SLOW_ONE_ENDED: SLOW_SUCCESS}
-"""A probe is told of once, at its end: nobody was told when it became slow."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import config
 from resilient.config import Source, resolve
-from resilient.engine.circuits.in_flight import Flight
 from resilient.engine.circuits.known import KnownCircuit
 from resilient.engine.circuits.outcomes import FAILURE, NEITHER, SUCCESS
 from resilient.engine.circuits.registry import KnownCircuits, Table, known_circuits
 from resilient.errors import Rejected
 from resilient.protocols.circuits import CircuitRules, CircuitStore
+
+if TYPE_CHECKING:
+    from resilient.engine.circuits.in_flight import Flight
 
 __all__ = ["POLICY", "Consistency", "Errors", "FallbackOn", "Settings"]
 
@@ -123,7 +125,10 @@ class Settings:
     ) -> None:
         """Count a call that ended with an exception."""
         outcome = self.outcome(error)
-        circuit.ended(counter, outcome, flight, self.pause(outcome, error))
+        pause = self.pause(outcome, error)
+        if flight is not None:
+            outcome = circuit.timed(flight, outcome)
+        circuit.ended(counter, outcome, pause)
 
 
 def _own_judge() -> CircuitStore:

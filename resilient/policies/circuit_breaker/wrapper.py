@@ -50,7 +50,9 @@ _resilient_next(_resilient_hits)
    if _resilient_circuit.is_idle:
     _resilient_circuit.wake()"""
 """A success that is counted and nothing else: no call of ours."""
-COUNT_OUTCOME = "_resilient_circuit.ended(_resilient_hits, {outcome}{flight})"
+COUNT_TIMED = "_resilient_circuit.succeeded(_resilient_hits, _resilient_flight)"
+COUNT_JUDGED = "_resilient_circuit.ended(_resilient_hits, {outcome})"
+TIMED = "_resilient_circuit.timed(_resilient_flight, _resilient_outcome)"
 FALL_BACK = """\
 if _resilient_settings.outcome(_resilient_error) == "1":
      return {wait}_resilient_either(_resilient_error, {given})"""
@@ -122,8 +124,10 @@ def fast_path(
     is_judged = settings.record_result is not None
     wait = "await " if is_async else ""
     flight = ", _resilient_flight" if is_timed else ""
-    outcome = "_resilient_outcome" if is_judged else '"0"'
-    count = COUNT_OUTCOME.format(outcome=outcome, flight=flight)
+    if is_judged:
+        count = COUNT_JUDGED.format(outcome=TIMED if is_timed else "_resilient_outcome")
+    else:
+        count = COUNT_TIMED if is_timed else COUNT
     body = FAST_PATH.format(
         key=key,
         given=given,
@@ -133,7 +137,7 @@ def fast_path(
         flight=flight,
         fall_back=FALL_BACK.format(wait=wait, given=given) if falls_back else "",
         check="" if is_async else CHECK,
-        count=count if is_timed or is_judged else COUNT,
+        count=count,
     )
     return [line for line in body.splitlines() if line.strip()]
 
