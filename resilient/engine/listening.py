@@ -130,6 +130,7 @@ class ListeningSource:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._process = secrets.token_hex(8)
+        self._own: str | None = None
 
     def _forget(self) -> None:
         listener, self._listener = self._listener, None
@@ -179,7 +180,7 @@ class ListeningSource:
 
     def address(self, waiter: str) -> str:
         """The process's channel and the waiter's id there."""
-        return f"{self._own_channel(self._process)}|{waiter}"
+        return f"{self._own_name()}|{waiter}"
 
     def stop(self) -> None:
         """Stop listening and end the thread."""
@@ -195,13 +196,13 @@ class ListeningSource:
         process, wanted = self._process, () if self._hub is None else self._hub.channels
         known = self._wanted
         if known[0] != process or known[1] is not wanted:  # asked often: before every cached read
-            names = {self._own_channel(process), *map(self._broadcast, wanted)}
+            names = {self._own_name(), *map(self._broadcast, wanted)}
             known = self._wanted = process, wanted, names
         return known[2]
 
     def heard(self, channel: str, message: str) -> None:
         """Hand on a message."""
-        if channel == self._own_channel(self._process):
+        if channel == self._own_name():
             if self._hub is not None:
                 for waiter in message.split(" "):
                     self._hub.wake(waiter)
@@ -209,6 +210,13 @@ class ListeningSource:
         for wanted in () if self._hub is None else self._hub.channels:
             if self._broadcast(wanted) == channel:
                 self._deliver(wanted, message)
+
+    def _own_name(self) -> str:
+        """The channel of this process; a forked child has another one."""
+        name = self._own
+        if name is None:
+            name = self._own = self._own_channel(self._process)
+        return name
 
     def missed(self) -> None:
         """Tell everybody that something may have been missed."""

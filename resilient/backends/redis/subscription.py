@@ -67,8 +67,10 @@ class RedisSubscription:
 
     def receive(self) -> Iterator[tuple[str, str]]:
         """Wait until something arrives or the bell rings; the channels and messages that did."""
-        with self._translating():
+        try:  # not `_translating`: whoever waits for a lock waits for this
             self._reader.feed(self._arrived())
+        except (redis_errors.RedisError, OSError) as error:
+            raise backend_error(self._settings.name, error) from error
         while (message := self._reader.gets()) is not UNFINISHED:
             if isinstance(message, Exception):
                 raise backend_error(self._settings.name, message) from message
