@@ -1,27 +1,29 @@
 -- KEYS of the lock
 -- ARGV owner, ttl in ms, waiter ('': none), shared, limit, fair (1 or 0), note
 local owner, ttl, waiter, shared, limit, fair, note = unpack(ARGV)
-local mine = held_by(KEYS, owner)
+local one = lone(KEYS)
+local mine = held_by(KEYS, owner, one)
 if mine then
   hold_on(KEYS, owner, tonumber(ttl))
   if waiter ~= '' then forget(KEYS, waiter) end
   return {1, mine}
 end
-local first = nil
-if fair == '1' then
+if one[1] then
+  shorten_one(KEYS, one[5])
+else
+  one = nil
   -- What became free without a release is theirs who have waited longer.
-  hand_over(KEYS, waiter)
-  first = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
-end
-if (not first or first == waiter) and has_room(KEYS, shared, limit) then
-  local fence = drawn(KEYS)
-  grant(KEYS, owner, tonumber(ttl), shared, note, fence)
-  if waiter ~= '' then forget(KEYS, waiter) end
-  return {1, fence}
+  local first = fair == '1' and hand_over(KEYS, waiter)
+  if (not first or first == waiter) and has_room(KEYS, shared, limit) then
+    local fence, released = drawn(KEYS)
+    grant(KEYS, owner, tonumber(ttl), shared, note, fence, released)
+    if waiter ~= '' then forget(KEYS, waiter) end
+    return {1, fence}
+  end
 end
 if waiter ~= '' then
   enlist(KEYS[3], waiter, us)
   redis.call('HSET', KEYS[2], waiter, cmsgpack.pack({owner, ttl, shared, limit, note}))
   redis.call('PEXPIRE', KEYS[2], MEMORY_LIVES)
 end
-return {0, unpack(described(KEYS))}
+return {0, unpack(described(KEYS, one))}

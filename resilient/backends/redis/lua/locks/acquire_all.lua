@@ -13,8 +13,9 @@ for _, k in ipairs(locks) do
   if fence then
     hold_on(k, owner, tonumber(ttl))
   else
-    fence = drawn(k)
-    grant(k, owner, tonumber(ttl), '0', note, fence)
+    local released
+    fence, released = drawn(k)
+    grant(k, owner, tonumber(ttl), '0', note, fence, released)
   end
   fences[#fences + 1] = fence
 end

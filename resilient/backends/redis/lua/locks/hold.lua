@@ -55,11 +55,13 @@ local function note_ttl(k, ttl)
   end
 end
 
+-- The fence of the next grant, and who released last: for `grant`.
 local function drawn(k)
-  return digits(next_fence(redis.call('HGET', k[2], 'fence'), us))
+  local memory = redis.call('HMGET', k[2], 'fence', 'released')
+  return digits(next_fence(memory[1], us)), memory[2]
 end
 
-local function grant(k, owner, ttl, shared, note, fence)
+local function grant(k, owner, ttl, shared, note, fence, released)
   if shared == '1' then
     tidy(k)
     redis.call('ZADD', k[4], digits(us + ttl * 1000), owner)
@@ -72,7 +74,7 @@ local function grant(k, owner, ttl, shared, note, fence)
       'ttl', digits(ttl))
     redis.call('PEXPIRE', k[1], ttl)
     -- An owner that comes back after a release must be able to lose this grant.
-    if redis.call('HGET', k[2], 'released') == owner then redis.call('HDEL', k[2], 'released') end
+    if released == owner then redis.call('HDEL', k[2], 'released') end
   end
   redis.call('HSET', k[2], 'fence', fence)
   redis.call('PEXPIRE', k[2], MEMORY_LIVES)
@@ -85,19 +87,21 @@ end
 
 -- Give the lock to those who have waited longest, as long as there is room for the first of them,
 -- and until it is the turn of `before`, who asks by itself. Who is gone hears nothing: the next.
+-- The answer is who is first now.
 local function hand_over(k, before)
   while true do
     local address = redis.call('ZRANGE', k[3], 0, 0)[1]
-    if not address or address == before then return end
+    if not address or address == before then return address end
     local wants = redis.call('HGET', k[2], address)
     local owner, ttl, shared, limit, note
     if wants then owner, ttl, shared, limit, note = unpack(cmsgpack.unpack(wants)) end
-    if wants and not has_room(k, shared, limit) then return end
+    if wants and not has_room(k, shared, limit) then return address end
     forget(k, address)
     if wants then
-      local fence = drawn(k)
+      local fence, released = drawn(k)
       if wake(address .. '=' .. fence) > 0 then
-        grant(k, owner, math.min(tonumber(ttl), HANDED_OVER), shared, note, fence)
+        grant(k, owner, math.min(tonumber(ttl), HANDED_OVER), shared, note, fence, released)
+        if shared ~= '1' then return address end
       end
     end
   end
@@ -116,9 +120,14 @@ local function next_one(k, fair)
   if fair == '1' then hand_over(k) else wake_first(k) end
 end
 
--- The hold of this owner: its fence, if it is held.
-local function held_by(k, owner)
-  local held = redis.call('HMGET', k[1], 'owner', 'fence')
+-- The one holder: owner, fence, time of the grant, note and TTL.
+local function lone(k)
+  return redis.call('HMGET', k[1], 'owner', 'fence', 'granted', 'note', 'ttl')
+end
+
+-- The hold of this owner: its fence, if it is held. `one` is what `lone` has answered.
+local function held_by(k, owner, one)
+  local held = one or lone(k)
   if held[1] == owner then return held[2] end
   if k[4] then
     local till = tonumber(redis.call('ZSCORE', k[4], owner) or 0)
@@ -161,12 +170,12 @@ local function has_let_go(k, owner)
 end
 
 -- Who holds it, of several the one whose hold ends first; who is about to, if nobody does.
-local function described(k)
+local function described(k, one)
   local waiting = redis.call('ZCARD', k[3])
-  local held = redis.call('HMGET', k[1], 'owner', 'granted', 'note')
+  local held = one or lone(k)
   local fence = redis.call('HGET', k[2], 'fence') or '0'
   if held[1] then
-    return {held[1], fence, redis.call('PTTL', k[1]), us - held[2], held[3] or '', waiting, 1}
+    return {held[1], fence, redis.call('PTTL', k[1]), us - held[3], held[4] or '', waiting, 1}
   end
   local now = holders(k)
   if now == 0 then return {'', fence, HANDED_OVER, 0, '', waiting, 0} end

@@ -2,6 +2,7 @@
 local theirs = held_by(KEYS, ARGV[2])
 if theirs then return {theirs, redis.call('PTTL', KEYS[1])} end
 if not held_by(KEYS, ARGV[1]) then return false end
-local note, fence = redis.call('HGET', KEYS[1], 'note') or '', drawn(KEYS)
-grant(KEYS, ARGV[2], tonumber(ARGV[3]), '0', note, fence)
+local note = redis.call('HGET', KEYS[1], 'note') or ''
+local fence, released = drawn(KEYS)
+grant(KEYS, ARGV[2], tonumber(ARGV[3]), '0', note, fence, released)
 return {fence, tonumber(ARGV[3])}
