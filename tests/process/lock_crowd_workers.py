@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -21,9 +22,9 @@ Take = Callable[[], Any]
 
 def taker(kind: str, url: str, prefix: str, ttl: float) -> Take:
     """The lock of this library, or of another."""
-    if kind == "resilient":
+    if kind in ("resilient", "barging"):
         resilient.configure(url, prefix=prefix)
-        return lambda: resilient.lock("k", ttl=ttl, wait=60)
+        return lambda: resilient.lock(kind, ttl=ttl, wait=60, fair=kind == "resilient")
     import redis
 
     client = redis.Redis.from_url(url)
@@ -64,29 +65,42 @@ def forked(run: Callable[[], None]) -> int:
 
 
 def hammer(
-    kind: str, url: str, prefix: str, processes: int, seconds: float, path: str
-) -> list[dict[str, float]]:
-    """Many processes take the lock for 1 ms again and again: how often each, and its waits."""
+    kinds: list[str], url: str, prefix: str, processes: int, seconds: float, rounds: int, path: str
+) -> list[dict[str, list[list[float]]]]:
+    """Many processes take a lock for 1 ms again and again, one kind of lock after the other.
+
+    Returns:
+        Of each process, of each kind, of each round: how often, and the longest wait.
+    """
     ready = multiprocessing.Barrier(processes)
 
     def child(number: int) -> None:
-        take, count, longest = taker(kind, url, prefix, 10), 0, 0.0
-        with take():  # connected, and every script known
-            pass
-        ready.wait(60)
-        end = time.monotonic() + seconds
-        while (asked := time.monotonic()) < end:
-            with take():
-                longest = max(longest, time.monotonic() - asked)
-                time.sleep(0.001)
-                count += 1
-        Path(f"{path}.{number}").write_text(f"{count} {longest}")
+        takes = {kind: taker(kind, url, prefix, 10) for kind in kinds}
+        for take in takes.values():
+            with take():  # connected, and every script known
+                pass
+        counts: dict[str, list[tuple[int, float]]] = {kind: [] for kind in kinds}
+        for _ in range(rounds):
+            for kind, take in takes.items():
+                ready.wait(60)
+                counts[kind].append(taken(take, seconds))
+        Path(f"{path}.{number}").write_text(json.dumps(counts))
 
     warmed(url)
     for pid in [forked(partial(child, number)) for number in range(processes)]:
         os.waitpid(pid, 0)
-    reports = [Path(f"{path}.{number}").read_text().split() for number in range(processes)]
-    return [{"count": int(count), "longest": float(longest)} for count, longest in reports]
+    return [json.loads(Path(f"{path}.{number}").read_text()) for number in range(processes)]
+
+
+def taken(take: Take, seconds: float) -> tuple[int, float]:
+    """Take it for 1 ms as often as is possible: how often that was, and the longest wait."""
+    count, longest, end = 0, 0.0, time.monotonic() + seconds
+    while (asked := time.monotonic()) < end:
+        with take():
+            longest = max(longest, time.monotonic() - asked)
+            time.sleep(0.001)
+            count += 1
+    return count, longest
 
 
 def storm(kind: str, url: str, prefix: str, seconds: float, ttl: float, path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -27,45 +27,69 @@ def jain(counts: list[float]) -> float:
     return total
 
 
-def hammered(kind: str, server: RedisAt, prefix: str, path: Path) -> dict[str, float]:
-    """Throughput, fairness, the longest wait, and round trips an acquisition."""
-    seconds = scaled(10, 2)
-    mine = f"{prefix}{kind}:"
-    if kind == "blpop":
-        with server.client() as client:
-            client.rpush(mine + "token", "token")
-    with (
-        server.round_trips() as trips,
-        group(crowd.hammer, [(kind, server.url, mine, PROCESSES, seconds, str(path / kind))]) as (
-            nursery,
-        ),
-    ):
-        reports: list[dict[str, float]] = nursery.result(120)
-    counts = [report["count"] for report in reports]
-    figures = {
-        "per second": sum(counts) / seconds,
-        "jain": jain(counts),
-        "longest": max(report["longest"] for report in reports),
-        # Connecting, for commands and for signals, takes each process some of its own.
-        "trips": (trips.count - CONNECTING * PROCESSES) / sum(counts),
-    }
-    print(f"{kind:18}", " ".join(f"{name} {value:.3f}" for name, value in figures.items()))
-    return figures
+def hammered(
+    kinds: list[str], server: RedisAt, prefix: str, path: Path, seconds: float, rounds: int = 1
+) -> dict[str, Figures]:
+    """What each kind of lock does for a crowd."""
+    with server.client() as client:
+        client.rpush(f"{prefix}token", "token")
+    arguments = [kinds, server.url, prefix, PROCESSES, seconds, rounds, str(path / kinds[-1])]
+    with group(crowd.hammer, [arguments]) as (nursery,):
+        reports: list[dict[str, list[list[float]]]] = nursery.result(200)
+    found = {}
+    for kind in kinds:
+        counts = [[count for count, _ in report[kind]] for report in reports]
+        found[kind] = Figures(
+            per_second=[sum(of_one) / seconds for of_one in zip(*counts, strict=True)],
+            jain=jain([sum(own) for own in counts]),
+            longest=max(wait for report in reports for _, wait in report[kind]),
+        )
+        print(f"{kind:18}", found[kind])
+    return found
+
+
+class Figures(NamedTuple):
+    """Throughput, round by round, fairness, and the longest wait in seconds."""
+
+    per_second: list[float]
+    jain: float
+    longest: float
+
+    def over(self, other: Figures) -> float:
+        """The share of another's throughput, in the best of the rounds."""
+        pairs = zip(self.per_second, other.per_second, strict=True)
+        return max(mine / theirs for mine, theirs in pairs)
+
+
+def test_a_crowd_costs_no_polling(redis_server: RedisAt, prefix: str, tmp_path: Path) -> None:
+    """8 processes, 1 ms each: three round trips an acquisition at most, however many wait."""
+    seconds = scaled(10, 1)
+    with redis_server.round_trips() as trips:
+        ours = hammered(["resilient"], redis_server, prefix, tmp_path, seconds)["resilient"]
+    # Connecting, for commands and for signals, takes each process some of its own.
+    each = (trips.count - CONNECTING * PROCESSES) / (ours.per_second[0] * seconds)
+    print(f"{each:.2f} round trips an acquisition")
+    assert each <= 3
 
 
 def test_a_crowd_is_served_fairly_and_fast(
     redis_server: RedisAt, prefix: str, tmp_path: Path
 ) -> None:
-    """8 processes, 1 ms each: all get the same share, without polling, as fast as others do."""
-    kinds = ["resilient", "blpop", "redis-py"]
+    """8 processes, 1 ms each: all get the same share, about as fast as by other locks."""
+    kinds = ["resilient", "blpop", "barging", "redis-py"]
     if importlib.util.find_spec("redis_lock"):
         kinds.append("python-redis-lock")
-    found = {kind: hammered(kind, redis_server, prefix, tmp_path) for kind in kinds}
+    found = hammered(kinds, redis_server, prefix, tmp_path, scaled(10, 1), rounds=3)
     ours = found["resilient"]
-    assert ours["jain"] >= 0.98
-    assert ours["trips"] <= 3
-    # What a token costs that is lost with whoever has it; a busy machine blurs it.
-    assert ours["per second"] >= 0.4 * found["blpop"]["per second"]
+    shares = {kind: round(ours.over(found[kind]), 2) for kind in kinds}
+    barging = found["barging"].over(found["redis-py"])
+    print(f"shares of theirs: {shares}, barging {barging:.2f} of redis-py's")
+    assert ours.jain >= 0.98
+    # A token is lost with whoever has it; fair is what python-redis-lock means to be; redis-py's
+    # lets whoever is first have it. All are 0.8 and more on a quiet machine.
+    assert shares["blpop"] >= 0.6
+    assert shares.get("python-redis-lock", 1) >= 0.75
+    assert barging >= 0.7
 
 
 def grants(path: Path) -> list[tuple[int, float]]:
@@ -95,4 +119,4 @@ def test_a_storm_of_crashes_stalls_nobody(shared_target: Target, tmp_path: Path)
         theirs = stormed("redis-py", shared_target, tmp_path)
         print(f"redis-py: {len(theirs)} grants")
         # 0.8 and more on a quiet machine: redis-py's are unfair, which costs no hand-over.
-        assert len(ours) >= 0.5 * len(theirs)
+        assert len(ours) >= 0.55 * len(theirs)
