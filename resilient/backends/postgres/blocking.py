@@ -6,6 +6,7 @@ one, within its own time.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import threading
 import time
@@ -30,9 +31,14 @@ class Blocking:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._idle: list[Line] = []
-        self._turns = threading.Semaphore(MOST)
+        self._begin()
         forget_in_child(self._forget)
+
+    def _begin(self) -> None:
+        self._idle: list[Line] = []
+        self._freed = threading.Condition()
+        self._open = 0
+        self._wanted = 0
 
     def call(self, call: Call) -> Any:
         """The answer to a call.
@@ -42,40 +48,48 @@ class Blocking:
             ConnectionLost: The server could not be reached.
             TimeoutError: There was no answer in time.
         """
-        turns = self._turns
-        if not turns.acquire(timeout=self._patience()):
-            raise TimeoutError(f"all {MOST} connections are in use")
-        try:
-            line = self._warm()
-            if line is not None:
-                try:
-                    return self._speak(line, call)
-                except (ConnectionLost, TimeoutError) as error:
-                    self.close()  # it may have led nowhere for long, and the others with it
-                    if not (call.repeatable and isinstance(error, ConnectionLost)):
-                        raise
-            return self._speak(self._settings.line(self._patience()), call)
-        finally:
-            turns.release()
+        patience = self._patience()
+        line = self._warm() or self._waited_for(patience)
+        if line is not None:
+            try:
+                return self._speak(line, call, patience)
+            except (ConnectionLost, TimeoutError) as error:
+                self.close()  # it may have led nowhere for long, and the others with it
+                if not (call.repeatable and isinstance(error, ConnectionLost)):
+                    raise
+            line = self._waited_for(patience)
+        return self._speak(line or self._opened(), call, self._patience())
 
     def close(self) -> None:
-        """Close the idle connections; those in use are closed or kept by their users."""
-        idle, self._idle = self._idle, []
-        for line in idle:
-            line.close()
+        """Close the idle connections; those in use are kept by their users."""
+        while self._idle:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                self._close(self._idle.pop())
 
-    def _speak(self, line: Line, call: Call) -> Any:
+    def _speak(self, line: Line, call: Call, patience: float) -> Any:
         try:
-            answer = driven(line, line.run(call), self._patience())
+            answer = driven(line, line.run(call), patience)
         except Refused:
-            self._idle.append(line)
+            self._rest(line)
             raise
         except BaseException:
             # Interrupted between question and answer: the next user would get this answer.
-            line.close()
+            self._close(line)
             raise
-        self._idle.append(line)
+        self._rest(line)
         return answer
+
+    def _rest(self, line: Line) -> None:
+        self._idle.append(line)
+        if self._wanted:
+            with self._freed:
+                self._freed.notify()
+
+    def _close(self, line: Line) -> None:
+        line.close()
+        with self._freed:
+            self._open -= 1
+            self._freed.notify()
 
     def _warm(self) -> Line | None:
         while self._idle:
@@ -85,8 +99,35 @@ class Blocking:
                 break
             if time.monotonic() - line.used < LOOK_AFTER or _is_alive(line):
                 return line
-            line.close()
+            self._close(line)
         return None
+
+    def _waited_for(self, patience: float) -> Line | None:
+        """A connection that somebody has given back; or none, and the right to open one."""
+        deadline = time.monotonic() + patience
+        with self._freed:
+            self._wanted += 1
+            try:
+                while self._open >= MOST:
+                    with contextlib.suppress(IndexError):
+                        return self._idle.pop()
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise TimeoutError(f"all {MOST} connections are in use")
+                    self._freed.wait(left)
+            finally:
+                self._wanted -= 1
+            self._open += 1
+        return None
+
+    def _opened(self) -> Line:
+        try:
+            return self._settings.line(self._patience())
+        except BaseException:
+            with self._freed:
+                self._open -= 1
+                self._freed.notify()
+            raise
 
     def _patience(self) -> float:
         left = remaining()
@@ -95,8 +136,8 @@ class Blocking:
         return self._settings.timeout if left is None else min(left, self._settings.timeout)
 
     def _forget(self) -> None:
-        idle, self._idle = self._idle, []
-        self._turns = threading.Semaphore(MOST)
+        idle = self._idle
+        self._begin()
         for line in idle:
             line.forget()
 

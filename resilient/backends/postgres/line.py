@@ -20,7 +20,7 @@ from psycopg.pq.abc import PGconn, PGresult
 from resilient.backends.postgres.commands import Call
 from resilient.backends.postgres.failures import ConnectionLost, Refused
 from resilient.backends.postgres.schema import VERSION, ddl, version_query
-from resilient.backends.postgres.texts import rows
+from resilient.backends.postgres.texts import Decoders, Row, decoders, rows
 
 __all__ = ["READ", "WRITE", "Dialogue", "Line", "Server", "connected", "driven"]
 
@@ -50,6 +50,7 @@ class Server:
         is_ready: Whether they have been found there.
         prepares: Whether sessions keep what was prepared in them.
         statements: How many statements were sent, for those who count.
+        decoders: Of the columns of each statement's answer, by its name.
     """
 
     def __init__(self, schema: str) -> None:
@@ -57,6 +58,7 @@ class Server:
         self.is_ready = False
         self.prepares = True
         self.statements = 0
+        self.decoders: dict[bytes, Decoders] = {}
 
 
 class Line:
@@ -67,6 +69,8 @@ class Line:
         self.server = server
         self.used = time.monotonic()
         self._uses: dict[bytes, int] = {}
+        self._poll = select.poll()
+        self._poll.register(pgconn.socket, READ)
         pgconn.nonblocking = 1
         # A notice is nobody's business here, and libpq would print it.
         pgconn.notice_handler = _ignore
@@ -79,6 +83,16 @@ class Line:
     def fileno(self) -> int:
         """The socket, to wait on."""
         return self.pgconn.socket
+
+    def ready(self, wanted: int, seconds: float) -> bool:
+        """Wait until the socket is; false if that took longer."""
+        if wanted == READ:
+            return bool(self._poll.poll(seconds * 1000))
+        self._poll.modify(self.pgconn.socket, wanted)
+        try:
+            return bool(self._poll.poll(seconds * 1000))
+        finally:
+            self._poll.modify(self.pgconn.socket, READ)
 
     def close(self) -> None:
         """Say farewell to the server and close the socket."""
@@ -124,7 +138,15 @@ class Line:
                     raise
             else:
                 self.used = time.monotonic()
-                return call.read(rows(result))
+                return call.read(self._rows(call, result))
+
+    def _rows(self, call: Call, result: PGresult) -> list[Row]:
+        known = self.server.decoders
+        name = call.statement(self.server.schema).name
+        found = known.get(name)
+        if found is None:
+            found = known[name] = decoders(result)
+        return rows(result, found)
 
     def execute(self, text: str) -> Dialogue[PGresult]:
         """Run any statement; its result, in the text format."""
@@ -212,7 +234,11 @@ def connected(conninfo: str, timeout: float) -> PGconn:
             if status == pq.PollingStatus.OK:
                 return pgconn
             wanted = select.POLLIN if status == pq.PollingStatus.READING else select.POLLOUT
-            _wait(pgconn.socket, wanted, deadline, "no connection")
+            poll = select.poll()
+            poll.register(pgconn.socket, wanted)
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise TimeoutError("no connection within the time there was")
     except BaseException:
         pgconn.finish()
         raise
@@ -226,15 +252,9 @@ def driven(line: Line, dialogue: Dialogue[T], seconds: float) -> T:
             wanted = next(dialogue)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]  # the dialogue's own T
-        _wait(line.pgconn.socket, wanted, deadline, "no answer")
-
-
-def _wait(fileno: int, wanted: int, deadline: float, missing: str) -> None:
-    poll = select.poll()
-    poll.register(fileno, wanted)
-    left = deadline - time.monotonic()
-    if left <= 0 or not poll.poll(left * 1000):
-        raise TimeoutError(f"{missing} within the time there was")
+        left = deadline - time.monotonic()
+        if left <= 0 or not line.ready(wanted, left):
+            raise TimeoutError("no answer within the time there was")
 
 
 def _ignore(result: PGresult) -> None:

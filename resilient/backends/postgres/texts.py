@@ -16,10 +16,21 @@ from psycopg.pq.abc import PGresult
 
 from resilient.errors import ConfigurationError
 
-__all__ = ["Argument", "encoded", "escaped", "microseconds", "rows", "unescaped"]
+__all__ = [
+    "Argument",
+    "Decoders",
+    "Row",
+    "decoders",
+    "encoded",
+    "escaped",
+    "microseconds",
+    "rows",
+    "unescaped",
+]
 
 Argument = str | bytes | int | float | Sequence[str] | None
 Row = tuple[Any, ...]
+Decoders = list[Callable[[bytes], Any]]
 
 _BOOL, _BYTEA, _INT8, _INT4, _TEXT, _FLOAT8, _VOID = 16, 17, 20, 23, 25, 701, 2278
 _BYTEA_ARRAY, _TEXT_ARRAY = 1001, 1009
@@ -50,16 +61,15 @@ def unescaped(text: str) -> str:
 
 def encoded(argument: Argument) -> bytes | None:
     """A parameter; bytes go in the binary format, anything else in the text format."""
-    kind = type(argument)
-    if kind is str:
-        return _utf8(escaped(argument))  # type: ignore[arg-type]  # a string, by its type
+    if isinstance(argument, str):
+        return _utf8(escaped(str(argument)))  # plain, if it is of an enumeration
     if argument is None or isinstance(argument, bytes):
         return argument
-    if isinstance(argument, str):  # of an enumeration
-        return _utf8(escaped(str(argument)))
-    if kind is bool:
+    if argument is True or argument is False:
         return b"t" if argument else b"f"
-    if isinstance(argument, int | float):
+    if isinstance(argument, int):
+        return b"%d" % argument
+    if isinstance(argument, float):
         return repr(argument).encode()
     quoted = [escaped(each).replace("\\", "\\\\").replace('"', '\\"') for each in argument]
     return _utf8("{" + ",".join(f'"{each}"' for each in quoted) + "}")
@@ -72,9 +82,13 @@ def _utf8(text: str) -> bytes:
         raise ConfigurationError(f"{error.object!r} is no text that UTF-8 can encode") from error
 
 
-def rows(result: PGresult) -> list[Row]:
+def decoders(result: PGresult) -> Decoders:
+    """What makes values of the columns of an answer."""
+    return [_DECODERS[result.ftype(column)] for column in range(result.nfields)]
+
+
+def rows(result: PGresult, decoders: Decoders) -> list[Row]:
     """The rows of an answer in the binary format."""
-    decoders = [_DECODERS[result.ftype(column)] for column in range(result.nfields)]
     value = result.get_value
     return [
         tuple(

@@ -37,7 +37,7 @@ CREATE TYPE {schema}.fetched AS (answer text, value bytea, ttl bigint, fresh big
 CREATE FUNCTION {schema}.tags_current(_tags text[], _born bigint, _t bigint) RETURNS boolean
 LANGUAGE plpgsql AS $$
 BEGIN
-  RETURN _tags = '{}' OR NOT EXISTS (
+  RETURN cardinality(_tags) = 0 OR NOT EXISTS (
     SELECT FROM unnest(_tags) AS name LEFT JOIN {schema}.tag ON tag.key = name
     WHERE tag.key IS NULL OR tag.invalidated > _born OR tag.expires <= _t);
 END
@@ -49,7 +49,7 @@ DECLARE
   _row {schema}.cache;
 BEGIN
   SELECT * INTO _row FROM {schema}.cache WHERE key = _key AND expires > _t;
-  IF _row.key IS NOT NULL AND _row.tags <> '{}'
+  IF _row.key IS NOT NULL AND cardinality(_row.tags) > 0
       AND NOT {schema}.tags_current(_row.tags, _row.born, _t) THEN
     RETURN NULL;
   END IF;
@@ -61,7 +61,7 @@ $$;
 CREATE FUNCTION {schema}.tags_keep(_tags text[], _born bigint, _until bigint, _keep bigint,
   _t bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-  IF _tags <> '{}' THEN
+  IF cardinality(_tags) > 0 THEN
     -- In an order that all have in common, or they would wait for each other.
     INSERT INTO {schema}.tag AS x
       SELECT DISTINCT name, _born, greatest(_until, _keep) FROM unnest(_tags) AS name ORDER BY name
@@ -81,10 +81,10 @@ BEGIN
   ON CONFLICT (key) DO UPDATE SET expires = excluded.expires, served = excluded.served,
     fresh = excluded.fresh, born = excluded.born, owner = excluded.owner, tags = excluded.tags,
     value = excluded.value;
-  IF random() < 0.02 THEN
+  IF random() < 0.004 THEN
     PERFORM {schema}.sweep('cache', _t);
   END IF;
-  IF random() < 0.01 THEN
+  IF random() < 0.004 THEN
     PERFORM {schema}.sweep('computation', _t);
     PERFORM {schema}.sweep('tag', _t);
   END IF;
@@ -97,7 +97,7 @@ DECLARE
   _queue {schema}.waiting[];
 BEGIN
   DELETE FROM {schema}.computation WHERE key = _key RETURNING queue INTO _queue;
-  IF _queue <> '{}' THEN
+  IF cardinality(_queue) > 0 THEN
     PERFORM {schema}.wake_all(_queue);
   END IF;
 END
@@ -129,7 +129,7 @@ DECLARE
 BEGIN
   SELECT * INTO _row FROM {schema}.cache WHERE key = _key AND fresh > _t;
   IF _row.key IS NOT NULL
-      AND (_row.tags = '{}' OR {schema}.tags_current(_row.tags, _row.born, _t)) THEN
+      AND (cardinality(_row.tags) = 0 OR {schema}.tags_current(_row.tags, _row.born, _t)) THEN
     RETURN ROW('entry', _row.value, _row.served - _t, _row.fresh - _t, _row.expires - _t, '', 0)::{schema}.fetched;
   END IF;
   _t := {schema}.enter(_key, 5);
@@ -138,7 +138,7 @@ BEGIN
     RETURN ROW('entry', _row.value, _row.served - _t, _row.fresh - _t, _row.expires - _t, '', 0)::{schema}.fetched;
   END IF;
   SELECT * INTO _running FROM {schema}.computation WHERE key = _key;
-  IF _running.until > _t AND (_tags = '{}' OR NOT EXISTS (
+  IF _running.until > _t AND (cardinality(_tags) = 0 OR NOT EXISTS (
       SELECT FROM {schema}.tag WHERE key = ANY (_tags) AND invalidated > _running.fence)) THEN
     IF _running.owner <> _owner THEN
       IF _address <> '' THEN
@@ -236,7 +236,7 @@ BEGIN
   IF EXISTS (SELECT FROM {schema}.cache WHERE key = _key AND expires > _t) THEN
     PERFORM {schema}.announce(_channel, _name);
   END IF;
-  IF _tags <> '{}' THEN
+  IF cardinality(_tags) > 0 THEN
     SELECT greatest(_t, max(invalidated)) INTO _born FROM {schema}.tag WHERE key = ANY (_tags);
   END IF;
   PERFORM {schema}.tags_keep(_tags, _born, _t + _ttl + _stale, _t + _keep, _t);

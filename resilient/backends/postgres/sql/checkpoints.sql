@@ -91,7 +91,7 @@ BEGIN
     fingerprint = excluded.fingerprint, first = excluded.first, last = excluded.last,
     saved_by = excluded.saved_by, cancelled = excluded.cancelled, queue = excluded.queue,
     result = excluded.result;
-  IF random() < 0.02 THEN
+  IF random() < 0.004 THEN
     PERFORM {schema}.sweep('job', _t);
   END IF;
 END

@@ -141,7 +141,7 @@ BEGIN
   IF _state IN ('forced_closed', 'metrics_only', 'disabled') AND _t >= _b.until THEN
     _state := 'closed';
   END IF;
-  IF _b.buckets <> '{}' THEN
+  IF cardinality(_b.buckets) > 0 THEN
     SELECT coalesce(sum(calls), 0), coalesce(sum(failures), 0), coalesce(sum(slow), 0)
       INTO _calls, _failures, _slow FROM unnest(_b.buckets) WHERE until > _t;
   END IF;
@@ -164,7 +164,7 @@ BEGIN
   IF _after IS NOT DISTINCT FROM _before THEN
     RETURN _view;
   END IF;
-  IF _after.permits <> '{}' THEN
+  IF cardinality(_after.permits) > 0 THEN
     SELECT max(until) INTO _lives FROM unnest(_after.permits);
   END IF;
   _lives := greatest(_lives, _t) + _ttl;
@@ -189,7 +189,7 @@ BEGIN
     PERFORM {schema}.announce(_channel, concat_ws('|', _view.state, _view.generation,
       round(_view.reopens_in / 1000000.0, 3), _view.opened, _view.reason, _name));
   END IF;
-  IF random() < 0.02 THEN
+  IF random() < 0.004 THEN
     PERFORM {schema}.sweep('circuit', _t);
     PERFORM {schema}.sweep('circuit_window', _t);
   END IF;

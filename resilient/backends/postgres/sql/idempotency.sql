@@ -88,7 +88,7 @@ BEGIN
     attempt = excluded.attempt, until = excluded.until, expires = excluded.expires,
     takeover = excluded.takeover, fingerprint = excluded.fingerprint, outcome = '', result = '',
     queue = excluded.queue;
-  IF random() < 0.02 THEN
+  IF random() < 0.004 THEN
     PERFORM {schema}.sweep('idempotency', _t);
   END IF;
   RETURN ROW('claimed', _owner, _fence, coalesce(_call.attempt, 0) + 1,
@@ -119,7 +119,7 @@ BEGIN
   IF _state = 'claimed' THEN
     UPDATE {schema}.idempotency SET state = 'completed', outcome = _outcome, result = _result,
       until = 0, expires = _t + _ttl, queue = '{}' WHERE key = _key;
-    IF _queue <> '{}' THEN
+    IF cardinality(_queue) > 0 THEN
       PERFORM {schema}.wake_all(_queue);
     END IF;
   END IF;

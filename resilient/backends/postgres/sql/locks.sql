@@ -32,7 +32,7 @@ BEGIN
     _lock := ROW(_key, 0, '{}', '{}', '{}', 0);
   ELSIF _lock.expires <= _t THEN
     _lock := ROW(_key, _lock.fence, '{}', '{}', '{}', 0);
-  ELSIF _lock.holds <> '{}' AND (cardinality(_lock.holds) > 1 OR (_lock.holds[1]).until <= _t) THEN
+  ELSIF cardinality(_lock.holds) > 0 AND (cardinality(_lock.holds) > 1 OR (_lock.holds[1]).until <= _t) THEN
     _lock.holds := ARRAY(SELECT h FROM unnest(_lock.holds) AS h WHERE h.until > _t);
   END IF;
   RETURN _lock;
@@ -51,7 +51,7 @@ BEGIN
     (_lock.key, _lock.fence, _lock.holds, _lock.released, _lock.queue, _until + 3600000000)
   ON CONFLICT (key) DO UPDATE SET fence = excluded.fence, holds = excluded.holds,
     released = excluded.released, queue = excluded.queue, expires = excluded.expires;
-  IF random() < 0.02 THEN
+  IF random() < 0.004 THEN
     PERFORM {schema}.sweep('lock', _t);
   END IF;
 END
@@ -73,7 +73,7 @@ $$;
 CREATE FUNCTION {schema}.lock_has_room(_lock {schema}.lock, _shared boolean, _most bigint)
 RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-  RETURN _lock.holds = '{}' OR (_shared AND (_lock.holds[1]).shared
+  RETURN cardinality(_lock.holds) = 0 OR (_shared AND (_lock.holds[1]).shared
     AND (_most = 0 OR cardinality(_lock.holds) < _most));
 END
 $$;
@@ -86,13 +86,13 @@ DECLARE
 BEGIN
   _lock.fence := greatest(_lock.fence + 1, _t);
   _hold := ROW(_place.owner, _lock.fence, _t, _t + _ttl, _place.shared, _place.note);
-  IF _lock.holds = '{}' THEN
+  IF cardinality(_lock.holds) = 0 THEN
     _lock.holds := ARRAY[_hold];
   ELSE
     _lock.holds := _lock.holds || _hold;
   END IF;
   -- An owner that comes back after a release must be able to lose this grant.
-  IF _lock.released <> '{}' THEN
+  IF cardinality(_lock.released) > 0 THEN
     _lock.released := ARRAY(SELECT r FROM unnest(_lock.released) AS r WHERE r.owner <> _place.owner);
   END IF;
   RETURN _lock;
@@ -106,7 +106,7 @@ RETURNS {schema}.lock LANGUAGE plpgsql AS $$
 DECLARE
   _place {schema}.place;
 BEGIN
-  WHILE _lock.queue <> '{}' LOOP
+  WHILE cardinality(_lock.queue) > 0 LOOP
     _place := _lock.queue[1];
     EXIT WHEN _place.address = _before;
     EXIT WHEN _place.until > _t AND NOT {schema}.lock_has_room(_lock, _place.shared, _place.most);
@@ -138,7 +138,7 @@ BEGIN
   ELSE
     _lock.holds := ARRAY(SELECT h FROM unnest(_lock.holds) AS h WHERE h.owner <> _owner);
   END IF;
-  IF _lock.queue = '{}' THEN
+  IF cardinality(_lock.queue) = 0 THEN
     RETURN _lock;
   ELSIF _fair THEN
     RETURN {schema}.lock_handed_over(_lock, '', _t);
@@ -159,7 +159,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
   _first {schema}.hold;
 BEGIN
-  IF _lock.holds = '{}' THEN
+  IF cardinality(_lock.holds) = 0 THEN
     RETURN ROW(false, '', _lock.fence, 2000000, 0, '', cardinality(_lock.queue), 0)::{schema}.held;
   END IF;
   SELECT * INTO _first FROM unnest(_lock.holds) ORDER BY until LIMIT 1;
@@ -170,18 +170,48 @@ $$;
 
 -- --- operations
 
+-- A lock that nobody holds or waits for is the common case: it is granted without the rest.
 CREATE FUNCTION {schema}.lock_acquire(_key text, _owner text, _ttl bigint, _address text,
   _shared boolean, _most bigint, _fair boolean, _note text) RETURNS {schema}.held
 LANGUAGE plpgsql AS $$
 DECLARE
   _t bigint := {schema}.enter(_key, 1);
+  _fence bigint;
+  _is_free boolean;
+BEGIN
+  SELECT l.fence, cardinality(l.queue) = 0 AND cardinality(l.released) < 2
+      AND (cardinality(l.holds) = 0 OR cardinality(l.holds) = 1 AND (l.holds[1]).until <= _t)
+    INTO _fence, _is_free FROM {schema}.lock AS l WHERE key = _key;
+  IF NOT _is_free THEN
+    RETURN {schema}.lock_acquire_taken(_key, _owner, _ttl, _address, _shared, _most, _fair, _note,
+      _t);
+  END IF;
+  _fence := greatest(coalesce(_fence, 0) + 1, _t);
+  INSERT INTO {schema}.lock AS x VALUES (_key, _fence,
+    ARRAY[ROW(_owner, _fence, _t, _t + _ttl, _shared, _note)::{schema}.hold], '{}', '{}',
+    _t + _ttl + 3600000000)
+  ON CONFLICT (key) DO UPDATE SET fence = _fence, holds = excluded.holds,
+    -- An owner that comes back after a release must be able to lose this grant.
+    released = CASE WHEN x.expires > _t AND (x.released[1]).owner <> _owner THEN x.released
+      ELSE '{}' END, expires = excluded.expires;
+  IF random() < 0.004 THEN
+    PERFORM {schema}.sweep('lock', _t);
+  END IF;
+  RETURN ROW(true, _owner, _fence, _ttl, 0, '', 0, 0)::{schema}.held;
+END
+$$;
+
+CREATE FUNCTION {schema}.lock_acquire_taken(_key text, _owner text, _ttl bigint, _address text,
+  _shared boolean, _most bigint, _fair boolean, _note text, _t bigint) RETURNS {schema}.held
+LANGUAGE plpgsql AS $$
+DECLARE
   _lock {schema}.lock := {schema}.lock_live(_key, _t);
   _mine integer;
   _hold {schema}.hold;
   _place {schema}.place := ROW(_address, _owner, _ttl, _shared, _most, _note, _t + 10000000);
   _is_first boolean := true;
 BEGIN
-  IF _lock.holds <> '{}' THEN
+  IF cardinality(_lock.holds) > 0 THEN
     _mine := {schema}.lock_place(_lock, _owner);
     IF _mine IS NOT NULL THEN
       _hold := _lock.holds[_mine];
@@ -191,13 +221,13 @@ BEGIN
       RETURN ROW(true, _owner, _hold.fence, _ttl, 0, '', 0, 0)::{schema}.held;
     END IF;
   END IF;
-  IF _fair AND _lock.queue <> '{}' THEN
+  IF _fair AND cardinality(_lock.queue) > 0 THEN
     -- What became free without a release is theirs who have waited longer.
     _lock := {schema}.lock_handed_over(_lock, _address, _t);
-    _is_first := _lock.queue = '{}' OR (_lock.queue[1]).address = _address;
+    _is_first := cardinality(_lock.queue) = 0 OR (_lock.queue[1]).address = _address;
   END IF;
   IF _is_first AND {schema}.lock_has_room(_lock, _shared, _most) THEN
-    IF _lock.queue <> '{}' AND _address <> '' THEN
+    IF cardinality(_lock.queue) > 0 AND _address <> '' THEN
       _lock.queue := ARRAY(SELECT q FROM unnest(_lock.queue) AS q WHERE q.address <> _address);
     END IF;
     _lock := {schema}.lock_granted(_lock, _place, _ttl, _t);
@@ -242,7 +272,7 @@ BEGIN
   _t := {schema}.clock();
   FOR _i IN 1 .. cardinality(_keys) LOOP
     _lock := {schema}.lock_live(_keys[_i], _t);
-    IF (_lock.holds <> '{}' OR _lock.queue <> '{}')
+    IF (cardinality(_lock.holds) > 0 OR cardinality(_lock.queue) > 0)
         AND {schema}.lock_place(_lock, _owner) IS NULL THEN
       RETURN NEXT {schema}.lock_seen(_lock, _t);
       RETURN;
@@ -277,8 +307,16 @@ CREATE FUNCTION {schema}.lock_release(_key text, _owner text, _shared boolean, _
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
   _t bigint := {schema}.enter(_key, 1);
-  _lock {schema}.lock := {schema}.lock_live(_key, _t);
+  _lock {schema}.lock;
 BEGIN
+  UPDATE {schema}.lock SET holds = '{}', released = ARRAY[ROW(_owner, _t)::{schema}.released],
+    expires = _t + 3600000000
+  WHERE key = _key AND NOT _shared AND cardinality(queue) = 0 AND cardinality(holds) = 1
+    AND (holds[1]).owner = _owner AND (holds[1]).until > _t;
+  IF FOUND THEN  -- the common case
+    RETURN true;
+  END IF;
+  _lock := {schema}.lock_live(_key, _t);
   IF {schema}.lock_place(_lock, _owner) IS NULL THEN
     RETURN EXISTS (SELECT FROM unnest(_lock.released) WHERE owner = _owner);
   END IF;
@@ -335,7 +373,7 @@ DECLARE
   _t bigint := {schema}.enter(_key, 1);
   _lock {schema}.lock := {schema}.lock_live(_key, _t);
 BEGIN
-  IF _lock.holds = '{}' THEN
+  IF cardinality(_lock.holds) = 0 THEN
     RETURN false;
   END IF;
   _lock.holds := '{}';
@@ -351,7 +389,7 @@ DECLARE
   _t bigint := {schema}.clock();
   _lock {schema}.lock := {schema}.lock_live(_key, _t);
 BEGIN
-  IF _lock.holds <> '{}' THEN
+  IF cardinality(_lock.holds) > 0 THEN
     RETURN NEXT {schema}.lock_seen(_lock, _t);
   END IF;
 END

@@ -1,7 +1,7 @@
 -- What all operations share: the clock, one operation at a time for an entity, waiters, and the
 -- collection of what has expired. Times are microseconds of the server's clock.
 
--- Rows are looked at for expiry in the order of their keys, a few with one write in fifty. There
+-- Rows are looked at for expiry in the order of their keys, a thousand with one write in 250. There
 -- is no index on `expires`: it would be written with every renewal, and no update could be HOT.
 CREATE TABLE {schema}.sweep (name text PRIMARY KEY, last text COLLATE "C" NOT NULL DEFAULT '');
 
@@ -88,13 +88,13 @@ BEGIN
     RETURN;
   END IF;
   EXECUTE format($sql$
-    WITH step AS (SELECT key, expires FROM {schema}.%1$I WHERE key > $1 ORDER BY key LIMIT 200),
+    WITH step AS (SELECT key, expires FROM {schema}.%1$I WHERE key > $1 ORDER BY key LIMIT 1000),
     free AS (
       SELECT key FROM {schema}.%1$I
       WHERE key IN (SELECT key FROM step WHERE expires < $2) FOR UPDATE SKIP LOCKED
     ),
     gone AS (DELETE FROM {schema}.%1$I AS x USING free WHERE x.key = free.key AND x.expires < $2)
-    SELECT CASE WHEN count(*) = 200 THEN max(key) ELSE '' END FROM step
+    SELECT CASE WHEN count(*) = 1000 THEN max(key) ELSE '' END FROM step
   $sql$, _table) INTO _last USING _last, _t - 600000000;
   UPDATE {schema}.sweep SET last = _last WHERE name = _table;
 END
