@@ -1,4 +1,4 @@
-"""Event loops that use Redis: they end in order, and share nothing with each other."""
+"""Event loops that use a server: they end in order, and share nothing with each other."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from typing import Any, Literal
 
 import pytest
 
-from resilient.backends.redis import RedisBackend, from_url
+from resilient.backends.redis import from_url
+from resilient.config import resolve
+from resilient.engine.backend import Backend
 from resilient.engine.drivers.aio import adrive
 from resilient.protocols.locks import Grant
+from tests.support.postgres import PostgresAt
 from tests.support.servers import RedisAt
 
 
-def locks(backend: RedisBackend) -> Any:
+def locks(backend: Backend) -> Any:
     """Its locks."""
     return backend.require("locks")
 
@@ -28,21 +31,21 @@ PREAMBLE = """
     import asyncio, gc, sys
     if sys.argv[3:]:
         sys.modules[sys.argv[3]] = None
-    from resilient.backends.redis import from_url
+    from resilient.config import resolve
     from resilient.engine.drivers.aio import adrive
     from resilient.engine.drivers.sync import drive
-    backend = from_url(sys.argv[1], prefix=sys.argv[2])
+    backend = resolve(sys.argv[1], sys.argv[2])
     locks = backend.locks
     """
 
 
-def in_a_process(server: RedisAt, body: str, *without: str) -> str:
+def in_a_process(url: str, body: str, *without: str) -> str:
     """What a program prints, with every warning an error and asyncio watchful."""
     program = textwrap.dedent(PREAMBLE) + textwrap.dedent(body)
     done = subprocess.run(
         [
             *(sys.executable, "-X", "dev", "-W", "error"),
-            *("-c", program, server.url, uuid.uuid4().hex, *without),
+            *("-c", program, url, uuid.uuid4().hex, *without),
         ],
         capture_output=True,
         text=True,
@@ -127,15 +130,22 @@ ENDINGS = {
 }
 
 
+@pytest.fixture(params=["redis", "postgres"])
+def url(request: pytest.FixtureRequest) -> str:
+    """A server of either kind."""
+    server: RedisAt | PostgresAt = request.getfixturevalue(f"{request.param}_server")
+    return server.url
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_loops_end_in_order(ending: str, redis_server: RedisAt) -> None:
+def test_loops_end_in_order(ending: str, url: str) -> None:
     """However a loop ends: no warning, no pending task, no open socket; the next one works."""
-    assert in_a_process(redis_server, ENDINGS[ending]) == "ann\n" * 3
+    assert in_a_process(url, ENDINGS[ending]) == "ann\n" * 3
 
 
-def test_a_cancelled_task_leaves_order(redis_server: RedisAt, prefix: str) -> None:
+def test_a_cancelled_task_leaves_order(url: str, prefix: str) -> None:
     """Cancelling some callers of one connection mixes up nobody's answers."""
-    backend = from_url(redis_server.url, prefix=prefix)
+    backend = resolve(url, prefix)
 
     async def main() -> None:
         await adrive(locks(backend).acquire("warm", ttl=30))
@@ -191,4 +201,4 @@ def test_without_hiredis(mode: Kind, redis_server: RedisAt) -> None:
         backend.close()
         """
 
-    assert in_a_process(redis_server, program, "hiredis") == "ann\n"
+    assert in_a_process(redis_server.url, program, "hiredis") == "ann\n"

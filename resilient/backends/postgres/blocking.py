@@ -7,7 +7,6 @@ one, within its own time.
 from __future__ import annotations
 
 import contextlib
-import select
 import threading
 import time
 from typing import Any
@@ -22,8 +21,6 @@ from resilient.engine.forks import forget_in_child
 __all__ = ["Blocking"]
 
 MOST = 32
-LOOK_AFTER = 1.0
-"""Seconds of idleness after which a connection is looked at before it is used."""
 
 
 class Blocking:
@@ -97,7 +94,7 @@ class Blocking:
                 line = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
-            if time.monotonic() - line.used < LOOK_AFTER or _is_alive(line):
+            if line.is_alive():
                 return line
             self._close(line)
         return None
@@ -140,16 +137,3 @@ class Blocking:
         self._begin()
         for line in idle:
             line.forget()
-
-
-def _is_alive(line: Line) -> bool:
-    """Whether nothing that has arrived meanwhile is the connection's end."""
-    poll = select.poll()
-    poll.register(line.fileno(), select.POLLIN)
-    if not poll.poll(0):
-        return True
-    try:
-        line.hear()
-    except ConnectionLost:
-        return False
-    return not line.is_lost

@@ -30,6 +30,8 @@ READ, WRITE = select.POLLIN, select.POLLIN | select.POLLOUT
 Dialogue = Generator[int, None, T]
 """Yields what to wait for on the connection's socket."""
 
+LOOK_AFTER = 1.0
+"""Seconds of idleness after which a connection is looked at before it is used."""
 PREPARE_AFTER = 2
 """How many times a statement is sent on a connection before it is prepared there."""
 TRIES = 5
@@ -83,6 +85,17 @@ class Line:
     def fileno(self) -> int:
         """The socket, to wait on."""
         return self.pgconn.socket
+
+    def is_alive(self) -> bool:
+        """Whether, after a while without use, nothing that has arrived is the connection's end."""
+        if time.monotonic() - self.used < LOOK_AFTER:
+            return True
+        if self._poll.poll(0):
+            try:
+                self.hear()
+            except ConnectionLost:
+                return False
+        return not self.is_lost
 
     def ready(self, wanted: int, seconds: float) -> bool:
         """Wait until the socket is; false if that took longer."""

@@ -121,11 +121,14 @@ class Looped:
         flight = _Flight(call, reply, now + self._settings.timeout)
         patience = flight.deadline if left is None else min(now + left, flight.deadline)
         flight.timer = self._loop.call_at(patience, self._late, flight)
-        if self._idle:
-            self._idle.pop().begin(flight)
-        else:
-            self._waiting.append(flight)
-            self._connect()
+        while self._idle:
+            wire = self._idle.pop()
+            if wire.line.is_alive():  # the loop would notice by itself, but may have been blocked
+                wire.begin(flight)
+                return reply
+            self._drop(wire)
+        self._waiting.append(flight)
+        self._connect()
         return reply
 
     async def close(self) -> None:

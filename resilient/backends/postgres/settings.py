@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -56,11 +56,14 @@ def settings_of_url(url: str) -> Settings:
     parts = urlsplit(url)
     query = parse_qsl(parts.query, keep_blank_values=True)
     ours = {name: value for name, value in query if name in OURS}
-    theirs = urlencode([(name, value) for name, value in query if name not in OURS])
+    rest = [(name, value) for name, value in query if name not in OURS]
+    theirs = urlencode(rest, quote_via=quote)  # to libpq a plus is a plus
     plain = urlunsplit((parts.scheme, parts.netloc, parts.path, theirs, ""))
     try:
         options = conninfo_to_dict(plain)
-    except psycopg.Error as error:
+        for port in str(options.get("port", "")).split(","):
+            int(port or "0")  # libpq would find out when it connects
+    except (psycopg.Error, ValueError) as error:
         shown = _shown(url)
         raise ConfigurationError(f"the URL {shown!r} is wrong: {str(error).strip()}") from None
     return _settings(options, **ours)

@@ -1,0 +1,210 @@
+"""Signals on PostgreSQL: who is woken, how soon, and what happens when nobody can listen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from resilient.backends.postgres import PostgresBackend, from_url
+from resilient.engine.drivers.sync import drive
+from resilient.errors import BackendError
+from resilient.protocols.circuits import CircuitState, parse_announcement
+from resilient.protocols.locks import Grant, Held
+from resilient.testing.conformance import Run
+from resilient.testing.faults import FaultProxy
+from tests.support.postgres import PostgresAt
+
+
+@pytest.fixture(params=["sync", "async"])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """Runs plans for both kinds of callers."""
+    run = Run(request.param)
+    yield run
+    run.close()
+
+
+@pytest.fixture
+def backend(run: Run, postgres_server: PostgresAt, prefix: str) -> Iterator[PostgresBackend]:
+    """A backend on a shared server."""
+    backend = from_url(postgres_server.url, prefix=prefix)
+    with run.closing(backend):
+        yield backend
+
+
+def soon(condition: Callable[[], object], seconds: float = 10.0) -> bool:
+    """Whether something becomes true within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def behind(proxy: FaultProxy) -> str:
+    """The URL of the server through a network."""
+    return f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres"
+
+
+def test_a_hand_over_is_quick(run: Run, backend: PostgresBackend) -> None:
+    """From a release to the waiter in much less than the second after which it would look."""
+    locks = backend.require("locks")
+    run(locks.acquire("warm", ttl=30, owner="ann"))
+    taken = []
+    for number in range(10):
+        run(locks.acquire("k", ttl=30, owner=f"ann{number}"))
+        waiter, address = run.listen(backend)
+        run(locks.acquire("k", ttl=30, owner="bob", waiter=address))
+        started = time.perf_counter()
+        run(locks.release("k", owner=f"ann{number}"))
+        assert run.wait(waiter, 5)
+        taken.append(time.perf_counter() - started)
+        run(locks.release("k", owner="bob"))
+
+    assert min(taken) < 0.05
+
+
+def test_the_dead_are_skipped(run: Run, backend: PostgresBackend) -> None:
+    """A waiter whose process is gone takes no lock away from the next one."""
+    locks = backend.require("locks")
+    run(locks.acquire("k", ttl=30, owner="ann"))
+    for number in range(3):
+        dead = f"rsl_{number:016x}|waiter"
+        run(locks.acquire("k", ttl=30, owner=dead, waiter=dead))
+    waiter, address = run.listen(backend)
+    run(locks.acquire("k", ttl=30, owner="bob", waiter=address))
+
+    run(locks.release("k", owner="ann"))
+
+    assert run.wait(waiter, 5)
+    assert run(locks.is_held("k", owner="bob"))
+
+
+def test_a_closed_process_is_gone_at_once(
+    run: Run, backend: PostgresBackend, postgres_server: PostgresAt, prefix: str
+) -> None:
+    """The server knows who listens: no lock is handed over to who has just gone."""
+    locks = backend.require("locks")
+    other = from_url(postgres_server.url, prefix=prefix)
+    run(locks.acquire("k", ttl=30, owner="ann"))
+    _, its_address = Run("sync").listen(other)
+    drive(other.require("locks").acquire("k", ttl=30, owner="gone", waiter=its_address))
+    waiter, address = run.listen(backend)
+    run(locks.acquire("k", ttl=30, owner="bob", waiter=address))
+    other.close()
+
+    def is_handed_over() -> bool:
+        run(locks.release("k", owner="ann"))
+        held = run(locks.holder("k"))
+        if held is not None and held.owner == "gone":  # its session has not ended quite yet
+            run(locks.force_release("k"))
+        return held is not None and held.owner == "bob"
+
+    assert soon(is_handed_over)
+    assert run.wait(waiter, 5)
+
+
+def test_transitions_are_announced(run: Run, backend: PostgresBackend) -> None:
+    """A circuit that is forced open is open everywhere, whatever its key."""
+    heard: list[str | None] = []
+    backend.hub.listen("circuits", heard.append)
+    view = run(backend.require("circuits").force("a|b:%1\0", CircuitState.OPEN))
+
+    assert soon(lambda: heard)
+    key, told = parse_announcement(str(heard[0]))
+    assert (key, told.state, told.generation) == ("a|b:%1\0", CircuitState.OPEN, view.generation)
+    assert (told.reopens_in, told.reason) == (60.0, view.reason)
+
+
+def test_what_is_too_long_to_be_sent(run: Run, backend: PostgresBackend) -> None:
+    """A message beyond the 8000 bytes of a payload arrives as "something was missed"."""
+    heard: list[str | None] = []
+    backend.hub.listen("circuits", heard.append)
+    run(backend.require("circuits").force("k", CircuitState.OPEN, reason="forced" + "x" * 9000))
+
+    assert soon(lambda: heard)
+    assert heard == [None]
+
+
+@pytest.mark.parametrize("run", ["sync"], indirect=True)
+def test_after_a_gap_everybody_is_told(run: Run, postgres_server: PostgresAt, prefix: str) -> None:
+    """What was sent while the connection was away is lost, and nobody goes on without knowing."""
+    with FaultProxy(postgres_server.url) as proxy:
+        backend = from_url(behind(proxy), prefix=prefix)
+        heard: list[str | None] = []
+        backend.hub.listen("cache", heard.append)
+        waiter, address = run.listen(backend)
+
+        proxy.refuse()
+        assert soon(lambda: not backend.hub.is_listening)
+        assert heard == []
+        proxy.accept()
+
+        assert run.wait(waiter, 10)
+        assert soon(lambda: heard == [None])
+        assert soon(lambda: backend.hub.is_listening)
+        drive(backend.require("cache").delete("k"))
+        assert soon(lambda: heard == [None, "k"])
+        locks = backend.require("locks")
+        drive(locks.acquire("k", ttl=30, owner="ann"))
+
+        def is_handed_over() -> bool:
+            drive(locks.acquire("k", ttl=30, owner="bob", waiter=address))
+            drive(locks.release("k", owner="ann"))
+            return run.wait(waiter, 0.5)
+
+        assert soon(is_handed_over), "the server does not know of the new connection"
+        backend.close()
+
+
+@pytest.mark.parametrize("run", ["sync"], indirect=True)
+def test_a_silent_connection_is_noticed(run: Run, postgres_server: PostgresAt, prefix: str) -> None:
+    """A network that swallows everything: noticed by a sign of life that does not come."""
+    with FaultProxy(postgres_server.url) as proxy:
+        backend = from_url(f"{behind(proxy)}?timeout=1", prefix=prefix)
+        heard: list[str | None] = []
+        backend.hub.listen("cache", heard.append)
+
+        proxy.blackhole()
+        assert soon(lambda: not backend.hub.is_listening)
+        proxy.restore()
+
+        assert soon(lambda: heard == [None])
+        backend.close()
+
+
+def test_without_listening(run: Run, postgres_server: PostgresAt, prefix: str) -> None:
+    """Behind a pooler nobody listens: a lock is not handed over, and who looks again gets it."""
+    backend = from_url(f"{postgres_server.url}?listen=off", prefix=prefix)
+    with run.closing(backend):
+        locks: Any = backend.require("locks")
+        assert backend.hub.recheck < 0.1
+        run(locks.acquire("k", ttl=30, owner="ann"))
+        waiter, address = run.listen(backend)
+        busy = run(locks.acquire("k", ttl=30, owner="bob", waiter=address))
+        assert isinstance(busy, Held)
+        run(locks.release("k", owner="ann"))
+        assert not run.wait(waiter, 0.05)
+        assert isinstance(run(locks.acquire("k", ttl=30, owner="bob", waiter=address)), Grant)
+
+
+@pytest.mark.parametrize("run", ["sync"], indirect=True)
+def test_a_pooler_is_noticed(
+    run: Run, postgres_server: PostgresAt, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listening through what is not the session itself is refused, with what to do instead."""
+    from resilient.backends.postgres import subscription
+
+    backend = from_url(postgres_server.url, prefix=prefix)
+    asked = subscription.PostgresSubscription._ask
+
+    def through_a_pooler(self: Any, text: str, seconds: float) -> bytes | None:
+        return b"1" if "pg_backend_pid" in text else asked(self, text, seconds)
+
+    monkeypatch.setattr(subscription.PostgresSubscription, "_ask", through_a_pooler)
+    with pytest.raises(BackendError, match="listen=off"):
+        run.listen(backend)
+    backend.close()

@@ -1,0 +1,332 @@
+"""How calls reach PostgreSQL: statements, broken connections, late replies, poolers and threads."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from resilient.backends.postgres import PostgresBackend, from_url
+from resilient.engine.drivers.sync import drive
+from resilient.errors import BackendError, ConfigurationError
+from resilient.protocols.checkpoints import Started
+from resilient.protocols.circuits import CircuitRules, CircuitState
+from resilient.protocols.locks import Grant
+from resilient.testing.conformance import Run
+from resilient.testing.faults import FaultProxy
+from tests.support.postgres import PostgresAt, PostgresServer, postgres_server
+
+RULES = CircuitRules(100, 100, 0.5, None, 30.0, 5, 10.0, 600.0)
+
+
+@pytest.fixture(params=["sync", "async"])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """Runs plans for both kinds of callers."""
+    run = Run(request.param)
+    yield run
+    run.close()
+
+
+@pytest.fixture
+def backend(run: Run, postgres_server: PostgresAt, prefix: str) -> Iterator[PostgresBackend]:
+    """A backend on a shared server."""
+    backend = from_url(postgres_server.url, prefix=prefix)
+    with run.closing(backend):
+        yield backend
+
+
+@pytest.fixture
+def proxy(postgres_server: PostgresAt) -> Iterator[FaultProxy]:
+    """A network in front of the shared server."""
+    with FaultProxy(postgres_server.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def behind(run: Run, proxy: FaultProxy, prefix: str) -> Iterator[PostgresBackend]:
+    """A backend behind that network, that waits for half a second."""
+    url = f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres?timeout=0.5&connect_timeout=1"
+    backend = from_url(url, prefix=prefix)
+    with run.closing(backend):
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def private() -> Iterator[PostgresServer]:
+    """A server of this module's own, to be killed and restarted."""
+    with postgres_server() as server:
+        yield server
+
+
+def locks(backend: PostgresBackend) -> Any:
+    """Its locks."""
+    return backend.require("locks")
+
+
+def is_call(request: bytes) -> bool:
+    """Whether a function is called, by its name or as a prepared statement."""
+    return b"resilient." in request or b"resilient_" in request
+
+
+# --- statements
+
+
+def test_one_statement_each(run: Run, backend: PostgresBackend) -> None:
+    """Every operation of every capability is one statement, once it is prepared."""
+    store, circuits, cache = locks(backend), backend.require("circuits"), backend.require("cache")
+    calls, jobs = backend.require("idempotency"), backend.require("checkpoints")
+    started = run(jobs.start("job", owner="ann", lease=30, ttl=600))
+    assert isinstance(started, Started)
+    fence = started.fence
+    operations: dict[str, Callable[[], Any]] = {
+        "acquire": lambda: store.acquire("k", ttl=30, owner="ann"),
+        "renew": lambda: store.renew("k", owner="ann", ttl=30),
+        "release": lambda: store.release("k", owner="ann"),
+        "acquire all": lambda: store.acquire_all(["a", "b", "c"], owner="ann", ttl=30),
+        "holder": lambda: store.holder("a"),
+        "record": lambda: circuits.record("k", rules=RULES, outcomes="0101"),
+        "admit": lambda: circuits.admit("k", rules=RULES, token="t"),
+        "view": lambda: circuits.view("k"),
+        "force": lambda: circuits.force("other", CircuitState.OPEN),
+        "fetch": lambda: cache.fetch("k", owner="ann", lease=30, tags=["red", "blue"]),
+        "fill": lambda: cache.fill("k", b"v", owner="ann", ttl=30, tags=["red", "blue"]),
+        "get": lambda: cache.get("k"),
+        "invalidate": lambda: cache.invalidate_tags(["red", "green"]),
+        "claim": lambda: calls.claim("k", owner="ann", lease=30, ttl=600),
+        "complete": lambda: calls.complete("k", owner="ann", result=b"r", ttl=600),
+        "start": lambda: jobs.start("job", owner="ann", lease=30, ttl=600),
+        "save": lambda: jobs.save("job", b"state", fence=fence, lease=30, ttl=600),
+        "step": lambda: jobs.step("job", "one", b"r", fence=fence, ttl=600),
+        "latest": lambda: jobs.latest("job"),
+    }
+    for make in operations.values():
+        for _ in range(3):  # the third time it is prepared, which is a statement more
+            run(make())
+
+    sent = {}
+    for name, make in operations.items():
+        before = backend.statements
+        run(make())
+        sent[name] = backend.statements - before
+
+    assert sent == dict.fromkeys(operations, 1)
+
+
+def test_a_pooler_that_shares_sessions(run: Run, backend: PostgresBackend) -> None:
+    """What was prepared in a session may be gone with it: then statements go unprepared."""
+    for _ in range(5):
+        run(locks(backend).acquire("k", ttl=30, owner="ann"))
+    run(backend.require("cache").set("k", b"v", ttl=30))
+    transport: Any = backend._transport
+    lines = [*transport._blocking._idle]
+    for looped in transport._loops.values():
+        lines += [wire.line for wire in looped._idle]
+    assert lines
+    for line in lines:
+        # Another client of the pooler had the session, and cleaned it up.
+        line.pgconn.nonblocking = 0
+        line.pgconn.exec_(b"DEALLOCATE ALL")
+        line.pgconn.nonblocking = 1
+
+    for _ in range(5):
+        assert isinstance(run(locks(backend).acquire("k", ttl=30, owner="ann")), Grant)
+    assert transport._settings.server.prepares is False
+
+
+# --- the network
+
+
+def test_a_lost_reply_is_asked_again(run: Run, proxy: FaultProxy, behind: PostgresBackend) -> None:
+    """The server did it and the answer was lost: nobody notices, because asking twice is safe."""
+    store = locks(behind)
+    first = run(store.acquire("k", ttl=30, owner="ann"))
+    run(store.release("k", owner="ann"))
+
+    proxy.drop_reply_when(is_call)
+    grant = run(store.acquire("k", ttl=30, owner="ann"))
+    proxy.drop_reply_when(is_call)
+    assert run(store.release("k", owner="ann")) is True
+
+    assert grant.fence > first.fence
+    assert run(store.holder("k")) is None
+    assert proxy.counts.dropped == 2
+
+
+def test_a_count_is_not_sent_twice(run: Run, proxy: FaultProxy, behind: PostgresBackend) -> None:
+    """An outcome whose report may have arrived is not counted again: the caller is told."""
+    circuits = behind.require("circuits")
+    run(circuits.record("k", rules=RULES, outcomes="1"))
+
+    proxy.drop_reply_when(is_call)
+    with pytest.raises(BackendError) as caught:
+        run(circuits.record("k", rules=RULES, outcomes="0"))
+
+    assert caught.value.transient
+    assert run(circuits.view("k")).calls == 2
+
+
+def test_a_silent_network(run: Run, proxy: FaultProxy, behind: PostgresBackend) -> None:
+    """No answer is an error after the time for one operation, and all is well afterwards."""
+    store = locks(behind)
+    run(store.acquire("k", ttl=30, owner="ann"))
+
+    proxy.blackhole()
+    started = time.monotonic()
+    with pytest.raises(BackendError, match="did not answer in time") as caught:
+        run(store.renew("k", owner="ann", ttl=30))
+    assert 0.4 < time.monotonic() - started < 5
+    assert caught.value.transient
+
+    proxy.restore()
+    assert run(store.renew("k", owner="ann", ttl=30)) is True
+
+
+def test_a_server_that_does_not_shake_hands(
+    run: Run, proxy: FaultProxy, behind: PostgresBackend
+) -> None:
+    """Connecting is bounded too, where the port accepts and nobody speaks."""
+    proxy.blackhole()
+
+    with pytest.raises(BackendError) as caught:
+        run(locks(behind).acquire("k", ttl=30))
+
+    assert caught.value.transient
+
+
+def test_connections_that_die_idle(run: Run, proxy: FaultProxy, behind: PostgresBackend) -> None:
+    """Even what must not be sent twice survives a connection that died while it lay idle."""
+    circuits = behind.require("circuits")
+    run(circuits.record("k", rules=RULES, outcomes="1"))
+    proxy.reset_all()
+    time.sleep(1.1)
+
+    assert run(circuits.record("k", rules=RULES, outcomes="0")).calls == 2
+
+
+# --- the server
+
+
+def test_a_killed_server(run: Run, private: PostgresServer, prefix: str) -> None:
+    """Locks and open circuits survive it; connections are replaced without an error."""
+    backend = from_url(private.url, prefix=prefix)
+    with run.closing(backend):
+        before = run(locks(backend).acquire("k", ttl=60, owner="ann"))
+        run(backend.require("circuits").force("k", CircuitState.OPEN))
+        run(backend.require("cache").set("k", b"v", ttl=60))
+        private.kill()
+        with pytest.raises(BackendError, match="could not be reached") as caught:
+            run(locks(backend).acquire("k", ttl=60, owner="ann"))
+        assert caught.value.transient
+        private.start()
+        assert run(locks(backend).acquire("k", ttl=60, owner="ann")).fence == before.fence
+        assert run(backend.require("circuits").view("k")).state is CircuitState.OPEN
+        assert run(backend.require("cache").get("k")) is None, "an unlogged table is empty then"
+
+
+def test_a_session_that_is_ended(run: Run, backend: PostgresBackend, postgres_server: Any) -> None:
+    """An administrator ends all sessions: the next operation opens another one."""
+    run(locks(backend).acquire("k", ttl=30, owner="ann"))
+    transport: Any = backend._transport
+    lines = [*transport._blocking._idle]
+    for looped in transport._loops.values():
+        lines += [wire.line for wire in looped._idle]
+    with postgres_server.connect(autocommit=True) as connection:
+        for line in lines:
+            connection.execute("SELECT pg_terminate_backend(%s)", [line.pgconn.backend_pid])
+
+    assert run(locks(backend).renew("k", owner="ann", ttl=30)) is True
+
+
+def test_an_empty_database_again(run: Run, postgres: PostgresAt) -> None:
+    """A schema that is dropped while it is used is made again."""
+    backend = from_url(postgres.url, prefix="")
+    with run.closing(backend):
+        first = run(locks(backend).acquire("k", ttl=30, owner="ann"))
+        for _ in range(3):
+            run(locks(backend).renew("k", ttl=30, owner="ann"))
+        with postgres.connect(autocommit=True) as connection:
+            connection.execute("DROP SCHEMA resilient CASCADE")
+        again = run(locks(backend).acquire("k", ttl=30, owner="bob"))
+    assert again.owner == "bob"
+    assert again.fence > first.fence
+
+
+def test_an_isolation_that_would_not_do(run: Run, postgres: PostgresAt) -> None:
+    """Under another level a function would not see what was committed while it waited."""
+    url = f"{postgres.url}?options=-c%20default_transaction_isolation%3Dserializable"
+    backend = from_url(url, prefix="")
+    with run.closing(backend), pytest.raises(BackendError, match="read committed"):
+        run(locks(backend).acquire("k", ttl=30, owner="ann"))
+
+
+# --- keys and values
+
+
+def test_what_does_not_fit(run: Run, backend: PostgresBackend) -> None:
+    """A key that is too long for an index, or is no text, is refused before anything is sent."""
+    with pytest.raises(ConfigurationError, match="2000 bytes"):
+        run(locks(backend).acquire("k" * 3000, ttl=30))
+    with pytest.raises(ConfigurationError, match="UTF-8"):
+        run(locks(backend).acquire("\ud800", ttl=30))
+    assert isinstance(run(locks(backend).acquire("é" * 900, ttl=30)), Grant)
+
+
+def test_large_values(run: Run, backend: PostgresBackend) -> None:
+    """Values far beyond any buffer, many at once."""
+    cache = backend.require("cache")
+    values = [bytes([number]) * 3_000_000 for number in range(4)]
+
+    run.together(*[cache.set(f"k{n}", value, ttl=30) for n, value in enumerate(values)])
+    found = run.together(*[cache.get(f"k{n}") for n in range(4)])
+
+    assert [entry.value for entry in found if entry is not None] == values
+
+
+# --- threads
+
+
+def test_nobody_is_refused(postgres_server: PostgresAt, prefix: str) -> None:
+    """A hundred threads at once are all served, over fewer connections."""
+    backend = from_url(postgres_server.url, prefix=prefix)
+    start = threading.Barrier(100)
+
+    def one(number: int) -> Any:
+        start.wait()
+        return drive(locks(backend).acquire(f"k{number}", ttl=30, owner=str(number)))
+
+    with ThreadPoolExecutor(100) as pool:
+        grants = list(pool.map(one, range(100)))
+    backend.close()
+
+    assert [grant.owner for grant in grants] == list(map(str, range(100)))
+
+
+def test_an_interrupted_thread(proxy: FaultProxy, prefix: str) -> None:
+    """After Ctrl-C between question and answer, nobody gets that answer."""
+    url = f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres"
+    backend = from_url(url, prefix=prefix)
+    store = locks(backend)
+    drive(store.acquire("k", ttl=30, owner="ann"))
+    proxy.latency(0.3)
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            drive(store.acquire("k", ttl=30, owner="ann"))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    proxy.latency(0)
+
+    assert drive(store.is_held("k", owner="bob")) is False
+    assert drive(store.release("k", owner="ann")) is True
+    backend.close()
