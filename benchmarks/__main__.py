@@ -36,6 +36,7 @@ PEERS = [
     "stamina",
     "python-redis-lock",
     "cashews",
+    "circuitbreaker",
     "aiocache",
     "dogpile.cache",
     "cachetools",

@@ -18,6 +18,19 @@ def _local(mode: Mode) -> Group:
     group = Group("breaker: a call through a closed circuit, in this process", mode)
     group.case("the bare function")(lambda place: place.body)
     _ours(group, "memory")
+    _ours(group, "redis")
+
+    @group.case("resilient, memory, slow calls too")
+    def _(place: Place) -> Any:
+        trip = resilient.FailureRate(0.5) | resilient.SlowRate(0.8, over=2)
+        breaker = resilient.circuit_breaker("slow", trip=trip, backend=place.backend("memory"))
+        return breaker(place.body)
+
+    @group.case("circuitbreaker")
+    def _(place: Place) -> Any:
+        import circuitbreaker
+
+        return circuitbreaker.circuit(failure_threshold=5, recovery_timeout=30)(place.body)
 
     @group.case("pybreaker")
     def _(place: Place) -> Any:

@@ -17,7 +17,12 @@ __all__ = ["Stopwatch", "paused", "running"]
 
 
 class Stopwatch(Protocol):
-    """The time of one call. Times are of the local clock."""
+    """The time of one call, by `clock.ticks`."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the call has."""
+        ...
 
     @property
     def outer(self) -> Stopwatch | None:
@@ -34,7 +39,8 @@ class Stopwatch(Protocol):
 
 
 running: ContextVar[Stopwatch | None] = ContextVar("resilient.stopwatch", default=None)
-"""The stopwatch of the innermost call in this thread or task."""
+"""The stopwatch of the innermost call in this thread or task: of one under way, or one that ended
+last, which nobody reads any more. To put the outer one back would take longer than all the rest."""
 
 
 @contextmanager
@@ -52,7 +58,7 @@ def paused() -> Iterator[None]:
 
 
 def _each(innermost: Stopwatch, do: Callable[[Stopwatch, float], None]) -> None:
-    now = clock.now()
+    now = clock.ticks()
     watch: Stopwatch | None = innermost
     while watch is not None:
         do(watch, now)

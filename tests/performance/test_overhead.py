@@ -16,6 +16,7 @@ from resilient.protocols.locks import Grant
 from resilient.protocols.values import Encoded
 from tests.performance.ratios import Call, Costs
 from tests.support.modes import Mode
+from tests.support.servers import RedisAt
 
 pytestmark = pytest.mark.timing
 
@@ -165,3 +166,54 @@ def test_a_closed_circuit_is_not_worth_a_plan(mode: Mode) -> None:
     guarded = resilient.circuit_breaker("k")(body(mode))
     costs = Costs({"bare": body(mode), "ours": guarded}, calls=2000)
     assert costs.settle(lambda costs: costs["ours"] / costs["bare"], 12) <= 12
+
+
+def test_to_see_slow_calls_costs_little(mode: Mode) -> None:
+    """Watching each call, so that it counts as soon as it is slow, is at most ten plain breakers.
+
+    Two looks at the clock and a place among the calls under way; a plain one draws a number.
+    """
+    plain = resilient.circuit_breaker("plain")(body(mode))
+    timed = resilient.circuit_breaker("timed", trip=resilient.SlowRate(0.8, over=2))(body(mode))
+    costs = Costs({"bare": body(mode), "plain": plain, "timed": timed}, calls=2000)
+
+    def ratio(costs: Costs) -> float:
+        return (costs["timed"] - costs["bare"]) / (costs["plain"] - costs["bare"])
+
+    assert costs.settle(ratio, 10) <= 10
+
+
+OTHERS: dict[str, Callable[[Mode], Call]] = {
+    "circuitbreaker": lambda mode: others("circuitbreaker").circuit()(body(mode)),
+    "pybreaker": lambda mode: others("pybreaker").CircuitBreaker()(body(mode)),
+    "purgatory": lambda mode: _purgatory(mode)("k")(body(mode)),
+    "interlock": lambda mode: others("interlock").CircuitBreaker(name="k")(body(mode)),
+}
+
+
+def others(name: str) -> Any:
+    """What the benchmarks compare with, where it is installed."""
+    return pytest.importorskip(name)
+
+
+def _purgatory(mode: Mode) -> Any:
+    purgatory = others("purgatory")
+    if mode.is_async:
+        return purgatory.AsyncCircuitBreakerFactory()
+    return purgatory.SyncCircuitBreakerFactory()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_shared_circuit_costs_less_than_others_in_memory(
+    name: str, mode: Mode, redis_server: RedisAt, prefix: str
+) -> None:
+    """A call through a closed circuit that is shared on Redis, against breakers of one process."""
+    if name == "pybreaker" and mode.is_async:
+        pytest.skip("its async calls are tornado's")
+    with resilient.using(redis_server.url, prefix=prefix):
+        ours = resilient.circuit_breaker("k")(body(mode))
+        costs = Costs({"ours": ours, name: OTHERS[name](mode)}, calls=2000)
+        ratio = costs.settle(lambda costs: costs["ours"] / costs[name], 0.9)
+        if mode.is_async:
+            mode.call(resilient.aclose)
+    assert ratio <= 0.9

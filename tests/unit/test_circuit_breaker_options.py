@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -29,7 +28,7 @@ from resilient import (
     distributed_lock,
 )
 from resilient.engine.clock import ManualClock, installed
-from resilient.events import CircuitChanged, CircuitWouldOpen, Event
+from resilient.events import CircuitWouldOpen, Event
 from resilient.policies.circuit_breaker.upstream import asked_pause
 from resilient.protocols.circuit_table import BY_HAND, TRANSITIONS, diagram
 from tests.support.modes import Mode
@@ -150,33 +149,6 @@ def test_our_own_queueing_is_not_the_services_time(mode: Mode) -> None:
         assert circuit_breaker.of(guarded).at(0).state is CLOSED
         mode.call(guarded, 0.3)
         assert circuit_breaker.of(guarded).at(0).state is OPEN
-
-
-def test_hung_calls_open_it_while_they_hang(mode: Mode) -> None:
-    """20 calls that do not come back: open soon after they have become slow, none completed."""
-    with resilient.using("memory://"):
-        over, ended = 0.4, []
-
-        async def body() -> None:
-            await mode.sleep(1.2)
-            ended.append(1)
-
-        call = mode.decorate(circuit_breaker("s", trip=SlowRate(0.5, over=over)), body)
-        opened: list[float] = []
-        began = time.monotonic()
-        unsubscribe = resilient.subscribe(
-            lambda event: (
-                opened.append(time.monotonic() - began)
-                if isinstance(event, CircuitChanged) and not ended
-                else None
-            )
-        )
-        try:
-            mode.together(*[call] * 20)
-        finally:
-            unsubscribe()
-        assert opened, "it has not opened while they hung"
-        assert over <= opened[0] < over + 0.5
 
 
 def test_a_slow_call_that_fails_later_counts_once(mode: Mode) -> None:
@@ -509,7 +481,7 @@ def test_two_thousand_refusals_are_of_constant_depth(mode: Mode, clock: ManualCl
     for _ in range(2000):
         with pytest.raises(CircuitOpen) as info:
             mode.call(call)
-        depths.add(len(traceback.extract_tb(info.value.__traceback__)))
+        depths.add(len(list(traceback.walk_tb(info.value.__traceback__))))
     assert len(depths) == 1
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import partial, wraps
-from types import CoroutineType
+from textwrap import indent
+from types import CoroutineType, ModuleType
 from typing import Any
 
 from resilient import config
@@ -29,7 +30,7 @@ if _resilient_memo.epoch == _resilient_config.epoch:
  if _resilient_circuit is not None:
   _resilient_hits = _resilient_circuit.hits
   if _resilient_hits is not None:
-   {begin}
+{begin}
    try:
     _resilient_answer = {wait}_resilient_function({given})
     {judge}
@@ -38,21 +39,21 @@ if _resilient_memo.epoch == _resilient_config.epoch:
     {fall_back}
     raise
    {check}
-   {count}
+{count}
    return _resilient_answer
 return {wait}_resilient_slow({given})
 """
+DEPTH = " " * 3
+"""How far the path through a closed circuit is indented there."""
 
-BEGIN = "_resilient_flight = _resilient_circuit.begin(_resilient_hits)"
 JUDGE = "_resilient_outcome = _resilient_settings.answered(_resilient_answer)"
 COUNT = """\
 _resilient_next(_resilient_hits)
-   if _resilient_circuit.is_idle:
-    _resilient_circuit.wake()"""
+if _resilient_circuit.is_idle:
+ _resilient_circuit.wake()"""
 """A success that is counted and nothing else: no call of ours."""
-COUNT_TIMED = "_resilient_circuit.succeeded(_resilient_hits, _resilient_flight)"
-COUNT_JUDGED = "_resilient_circuit.ended(_resilient_hits, {outcome})"
-TIMED = "_resilient_circuit.timed(_resilient_flight, _resilient_outcome)"
+COUNT_OUTCOME = "_resilient_circuit.ended(_resilient_hits, {outcome})"
+TIMED = "_resilient_circuit.timed(_resilient_flight, {outcome})"
 FALL_BACK = """\
 if _resilient_settings.outcome(_resilient_error) == "1":
      return {wait}_resilient_either(_resilient_error, {given})"""
@@ -109,6 +110,7 @@ def guarding(
             "_resilient_Error": BaseException,
             "_resilient_Coroutine": CoroutineType,
             "_resilient_unawaited": unawaited,
+            **({} if settings.rules.slow_over is None else in_flight().NAMES),
         },
         is_async=is_async,
         signature=signature,
@@ -123,23 +125,36 @@ def fast_path(
     is_timed = settings.rules.slow_over is not None
     is_judged = settings.record_result is not None
     wait = "await " if is_async else ""
-    flight = ", _resilient_flight" if is_timed else ""
-    if is_judged:
-        count = COUNT_JUDGED.format(outcome=TIMED if is_timed else "_resilient_outcome")
-    else:
-        count = COUNT_TIMED if is_timed else COUNT
     body = FAST_PATH.format(
         key=key,
         given=given,
         wait=wait,
-        begin=BEGIN if is_timed else "",
+        begin=indent(in_flight().BEGIN, DEPTH) if is_timed else "",
         judge=JUDGE if is_judged else "",
-        flight=flight,
+        flight=", _resilient_flight" if is_timed else "",
         fall_back=FALL_BACK.format(wait=wait, given=given) if falls_back else "",
         check="" if is_async else CHECK,
-        count=count,
+        count=indent(_counted(is_timed=is_timed, is_judged=is_judged), DEPTH),
     )
     return [line for line in body.splitlines() if line.strip()]
+
+
+def _counted(*, is_timed: bool, is_judged: bool) -> str:
+    """The lines that count an answer."""
+    outcome = "_resilient_outcome" if is_judged else '"0"'
+    if is_timed:
+        outcome = TIMED.format(outcome=outcome)
+    counted = COUNT_OUTCOME.format(outcome=outcome) if is_timed or is_judged else COUNT
+    if not is_timed or is_judged:
+        return counted
+    return f"if {in_flight().IS_QUICK}\n{indent(COUNT, ' ')}\nelse:\n {counted}"
+
+
+def in_flight() -> ModuleType:
+    """What times calls; it imports more than other breakers need."""
+    from resilient.engine.circuits import in_flight
+
+    return in_flight
 
 
 def through_plan(
