@@ -24,6 +24,7 @@ FAMILIES = {
     "overhead": "benchmarks.overhead",
     "retry": "benchmarks.retries",
     "lock": "benchmarks.locks",
+    "crowd": "benchmarks.crowds",
     "cache": "benchmarks.caches",
     "breaker": "benchmarks.breakers",
     "idempotent": "benchmarks.idempotency",

@@ -250,7 +250,8 @@ def table(group: Group) -> str:
             lines.append(f"  {row['case']:44}{row['error']}")
             continue
         ratios = f"{_short(row.get('best_ratio')):>9}{_short(row.get('median_ratio')):>10}"
-        trips = f"{row['round_trips']:.2f}".rstrip("0").rstrip(".")
+        trips = row["round_trips"]
+        trips = "" if trips is None else f"{trips:.2f}".rstrip("0").rstrip(".")
         lines.append(f"  {row['case']:44}{_short(row['best_us']):>9}{ratios}{trips:>7}")
     return "\n".join(lines)
 

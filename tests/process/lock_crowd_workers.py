@@ -21,10 +21,12 @@ Take = Callable[[], Any]
 
 
 def taker(kind: str, url: str, prefix: str, ttl: float) -> Take:
-    """The lock of this library, or of another."""
+    """The lock of this library (fair or barging, or on the SQLite of that URL), or of another."""
     if kind in ("resilient", "barging"):
         resilient.configure(url, prefix=prefix)
         return lambda: resilient.lock(kind, ttl=ttl, wait=60, fair=kind == "resilient")
+    if kind.startswith("sqlite:"):
+        return lambda: resilient.lock("k", ttl=ttl, wait=60, backend=kind)
     import redis
 
     client = redis.Redis.from_url(url)

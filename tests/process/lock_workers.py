@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import resilient
-from tests.support.processes import receive, tell
+from tests.process.lock_crowd_workers import taker
+from tests.support.processes import Worker, receive, tell
 
 
 def increment(url: str, prefix: str, mode: str, path: str, times: int, fair: bool) -> list[int]:
@@ -84,23 +85,34 @@ def take(url: str, prefix: str, ttl: float, wait: float, mode: str) -> list[floa
         return [time.monotonic(), lease.fence]
 
 
-def hand_over(url: str, prefix: str) -> None:
-    """Take one of two locks when told which, and give it back when told: tell the time of both."""
-    import redis
-
-    resilient.configure(url, prefix=prefix)
-    client = redis.Redis.from_url(url)
-    locks: dict[str, Any] = {
-        "resilient": resilient.lock("baton", ttl=10, wait=60),
-        "redis-py": client.lock(f"{prefix}other-baton", timeout=10, blocking_timeout=60),
-    }
+def hand_over(kinds: list[str], url: str, prefix: str) -> None:
+    """Take one of several locks when told which, and give it back when told; tell when."""
+    takes = {kind: taker(kind, url, prefix, 10) for kind in kinds}
     while (kind := receive(60)) is not None:
         tell("asks")
-        with locks[kind]:
+        with takes[kind]():
             tell("has it", time.monotonic())
             receive(60)
             given = time.monotonic()
         tell("gave it", given)
+
+
+def handed_over(kind: str, holder: Worker, waiter: Worker, held: float) -> float:
+    """Seconds from one worker's release to the other's grant, who has waited for so many by then.
+
+    To be called by who has started the two, with `hand_over`.
+    """
+    holder.send(kind)
+    holder.wait_for("has it")
+    waiter.send(kind)
+    waiter.wait_for("asks")
+    time.sleep(held)
+    holder.send()
+    granted: float = waiter.wait_for("has it")
+    waiter.send()
+    waiter.wait_for("gave it")
+    given: float = holder.wait_for("gave it")
+    return granted - given
 
 
 def fork_inside(url: str, prefix: str) -> dict[str, Any]:
