@@ -7,7 +7,8 @@ import os
 import sqlite3
 import time
 import warnings
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,24 +174,48 @@ def run_rows(url: str, prefix: str, database: str, path: str, items: int) -> lis
 
 @checkpointed("held", every=1, lease=1.5, wait=0)
 def held(job: Job[dict[str, int]]) -> str:
-    """A job that waits to be told to go on, in its third item."""
-    for item in job.iterate(range(6)):
-        if item == 3:
-            tell("holding", [os.getpid(), job.fence])
-            receive()
-        job.state["last"] = item
+    """A job that waits to be told to go on, in its third item, and whom no refusal stops."""
+    try:
+        for item in job.iterate(range(6)):
+            if item == 3:
+                tell("holding", [os.getpid(), job.fence])
+                receive()
+                with told("save"):
+                    job.save("late")
+                with told("step"):
+                    job.step("late", int)
+            job.state["last"] = item
+    except resilient.StaleRunner:
+        tell("refused", "item")
     return f"by {os.getpid()}"
 
 
 @checkpointed("held", every=1, lease=1.5, wait=0)
 async def aheld(job: AsyncJob[dict[str, int]]) -> str:
     """The same; it does not block its loop."""
-    async for item in job.iterate(range(6)):
-        if item == 3:
-            tell("holding", [os.getpid(), job.fence])
-            await asyncio.to_thread(receive)
-        job.state["last"] = item
+    try:
+        async for item in job.iterate(range(6)):
+            if item == 3:
+                tell("holding", [os.getpid(), job.fence])
+                # Shielded: one that learns at once that it is lost goes on all the same.
+                await asyncio.to_thread(receive)
+                with told("save"):
+                    await job.save("late")
+                with told("step"):
+                    await job.step("late", int)
+            job.state["last"] = item
+    except resilient.StaleRunner:
+        tell("refused", "item")
     return f"by {os.getpid()}"
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Tell that it was refused, and go on."""
+    try:
+        yield
+    except resilient.StaleRunner:
+        tell("refused", what)
 
 
 @checkpointed("forked", every=1)

@@ -44,21 +44,17 @@ def duplicates(url: str, prefix: str, mode: str, ran: str, callers: int) -> list
 def owner(url: str, prefix: str, mode: str, lease: float, name: str) -> str:
     """Make the call, and be at it until told to go on."""
     resilient.configure(url, prefix=prefix)
-    events: list[Any] = []
-    resilient.subscribe(events.append)
     try:
-        answer = _call(mode, lease, name)
+        return _call(mode, lease, name)
     except resilient.LeaseLost:
         return "refused"
-    for event in events:
-        if type(event).__name__ == "CallTakenOver":
-            tell("attempt", event.attempt)
-    return answer
 
 
 def _call(mode: str, lease: float, name: str) -> str:
     def body() -> str:
-        tell("running", time.monotonic())
+        call = resilient.current_idempotency()
+        assert call is not None
+        tell("running", [time.monotonic(), call.attempt, call.fence])
         receive(60)
         return name
 

@@ -13,7 +13,7 @@ import resilient
 from resilient import checkpointed
 from resilient.testing import kill_at_random
 from tests.process import checkpointed_workers as workers
-from tests.support.fixtures import Target
+from tests.support.fixtures import Target, alternating
 from tests.support.jobs import each
 from tests.support.modes import Mode
 from tests.support.processes import Worker, group
@@ -98,6 +98,7 @@ def test_kills_in_transaction_mode_redo_nothing(
     assert report.result == [items, list(range(items))]
 
 
+@alternating("async")
 def test_a_second_runner_is_told_who_the_first_is(shared_target: Target, mode: Mode) -> None:
     """`JobRunning` names the process, and nothing of the job is changed."""
     arguments = (shared_target.url, shared_target.prefix, mode.name)
@@ -111,8 +112,12 @@ def test_a_second_runner_is_told_who_the_first_is(shared_target: Target, mode: M
         assert first.result() == ["done", f"by {pid}"]
 
 
+@alternating("sync")
 def test_a_runner_that_stood_still_is_stale(shared_target: Target, mode: Mode) -> None:
-    """Stopped past its lease, it is replaced; resumed, it is told so and changes nothing."""
+    """Stopped past its lease, it is replaced; resumed, whatever it tries is refused.
+
+    Its save, its step, its next item and its end: nothing of the job is changed.
+    """
     arguments = (shared_target.url, shared_target.prefix, mode.name)
     with group(workers.hold, [(*arguments, 0.0)]) as (first,):
         pid, fence = first.wait_for("holding")
@@ -121,6 +126,7 @@ def test_a_runner_that_stood_still_is_stale(shared_target: Target, mode: Mode) -
             other, later = second.wait_for("holding")
             assert later > fence
             outcome = after_standing_still(first, shared_target)
+            assert first.told("refused") == ["save", "step", "item"]
             second.send()
             assert second.result() == ["done", f"by {other}"]
     assert outcome == "stale"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +15,7 @@ import resilient
 from resilient import idempotent
 from resilient.testing.faults import FaultProxy
 from tests.process import idempotent_workers
-from tests.support.fixtures import Target
+from tests.support.fixtures import Target, alternating
 from tests.support.modes import Mode
 from tests.support.processes import group, run_all
 from tests.support.servers import RedisAt
@@ -19,6 +23,7 @@ from tests.support.servers import RedisAt
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
 
+@alternating("sync")
 def test_duplicates_over_processes_take_effect_once(
     shared_target: Target, mode: Mode, tmp_path: Path
 ) -> None:
@@ -32,34 +37,52 @@ def test_duplicates_over_processes_take_effect_once(
     ] * 64
 
 
+@alternating("async")
 def test_a_killed_owner_is_taken_over(shared_target: Target, mode: Mode) -> None:
-    """Within its lease and half a second; the second attempt is said to be one."""
-    arguments = (shared_target.url, shared_target.prefix, mode.name, 1.0)
+    """Within its lease and half a second, as attempt 2, under a larger fence."""
+    lease, took = 1.0, 30.0
+    for attempt in range(3):  # the machine may be busy with something else
+        prefix = f"{shared_target.prefix}{attempt}:"
+        took = min(took, takeover((shared_target.url, prefix, mode.name, lease)))
+        if took < lease + 0.5:
+            break
+    print(f"taken over after {took:.3f} s")
+    assert took < lease + 0.5
+
+
+def takeover(arguments: tuple[str, str, str, float]) -> float:
+    """Kill an owner; seconds until the next one runs."""
     with (
         group(idempotent_workers.owner, [(*arguments, "first")]) as (first,),
         group(idempotent_workers.owner, [(*arguments, "second")]) as (second,),
     ):
-        first.wait_for("running")
+        _, attempt, fence = first.wait_for("running")
+        assert attempt == 1
         time.sleep(0.3)
         killed = time.monotonic()
         first.kill()
-        taken = second.wait_for("running")
-        assert taken - killed < 1.5
+        taken, attempt, later = second.wait_for("running")
+        assert (attempt, later > fence) == (2, True)
         second.send()
         assert second.result() == "second"
-        assert second.told("attempt") == [2]
+        return float(taken) - killed
 
 
+@alternating("sync")
 def test_a_stopped_owners_late_finish_is_refused(shared_target: Target, mode: Mode) -> None:
-    """Resumed, it is told that it was taken over, and the outcome stays the other's."""
-    arguments = (shared_target.url, shared_target.prefix, mode.name, 0.7)
+    """Stopped past its lease, resumed, it is told so; the outcome stays the other's."""
+    lease = 0.7
+    arguments = (shared_target.url, shared_target.prefix, mode.name, lease)
     with (
         group(idempotent_workers.owner, [(*arguments, "first")]) as (first,),
         group(idempotent_workers.owner, [(*arguments, "second")]) as (second,),
     ):
-        first.wait_for("running")
+        began, _, fence = first.wait_for("running")
         first.stop()
-        second.wait_for("running")
+        taken, attempt, later = second.wait_for("running")
+        # Nobody knows that it is dead: its lease must run out.
+        assert taken - began > 0.9 * lease
+        assert (attempt, later > fence) == (2, True)
         first.cont()
         first.send()
         assert first.result() == "refused"
@@ -120,3 +143,39 @@ def test_lost_replies_never_run_a_call_twice(
         assert proxy.counts.dropped == 20
         if mode.is_async:
             mode.call(resilient.aclose)
+
+
+def test_a_waiter_costs_at_most_four_commands(redis_server: RedisAt, prefix: str) -> None:
+    """64 duplicates on 8 backends wait for one call: by the server's own count."""
+    backends, callers = 8, 8
+
+    def run(key: str) -> None:
+        running = threading.Event()
+
+        def effect() -> str:
+            running.set()
+            time.sleep(1.2)
+            return "done"
+
+        def on(backend: resilient.Backend) -> Any:
+            return idempotent(key, ttl=60, wait=60, backend=backend)(effect)
+
+        with ThreadPoolExecutor(backends * callers + 1) as pool:
+            first = pool.submit(on(stores[0]))
+            assert running.wait(30)
+            calls = [on(store) for store in stores for _ in range(callers)]
+            answers = list(pool.map(lambda call: call(), calls))
+        assert answers == ["done"] * backends * callers
+        assert first.result() == "done"
+
+    with ExitStack() as exits:
+        stores = [
+            exits.enter_context(resilient.using(redis_server.url, prefix=prefix))
+            for _ in range(backends)
+        ]
+        run("warm")
+        with redis_server.round_trips() as trips:
+            run("k")
+    each = (trips.count - 2) / (backends * callers)  # but for the owner's own two
+    print(f"{each:.2f} commands a waiter")
+    assert each <= 4

@@ -119,3 +119,10 @@ def target(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Targe
 def shared_target(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Target:
     """Each backend that several processes can share, empty."""
     return _target(request.param, request, tmp_path, prefix)
+
+
+def alternating(first: ModeName) -> pytest.MarkDecorator:
+    """For slow tests of `shared_target` and `mode`: each backend once, SQLite in this mode."""
+    second = "async" if first == "sync" else "sync"
+    pairs = [("sqlite", first), ("redis", second)]
+    return pytest.mark.parametrize(("shared_target", "mode"), pairs, indirect=True)
