@@ -120,10 +120,10 @@ class Instant:
 
 LEASED: dict[str, tuple[Callable[[Mode], Call], float]] = {
     # Over the half that is aimed at, for what `info()` and `current_idempotency()` tell.
-    "lock": (lambda mode: resilient.distributed_lock("k:{n}")(body(mode)), 0.95),
-    "idempotent first": (lambda mode: resilient.idempotent("k:{n}", ttl=60)(body(mode)), 0.85),
+    "lock": (lambda mode: resilient.distributed_lock("k:{n}")(body(mode)), 0.65),
+    "idempotent first": (lambda mode: resilient.idempotent("k:{n}", ttl=60)(body(mode)), 0.65),
     # A new job has a state, a tree of loops and steps: made once for what are many items.
-    "job": (_checkpointed, 0.95),
+    "job": (_checkpointed, 0.8),
 }
 
 

@@ -96,7 +96,7 @@ def increment(path: str, counter: str, number: int, times: int) -> list[int]:
 @pytest.mark.slow
 def test_exact_total(path: str, tmp_path: Path) -> None:
     """Six processes that increment a number under a lock: none is lost, and fences grow."""
-    times = 300
+    times = 100
     counter = tmp_path / "counter"
     counter.write_text("0 0")
     results = run_all(increment, [(path, str(counter), number, times) for number in range(6)])
