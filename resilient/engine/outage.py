@@ -2,11 +2,13 @@
 
 Whoever had an error from it says so, once. From then on it is asked in the background only, ever
 more rarely, until it answers. So one that is gone, or stands still, costs its callers one budget
-and then nothing, and is used again soon after its return.
+and then nothing, and is used again soon after its return: a circuit breaker around the backend,
+which all policies that can do without it share.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -27,8 +29,8 @@ Probe = Callable[[], Plan[object]]
 PATIENCE = 0.25
 """Seconds for which the answer to a probe is awaited."""
 FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 2.0
-"""Seconds between two probes: with the longest one it is back within 2.25 s of its recovery."""
+LONGEST_PAUSE = 0.75
+"""Seconds between two probes: with the longest one it is back within a second of its recovery."""
 
 
 class Outage:
@@ -40,6 +42,7 @@ class Outage:
 
     def __init__(self, backend: Backend) -> None:
         self._worker = backend.worker
+        self._when_over: list[Callable[[], None]] = []
         self._forget()
         self._worker.add(self)
         forget_in_child(self._forget)
@@ -51,17 +54,37 @@ class Outage:
         self._pause = FIRST_PAUSE
         self._next = 0.0
 
-    def begin(self, probe: Probe) -> None:
-        """It did not answer: ask it no more, but for the probe, which makes a plan of one trip."""
+    def when_over(self, callback: Callable[[], None]) -> None:
+        """Call back after each outage."""
+        self._when_over.append(callback)
+
+    def begin(self, probe: Probe) -> bool:
+        """It did not answer: ask it no more, but for the probe, which makes a plan of one trip.
+
+        False if that was known already.
+        """
         with self._lock:
             if self.is_on:
-                return
+                return False
             self.is_on = True
             self._probe = probe
             self._pause = FIRST_PAUSE
             self._next = clock.now() + FIRST_PAUSE
+        self._have_it_run()
+        return True
+
+    def hurry(self) -> None:
+        """There is a sign of it: probe it now."""
+        if self.is_on:
+            self._next = clock.now()
+            self._have_it_run()
+
+    def _have_it_run(self) -> None:
         if self._next < self._worker.wakes_at:
-            self._worker.nudge()
+            # A backend that needs an event loop gets its nudge from the next call in the loop,
+            # where this thread runs none.
+            with contextlib.suppress(RuntimeError):
+                self._worker.nudge()
 
     # --- as a chore
 
@@ -89,5 +112,8 @@ class Outage:
 
     def _end(self) -> None:
         with self._lock:
-            self.is_on = False
+            was_on, self.is_on = self.is_on, False
             self._probe = None
+        if was_on:
+            for callback in self._when_over:
+                callback()

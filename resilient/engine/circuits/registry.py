@@ -4,8 +4,8 @@ The flusher is a chore of the backend's worker. What the circuits have counted g
 in one trip, failures within 5 ms and successes within 100 ms, and the answers are the new views.
 Transitions that others cause are heard on the channel `"circuits"`.
 
-After an error the server is left alone for a while that grows, so that no call has to wait for it;
-only the flusher asks whether it is back.
+After an error the server is left alone, so that no call has to wait for it, until
+`resilient.engine.outage` has found it again. Then everything has to be asked for anew.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resilient import events
@@ -24,7 +25,7 @@ from resilient.engine.circuits.outcomes import Batch, Run
 from resilient.engine.drivers.steps import Done, resume
 from resilient.engine.drivers.sync import drive
 from resilient.engine.forks import forget_in_child
-from resilient.engine.plan import NOW, RANDOM, Listen, Plan, Together
+from resilient.engine.plan import NOW, Listen, Plan, Together
 from resilient.engine.signals import new_waiter_id
 from resilient.errors import BackendError
 from resilient.protocols.circuits import (
@@ -47,9 +48,6 @@ MOST_KNOWN = 10_000
 """Circuits above which idle closed ones are dropped, the longest unused first."""
 MOST_AT_ONCE = 500
 """Circuits that are sent, or asked for, in one trip."""
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 0.5
-"""Seconds between two questions, in the background, whether the server is back."""
 PATIENCE = 0.25
 """Seconds that a caller waits for the server; a flush that takes longer shows that it is slow."""
 FLUSH_BUDGET = 1.0
@@ -96,6 +94,8 @@ class KnownCircuits:
         self._begin()
         self._listens = False
         backend.worker.add(self)
+        self._outage = backend.outage
+        self._outage.when_over(self._is_back)
         forget_in_child(self._forget)
 
     def _begin(self) -> None:
@@ -105,11 +105,6 @@ class KnownCircuits:
         self._node = new_waiter_id()
         self._must_reread = False
         self._asking_since = math.inf
-        self.is_away = False
-        """Whether the server is left alone after an error."""
-        self._pause = FIRST_PAUSE
-        self._try_at = math.inf
-        self._is_wanted = False
 
     def _forget(self) -> None:
         # What was counted is the parent's to send, and what it heard since is not heard here.
@@ -158,7 +153,6 @@ class KnownCircuits:
     def touch(self, circuit: KnownCircuit) -> None:
         """A circuit has something to send, or to judge, when it is due."""
         self._dirty[circuit] = None
-        self._is_wanted = True
         if circuit.due < self._backend.worker.wakes_at:
             self._nudge()
 
@@ -183,12 +177,6 @@ class KnownCircuits:
         """The circuit has closed: what this process has found of it is over."""
         drive(self.judge.delete(circuit.key))
 
-    def want(self) -> None:
-        """The server was needed while it is away: see whether it is back, in time."""
-        self._is_wanted = True
-        if self._try_at < self._backend.worker.wakes_at:
-            self._nudge()
-
     def send_at_once(self, circuit: KnownCircuit) -> None:
         """Tell a store in this very process what tripped; any other is told in the background."""
         if self.is_away or "sync" not in self._backend.modes:
@@ -207,6 +195,11 @@ class KnownCircuits:
         else:  # it has asked its transport something, which was not sent
             plan.close()
             circuit.keep(batch, sent=False)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the server is left alone after an error."""
+        return self._outage.is_on
 
     @property
     def is_slow(self) -> bool:
@@ -233,15 +226,21 @@ class KnownCircuits:
             self._must_reread = True
 
     def trouble(self, key: str, error: BackendError) -> None:
-        """The server did not answer: leave it alone for a while."""
-        with self._lock:
-            first, self.is_away = not self.is_away, True
-            if first:
-                self._pause = FIRST_PAUSE
-                self._try_at = clock.now() + self._pause
-        if first:
+        """The server did not answer: leave it alone until it does."""
+        if self._outage.begin(partial(self._answers, key)):
             events.emit(events.BackendTrouble("circuit_breaker", key, error))
-            self.want()
+
+    async def _answers(self, key: str) -> None:
+        await self.store.view(key)
+        await self.listen()
+
+    def _is_back(self) -> None:
+        """It was away: whatever was heard last is out of date, and some is to be told."""
+        self._must_reread = True
+        for circuit in self._all():
+            if circuit.has_unsent:
+                circuit.wake()
+        self._nudge()
 
     # --- the chore
 
@@ -252,16 +251,12 @@ class KnownCircuits:
         moment = min((circuit.due for circuit in list(self._dirty)), default=math.inf)
         for circuit in list(self._watched):
             moment = min(moment, circuit.looks_at)
-        if self.is_away and self._is_wanted:
-            moment = min(moment, self._try_at)
         return None if moment == math.inf else moment
 
     async def run(self) -> None:
         """Send what is due, in one trip."""
         now = await NOW
         self._look_at_calls(now)
-        if self.is_away and now >= self._try_at:
-            await self._try_again(now)
         if self.is_away:
             self._digest(now)
             return
@@ -363,22 +358,6 @@ class KnownCircuits:
             elif isinstance(answer, BaseException):
                 raise answer
 
-    async def _try_again(self, now: float) -> None:
-        """See whether the server is back; if so, everything has to be asked for again."""
-        self._is_wanted = False
-        key = next((circuit.key for circuit in self._all()), CHANNEL)
-        try:
-            await within(PATIENCE, self.store.view(key))
-            await self.listen()
-        except BackendError:
-            self._pause = min(self._pause * 2, LONGEST_PAUSE)
-            self._try_at = await NOW + self._pause * (0.75 + await RANDOM / 2)
-            return
-        self.is_away, self._must_reread = False, True
-        for circuit in self._all():
-            if circuit.has_unsent:
-                circuit.wake()
-
     async def _record(self, circuit: KnownCircuit, batch: Batch) -> CircuitView:
         if batch.lost is not None:
             return await self.store.restore(circuit.key, rules=circuit.rules, view=batch.lost)
@@ -404,8 +383,7 @@ class KnownCircuits:
     def _hear(self, message: str | None) -> None:
         if message is None:  # it is heard again, so it is there
             self._must_reread = True
-            if self.is_away:
-                self._try_at, self._is_wanted = clock.now(), True
+            self._outage.hurry()
             self._nudge()
             return
         key, view = parse_announcement(message)

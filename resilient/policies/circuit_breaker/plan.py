@@ -164,7 +164,6 @@ async def withdrawn(store: CircuitStore, circuit: KnownCircuit, token: str) -> N
 
 async def judged(circuits: KnownCircuits, circuit: KnownCircuit, token: str) -> Admission:
     """Go by this process's own judgement while the server is away."""
-    circuits.want()
     key, rules, judge = circuit.key, circuit.rules, circuits.judge
     if (await judge.view(key)).state is CircuitState.CLOSED:
         # Others opened it, and its time is over: it is probed here as it would be there.
