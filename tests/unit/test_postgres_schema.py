@@ -20,7 +20,9 @@ from tests.support.postgres import PostgresAt
 def count(server: PostgresAt, table: str) -> int:
     """How many rows a table has."""
     with server.connect() as connection:
-        found: Any = connection.execute(f"SELECT count(*) FROM resilient.{table}").fetchone()
+        found: Any = connection.execute(
+            f"SELECT count(*) FROM resilient.{table}".encode()
+        ).fetchone()
     return int(found[0])
 
 
@@ -46,7 +48,7 @@ def test_by_hand_for_a_role_without_rights(postgres: PostgresAt) -> None:
     database = postgres.url.rpartition("/")[2]
     poor = f"poor_{database}"
     with postgres.connect(autocommit=True) as connection:
-        connection.execute(f"CREATE ROLE {poor} LOGIN")
+        connection.execute(f"CREATE ROLE {poor} LOGIN".encode())
     backend = from_url(postgres.url.replace("postgres@", f"{poor}@") + "?schema=own", prefix="")
     try:
         with pytest.raises(BackendError, match=r"(?s)42501.*ddl") as caught:
@@ -54,17 +56,16 @@ def test_by_hand_for_a_role_without_rights(postgres: PostgresAt) -> None:
         assert not caught.value.transient
         with postgres.connect(autocommit=True) as connection:
             for _ in range(2):
-                connection.execute(ddl("own"))
-            connection.execute(
-                f"GRANT USAGE ON SCHEMA own TO {poor}; "
-                f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA own TO {poor}"
-            )
+                connection.execute(ddl("own").encode())
+            usage = f"GRANT USAGE ON SCHEMA own TO {poor}"
+            tables = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA own"
+            connection.execute(f"{usage}; {tables} TO {poor}".encode())
         assert isinstance(drive(backend.require("locks").acquire("k", ttl=30)), Grant)
         drive(backend.require("cache").set("k", b"v", ttl=30))
     finally:
         backend.close()
         with postgres.connect(autocommit=True) as connection:
-            connection.execute(f"DROP OWNED BY {poor}; DROP ROLE {poor}")
+            connection.execute(f"DROP OWNED BY {poor}; DROP ROLE {poor}".encode())
 
 
 def test_schemas_share_nothing(postgres: PostgresAt) -> None:
@@ -122,9 +123,8 @@ def test_what_has_expired_is_removed(postgres: PostgresAt) -> None:
     with postgres.connect(autocommit=True) as connection:
         # As if all but the last of them had expired an hour ago.
         for table in ("cache", "idempotency", "job"):
-            connection.execute(
-                f"UPDATE resilient.{table} SET expires = expires - 3600000000 WHERE key <> 'k59'"
-            )
+            aged = f"UPDATE resilient.{table} SET expires = expires - 3600000000"
+            connection.execute(f"{aged} WHERE key <> 'k59'".encode())
         for table in ("cache", "idempotency", "job"):
             connection.execute("SELECT resilient.sweep(%s, resilient.clock())", [table])
     backend.close()

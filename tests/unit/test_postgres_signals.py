@@ -10,7 +10,6 @@ import pytest
 
 from resilient.backends.postgres import PostgresBackend, from_url
 from resilient.engine.drivers.sync import drive
-from resilient.errors import BackendError
 from resilient.protocols.circuits import CircuitState, parse_announcement
 from resilient.protocols.locks import Grant, Held
 from resilient.testing.conformance import Run
@@ -189,22 +188,3 @@ def test_without_listening(run: Run, postgres_server: PostgresAt, prefix: str) -
         run(locks.release("k", owner="ann"))
         assert not run.wait(waiter, 0.05)
         assert isinstance(run(locks.acquire("k", ttl=30, owner="bob", waiter=address)), Grant)
-
-
-@pytest.mark.parametrize("run", ["sync"], indirect=True)
-def test_a_pooler_is_noticed(
-    run: Run, postgres_server: PostgresAt, prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Listening through what is not the session itself is refused, with what to do instead."""
-    from resilient.backends.postgres import subscription
-
-    backend = from_url(postgres_server.url, prefix=prefix)
-    asked = subscription.PostgresSubscription._ask
-
-    def through_a_pooler(self: Any, text: str, seconds: float) -> bytes | None:
-        return b"1" if "pg_backend_pid" in text else asked(self, text, seconds)
-
-    monkeypatch.setattr(subscription.PostgresSubscription, "_ask", through_a_pooler)
-    with pytest.raises(BackendError, match="listen=off"):
-        run.listen(backend)
-    backend.close()

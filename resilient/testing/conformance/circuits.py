@@ -114,10 +114,12 @@ class CircuitConformance(CircuitsByHand):
 
     def test_a_time_window_moves_on(self, run: Run, circuits: CircuitStore) -> None:
         """Outcomes older than the window are not judged, however they were told."""
-        rules = WIDE._replace(seconds=SHORT, buckets=2, min_calls=1000)
-        run(circuits.record("k", rules=rules, outcomes="01"))
-        view = run(circuits.record("k", rules=rules, outcomes="111", age=SHORT * 3))
+        lasting = WIDE._replace(seconds=LONG, buckets=2, min_calls=1000)
+        run(circuits.record("told late", rules=lasting, outcomes="01"))
+        view = run(circuits.record("told late", rules=lasting, outcomes="111", age=LONG * 3))
         assert (view.calls, view.failures) == (2, 1)
+        rules = lasting._replace(seconds=SHORT)
+        run(circuits.record("k", rules=rules, outcomes="01"))
         self.advance(SHORT * 1.1)
         assert run(circuits.view("k")).calls == 0
         view = run(circuits.record("k", rules=rules, outcomes="1"))

@@ -66,13 +66,14 @@ class CircuitsByHand(Conformance):
         self, run: Run, circuits: CircuitStore, state: CircuitState
     ) -> None:
         """Until then nothing else moves the circuit; afterwards it goes on as usual."""
-        run(circuits.force("k", state, rules=RULES, lasts=SHORT, reason="forced by ana: x|y"))
+        run(circuits.force("k", state, rules=RULES, lasts=LONG, reason="forced by ana: x|y"))
         view = run(circuits.record("k", rules=RULES, outcomes="1" * 9))
         assert (view.state, view.reason) == (state, "forced by ana: x/y")
         counts = state in (CircuitState.FORCED_CLOSED, CircuitState.METRICS_ONLY)
         assert (view.calls, view.breach) == ((9, "failure_rate") if counts else (0, ""))
         verdict = run(circuits.admit("k", rules=RULES, token="t")).verdict
         assert verdict is (Verdict.ALLOWED if state.lets_through else Verdict.REFUSED)
+        run(circuits.force("k", state, rules=RULES, lasts=SHORT))
         self.advance(SHORT * 1.2)
         after = run(circuits.admit("k", rules=RULES, token="t")).view
         assert after.state is (CLOSED if state.lets_through else HALF_OPEN)

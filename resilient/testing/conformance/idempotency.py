@@ -150,8 +150,9 @@ class IdempotencyConformance(Conformance):
         def asked() -> Any:
             return run(calls.claim("k", owner="next", lease=LONG, ttl=DAY, takeover=False))
 
-        run(calls.claim("k", owner="dead", lease=SHORT, ttl=DAY))
+        run(calls.claim("k", owner="dead", lease=LONG, ttl=DAY))
         assert isinstance(asked(), InProgress)
+        run(calls.renew("k", owner="dead", lease=SHORT))
         self.advance(SHORT * 1.2)
         assert [asked(), asked(), run(calls.get("k"))] == [Unknown(1)] * 3
         assert run(calls.delete("k")) is True
