@@ -24,7 +24,7 @@ import redis
 import redis.asyncio
 
 import resilient
-from resilient.config import resolve
+from resilient.resolving import resolve
 from tests.support.servers import RedisAt
 
 Mode = Literal["sync", "async"]

@@ -13,16 +13,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib import import_module
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-from resilient.engine.backend import CAPABILITIES, Backend, Capability, Mode, adopt
+from resilient.engine.backend import CAPABILITIES, Backend, Capability, Mode
 from resilient.engine.durations import Duration, seconds
 from resilient.engine.passing import Passing, View
 from resilient.errors import ConfigurationError
+from resilient.resolving import BackendLike, resolve
 
 __all__ = [
-    "BackendLike",
     "Source",
     "aclose",
     "close",
@@ -32,19 +31,7 @@ __all__ = [
     "using",
 ]
 
-BackendLike: TypeAlias = Any
-"""A URL, a `Backend` (or an object with its attributes), or a ready client object."""
-
 DEFAULT_URL = "sqlite:///.resilient/state.db"
-_REDIS, _POSTGRES = "resilient.backends.redis", "resilient.backends.postgres"
-MODULES = {
-    "memory": "resilient.backends.memory",
-    "sqlite": "resilient.backends.sqlite",
-    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys", "unix"), _REDIS),
-    **dict.fromkeys(("postgresql", "postgres"), _POSTGRES),
-}
-CLIENTS = dict.fromkeys(("redis", "valkey"), _REDIS)
-CLIENTS |= dict.fromkeys(("psycopg_pool", "sqlalchemy"), _POSTGRES)
 MAY_USE_MEMORY: frozenset[Capability] = frozenset({"circuits", "cache"})
 
 
@@ -300,40 +287,6 @@ class Source:
         )
 
 
-def resolve(backend: BackendLike, prefix: str = "") -> Backend:
-    """A new backend for a URL or a client; a backend object itself."""
-    if isinstance(backend, str):
-        return _from_url(backend, prefix)
-    client = backend[0] if isinstance(backend, tuple) and backend else backend
-    root = type(client).__module__.partition(".")[0]
-    if root in CLIENTS:
-        made: Backend = import_module(CLIENTS[root]).from_client(backend, prefix=prefix)
-        return made
-    return adopt(backend)
-
-
-def _from_url(url: str, prefix: str) -> Backend:
-    scheme = url.partition(":")[0].lower() if ":" in url else ""
-    if scheme in MODULES:
-        made = import_module(MODULES[scheme]).from_url(url, prefix=prefix)
-    else:
-        from importlib import metadata  # costs more to import than all of the rest here
-
-        found = {point.name: point for point in metadata.entry_points(group="resilient.backends")}
-        if scheme not in found:
-            known = ", ".join(f"{name}://" for name in sorted({*MODULES, *found}))
-            raise ConfigurationError(
-                f"the backend URL {_without_password(url)!r} has no known scheme; known: {known}"
-            )
-        made = found[scheme].load()(url, prefix=prefix)
-    return adopt(made)
-
-
-def _without_password(url: str) -> str:
-    credentials, at, rest = url.rpartition("@")
-    return f"{credentials.partition('://')[0]}://***@{rest}" if at else url
-
-
 def _shared(backend: BackendLike) -> Backend:
     """One backend a URL: decorators that name the same URL share its connections."""
     if not isinstance(backend, str):
@@ -349,7 +302,7 @@ def _memory_fallback() -> Backend:
     global _fallback
     with _lock:
         if _fallback is None:
-            _fallback = _from_url("memory://", "")
+            _fallback = resolve("memory://")
         return _fallback
 
 

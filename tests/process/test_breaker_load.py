@@ -24,8 +24,8 @@ from resilient import (
     TimeWindow,
     circuit_breaker,
 )
-from resilient.config import resolve
 from resilient.events import CircuitChanged, Event
+from resilient.resolving import resolve
 from tests.support.fixtures import Target
 from tests.support.modes import Mode
 from tests.support.scale import scaled

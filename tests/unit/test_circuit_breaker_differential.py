@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from resilient import Backend
-from resilient.config import resolve
 from resilient.engine.clock import ManualClock, installed
 from resilient.protocols.circuits import Admission, CircuitRules, CircuitState, CircuitView, Verdict
+from resilient.resolving import resolve
 from tests.support.faketime import ServerTime
 from tests.support.scale import scaled
 from tests.support.servers import redis_server

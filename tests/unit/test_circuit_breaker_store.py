@@ -31,7 +31,6 @@ from resilient import (
     Quorum,
     circuit_breaker,
 )
-from resilient.config import resolve
 from resilient.engine.circuits import registry
 from resilient.engine.clock import ManualClock, installed
 from resilient.engine.drivers.aio import Reply
@@ -39,6 +38,7 @@ from resilient.engine.drivers.sync import drive
 from resilient.engine.plan import Ask
 from resilient.events import BackendTrouble, CircuitChanged, Event
 from resilient.protocols.circuits import CircuitStore
+from resilient.resolving import resolve
 from tests.support.modes import Mode
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN

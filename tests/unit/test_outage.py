@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from resilient import BackendError
-from resilient.config import resolve
 from resilient.engine import clock
 from resilient.engine.backend import Backend
 from resilient.engine.budget import remaining, within
 from resilient.engine.clock import ManualClock
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
+from resilient.resolving import resolve
 from tests.support.modes import Mode
 from tests.support.servers import RedisServer
 

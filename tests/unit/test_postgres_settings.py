@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import resilient
 from resilient.backends.postgres import from_client, from_url
-from resilient.config import resolve
 from resilient.engine.drivers.sync import drive
 from resilient.errors import ConfigurationError
 from resilient.protocols.locks import Grant
+from resilient.resolving import resolve
 from tests.support.postgres import PostgresAt
 
 

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import pytest
 
 from resilient.backends.redis import from_url
-from resilient.config import resolve
 from resilient.engine.backend import Backend
 from resilient.engine.drivers.aio import adrive
 from resilient.protocols.locks import Grant
+from resilient.resolving import resolve
 from tests.support.postgres import PostgresAt
 from tests.support.servers import RedisAt
 
@@ -31,7 +31,7 @@ PREAMBLE = """
     import asyncio, gc, sys
     if sys.argv[3:]:
         sys.modules[sys.argv[3]] = None
-    from resilient.config import resolve
+    from resilient.resolving import resolve
     from resilient.engine.drivers.aio import adrive
     from resilient.engine.drivers.sync import drive
     backend = resolve(sys.argv[1], sys.argv[2])

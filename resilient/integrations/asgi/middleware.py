@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Literal
 
 from resilient import events
-from resilient.config import BackendLike, Source
+from resilient.config import Source
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.durations import Duration, optional_seconds, seconds
 from resilient.errors import (
@@ -37,6 +37,7 @@ from resilient.integrations.asgi.responses import (
 from resilient.integrations.asgi.types import ASGIApp, Receive, Scope, Send
 from resilient.policies.idempotent.plan import once
 from resilient.policies.idempotent.settings import POLICY, Settings
+from resilient.resolving import BackendLike
 
 __all__ = ["IdempotencyMiddleware"]
 

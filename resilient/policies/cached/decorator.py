@@ -10,7 +10,7 @@ from inspect import Signature
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from resilient import config
-from resilient.config import BackendLike, Source
+from resilient.config import Source
 from resilient.engine.durations import Duration, seconds
 from resilient.engine.keys import key_function, namespace_of, refuse_missing_parentheses
 from resilient.engine.names import label
@@ -24,6 +24,7 @@ from resilient.policies.cached.hits import View, aliased_by, wrapped
 from resilient.policies.cached.near import LocalCache, Near
 from resilient.policies.cached.settings import POLICY, Budget, Settings, limits_of
 from resilient.policies.cached.tags import namespace_tag, tags_function
+from resilient.resolving import BackendLike
 
 if TYPE_CHECKING:
     from resilient.engine.codecs import Codec

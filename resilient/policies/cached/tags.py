@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from inspect import Signature
 from typing import Any
 
-from resilient.config import BackendLike, Source
+from resilient.config import Source
 from resilient.engine.block import warn_if_in_loop
 from resilient.engine.drivers.sync import drive
 from resilient.engine.names import label
@@ -20,6 +20,7 @@ from resilient.engine.templates import Field, parse_template
 from resilient.errors import ConfigurationError, KeyMissing
 from resilient.policies.cached.plan import invalidated_tags
 from resilient.policies.cached.settings import POLICY
+from resilient.resolving import BackendLike
 
 __all__ = ["ainvalidate_tags", "invalidate_tags", "namespace_tag", "tags_function"]
 

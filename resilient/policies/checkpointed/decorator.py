@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from typing_extensions import TypeVar
 
-from resilient.config import BackendLike, Source
+from resilient.config import Source
 from resilient.engine.durations import Duration, optional_seconds
 from resilient.engine.durations import seconds as in_seconds
 from resilient.engine.keys import compile_fingerprint, key_function, refuse_missing_parentheses
@@ -20,6 +20,7 @@ from resilient.policies.checkpointed.declaration import declaration_of
 from resilient.policies.checkpointed.plan import POLICY, Settings, resumable
 from resilient.policies.checkpointed.typing import JobDecorator, SkippingJobDecorator
 from resilient.policies.checkpointed.versions import Code
+from resilient.resolving import BackendLike
 
 if TYPE_CHECKING:
     from resilient.policies.checkpointed.bars import Bar

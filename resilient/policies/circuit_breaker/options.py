@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
-from resilient.config import BackendLike, Source
+from resilient.config import Source
 from resilient.engine.durations import Duration
 from resilient.errors import ConfigurationError
 from resilient.policies.circuit_breaker.recovery import Backoff, HalfOpen, Quorum, Ramp
@@ -19,6 +19,7 @@ from resilient.policies.circuit_breaker.rules import (
 )
 from resilient.policies.circuit_breaker.settings import POLICY, Consistency, Errors, Settings
 from resilient.policies.circuit_breaker.upstream import asked_pause
+from resilient.resolving import BackendLike
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Mode

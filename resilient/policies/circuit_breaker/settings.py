@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import config
-from resilient.config import Source, resolve
+from resilient.config import Source
 from resilient.engine.circuits.known import KnownCircuit
 from resilient.engine.circuits.outcomes import FAILURE, NEITHER, SUCCESS
 from resilient.engine.circuits.registry import KnownCircuits, Table, known_circuits
 from resilient.errors import Rejected
 from resilient.protocols.circuits import CircuitRules, CircuitStore
+from resilient.resolving import resolve
 
 if TYPE_CHECKING:
     from resilient.engine.circuits.in_flight import Flight

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from typing_extensions import TypedDict
 
-from resilient.config import BackendLike, Source
+from resilient.config import Source
 from resilient.engine.durations import Duration, optional_seconds, seconds
 from resilient.errors import ConfigurationError
 from resilient.protocols.locks import LOCK, LockMode
+from resilient.resolving import BackendLike
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Mode

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from resilient.config import BackendLike, Source
+from resilient.config import Source
 from resilient.engine.durations import Duration, optional_seconds, seconds
 from resilient.engine.keys import compile_fingerprint, key_function, refuse_missing_parentheses
 from resilient.engine.typing import Decorator, SkippingDecorator
@@ -14,6 +14,7 @@ from resilient.engine.wrap import Layer, Shape, around, layer_of, shape_of, unpa
 from resilient.errors import ConfigurationError
 from resilient.policies.idempotent.plan import once
 from resilient.policies.idempotent.settings import POLICY, Settings
+from resilient.resolving import BackendLike
 
 if TYPE_CHECKING:
     from resilient.policies.idempotent.controls import CallStatus, IdempotencyControls

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from resilient.config import resolve
 from resilient.engine.backend import Backend
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
@@ -26,6 +25,7 @@ from resilient.protocols.circuits import CircuitRules, Verdict
 from resilient.protocols.idempotency import Claimed
 from resilient.protocols.locks import Grant
 from resilient.protocols.values import Encoded
+from resilient.resolving import resolve
 
 POLL = 0.002
 

@@ -17,12 +17,12 @@ from typing import Any, ClassVar, Self
 
 import pytest
 
-from resilient.config import resolve
 from resilient.engine.backend import Backend, Capability
 from resilient.engine.signals import RECHECK
 from resilient.protocols.checkpoints import Started
 from resilient.protocols.circuits import CircuitRules, CircuitState, Verdict
 from resilient.protocols.locks import Grant
+from resilient.resolving import resolve
 from resilient.testing.conformance.runs import Run
 
 __all__ = ["ProcessConformance"]

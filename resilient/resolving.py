@@ -1,0 +1,58 @@
+"""Which backend serves a URL or a client object; each is imported when it is asked for first."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, TypeAlias
+
+from resilient.engine.backend import Backend, adopt
+from resilient.errors import ConfigurationError
+
+__all__ = ["BackendLike", "resolve"]
+
+BackendLike: TypeAlias = Any
+"""A URL, a `Backend` (or an object with its attributes), or a ready client object."""
+
+_REDIS, _POSTGRES = "resilient.backends.redis", "resilient.backends.postgres"
+MODULES = {
+    "memory": "resilient.backends.memory",
+    "sqlite": "resilient.backends.sqlite",
+    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys", "unix"), _REDIS),
+    **dict.fromkeys(("postgresql", "postgres"), _POSTGRES),
+}
+CLIENTS = dict.fromkeys(("redis", "valkey"), _REDIS)
+CLIENTS |= dict.fromkeys(("psycopg_pool", "sqlalchemy"), _POSTGRES)
+
+
+def resolve(backend: BackendLike, prefix: str = "") -> Backend:
+    """A new backend for a URL or a client; a backend object itself."""
+    if isinstance(backend, str):
+        return _from_url(backend, prefix)
+    client = backend[0] if isinstance(backend, tuple) and backend else backend
+    root = type(client).__module__.partition(".")[0]
+    if root in CLIENTS:
+        made: Backend = import_module(CLIENTS[root]).from_client(backend, prefix=prefix)
+        return made
+    return adopt(backend)
+
+
+def _from_url(url: str, prefix: str) -> Backend:
+    scheme = url.partition(":")[0].lower() if ":" in url else ""
+    if scheme in MODULES:
+        made = import_module(MODULES[scheme]).from_url(url, prefix=prefix)
+    else:
+        from importlib import metadata  # costs more to import than all of the rest here
+
+        found = {point.name: point for point in metadata.entry_points(group="resilient.backends")}
+        if scheme not in found:
+            known = ", ".join(f"{name}://" for name in sorted({*MODULES, *found}))
+            raise ConfigurationError(
+                f"the backend URL {_without_password(url)!r} has no known scheme; known: {known}"
+            )
+        made = found[scheme].load()(url, prefix=prefix)
+    return adopt(made)
+
+
+def _without_password(url: str) -> str:
+    credentials, at, rest = url.rpartition("@")
+    return f"{credentials.partition('://')[0]}://***@{rest}" if at else url
