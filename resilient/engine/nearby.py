@@ -48,6 +48,7 @@ class Nearby:
         forget_in_child(self._forget)
 
     def _forget(self) -> None:
+        self._heard = 0
         self._lock = threading.Lock()
 
     def store(self, owner: object, make: Callable[[], LocalStore]) -> LocalStore:
@@ -63,8 +64,14 @@ class Nearby:
         """Whether it hears of everything that others make stale from now on."""
         return self._registered and self._hub.is_listening
 
+    def changes(self) -> Callable[[], bool]:
+        """A question: has anything been heard to be stale since now?"""
+        before = self._heard
+        return lambda: self._heard != before
+
     def hear(self, message: str | None) -> None:
         """Keep nothing of a key, or of a `#` and a tag; of anything, if messages were missed."""
+        self._heard += 1
         # The flights first: `LocalStore.put` asks whether its flight is stale, so that what is
         # stored before this is dropped here, and what comes later is not stored.
         if message is None:

@@ -35,6 +35,7 @@ __all__ = [
     "Together",
     "Transport",
     "Wait",
+    "all_of",
 ]
 
 T = TypeVar("T")
@@ -179,3 +180,12 @@ class Together(Operation["list[Any]"]):
 
     def __init__(self, plans: Sequence[Plan[Any]]) -> None:
         self.plans = plans
+
+
+async def all_of(plans: Sequence[Plan[T]]) -> list[T]:
+    """The results of plans run side by side; the first error is raised when all have ended."""
+    results = await Together(plans)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results

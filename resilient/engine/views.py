@@ -102,6 +102,9 @@ class ByHand:
             bound = signature.bind(self, *args, **kwargs)
             for parameter in encoded & bound.arguments.keys():
                 bound.arguments[parameter] = encode(bound.arguments[parameter])
+            if name == "fill_many":
+                fillings = [each._replace(value=encode(each.value)) for each in bound.args[1]]
+                bound.arguments["values"] = fillings
             plan = getattr(self._store(), name)(*bound.args[1:], **bound.kwargs)
             return self._run(plan, _decoded)
 

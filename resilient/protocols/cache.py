@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from resilient.protocols.values import Encoded
 
-__all__ = ["Busy", "CacheStore", "Entry", "Leased"]
+__all__ = ["Busy", "CacheStore", "Entry", "Filling", "Leased"]
 
 
 class Entry(NamedTuple):
@@ -52,6 +52,17 @@ class Busy(NamedTuple):
     owner: str
     ttl: float
     stale: Entry | None = None
+
+
+class Filling(NamedTuple):
+    """A computed value to be stored; the fields are those of `CacheStore.fill`."""
+
+    key: str
+    value: Encoded
+    ttl: float
+    fresh: float | None = None
+    stale: float = 0.0
+    tags: Sequence[str] = ()
 
 
 class CacheStore(Protocol):
@@ -100,6 +111,26 @@ class CacheStore(Protocol):
         """
         ...
 
+    async def fetch_many(
+        self,
+        keys: Sequence[str],
+        *,
+        owner: str,
+        lease: float,
+        tags: Sequence[Sequence[str]] = (),
+        waiter: str | None = None,
+    ) -> list[Entry | Leased | Busy]:
+        """`fetch` for several keys: as a rule in one round trip, and not as one atomic operation.
+
+        Args:
+            keys: The entries, all different.
+            owner: The caller's token, for all of them.
+            lease: Seconds; likewise.
+            tags: The tags of each, in the order of the keys; nothing: none has any.
+            waiter: The address to wake when any of the busy computations ends.
+        """
+        ...
+
     async def renew(self, key: str, *, owner: str, lease: float) -> bool:
         """Start the lease anew; false if the owner does not hold it (an invalidation takes it)."""
         ...
@@ -129,6 +160,10 @@ class CacheStore(Protocol):
             stale: Seconds after its TTL for which it is kept as a copy to fall back on.
             tags: What it can be invalidated by.
         """
+        ...
+
+    async def fill_many(self, values: Sequence[Filling], *, owner: str) -> list[bool]:
+        """`fill` for several values under one owner: one round trip, and not atomic together."""
         ...
 
     async def abandon(self, key: str, *, owner: str) -> bool:

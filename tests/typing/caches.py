@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import assert_type
 
 import resilient
@@ -66,6 +67,31 @@ class Service:
     def method(self, n: int) -> str:
         """A cached method."""
         return str(n)
+
+
+@cached.batch("{ids}", key_arg="ids", ttl=60)
+def batch(ids: Iterable[int]) -> dict[int, str]:
+    """A cached batch."""
+    return {n: str(n) for n in ids}
+
+
+@cached.batch(key_arg="ids", ttl=60)
+async def abatch(ids: list[int]) -> dict[int, str]:
+    """A cached async batch."""
+    return {n: str(n) for n in ids}
+
+
+async def batches() -> None:
+    """A batch keeps its type, and its controls take its arguments."""
+    assert_type(batch([1, 2]), dict[int, str])
+    assert_type(cached.batch.of(batch).invalidate([1]), int)
+    assert_type(cached.batch.of(batch).uncached((1,)), dict[int, str])
+    assert_type(cached.batch.of(batch).clear(), None)
+    assert_type(await abatch([1]), dict[int, str])
+    assert_type(await cached.batch.of(abatch).invalidate([1]), int)
+    assert_type(await cached.batch.of(abatch).uncached([1]), dict[int, str])
+    batch(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    cached.batch(ttl=60)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 assert_type(cached.of(Service().method).refresh(1), str)

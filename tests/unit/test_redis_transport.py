@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from resilient.backends.redis import RedisBackend, from_url
+from resilient.engine.budget import remaining, within
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
 from resilient.engine.plan import Together
@@ -340,3 +341,17 @@ def test_large_values(run: Run, backend: RedisBackend) -> None:
     found = run.together(*[cache.get(f"k{n}") for n in range(8)])
 
     assert [entry.value for entry in found] == values
+
+
+def test_plans_side_by_side_have_contexts_of_their_own(run: Run, backend: RedisBackend) -> None:
+    """What plans set in turns, such as the budget of a request, is not left behind by them."""
+
+    async def one(number: int) -> float | None:
+        await within(10.0 * number, backend.require("cache").has("k"))
+        return remaining()
+
+    async def all_three() -> list[Any]:
+        return [*await Together([one(number) for number in (1, 2, 3)]), remaining()]
+
+    assert run(all_three()) == [None] * 4
+    assert remaining() is None

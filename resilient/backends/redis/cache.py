@@ -15,12 +15,14 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
 
 from resilient.backends.redis.commands import Batch, Command, Plain, Script, milliseconds, text
 from resilient.backends.redis.keys import Keys
-from resilient.engine.plan import Ask, Transport
+from resilient.engine.cache_batches import CacheBatches
+from resilient.engine.plan import Ask, Plan, Transport, all_of
 from resilient.protocols.cache import Busy, Entry, Leased
 from resilient.protocols.values import Encoded
 
@@ -79,7 +81,7 @@ class Record(NamedTuple):
         return cls(entry, int(stored[:16]), stored[HEAD:ends])
 
 
-class RedisCache:
+class RedisCache(CacheBatches):
     """Values, tags and leases (`resilient.protocols.cache.CacheStore`)."""
 
     def __init__(self, transport: Transport, keys: Keys, max_ttl: Callable[[], float]) -> None:
@@ -147,15 +149,61 @@ class RedisCache:
             if busy:
                 owner_there, left = busy
                 return Busy(text(owner_there), left / 1000, valid)
-            await self._begin(numbers, fence, TAG_LIVES)
-            return Leased(int(fence), valid)
+            # Another's lease, a moment newer, may have been the beginning of a tag.
+            of_lease = _newest(await self._begin(numbers, fence, TAG_LIVES))
+            if of_lease <= int(fence):
+                return Leased(int(fence), valid)
+
+    async def fetch_many(
+        self,
+        keys: Sequence[str],
+        *,
+        owner: str,
+        lease: float,
+        tags: Sequence[Sequence[str]] = (),
+        waiter: str | None = None,
+    ) -> list[Entry | Leased | Busy]:
+        """The same for several keys, in one trip if those that had a value have it still."""
+        wanted = dict(zip(keys, tags or repeat(()), strict=False))
+
+        def fetch(key: str) -> Plan[Entry | Leased | Busy]:
+            return self.fetch(key, owner=owner, lease=lease, tags=wanted[key], waiter=waiter)
+
+        seen = {key: its for key, its in wanted.items() if key in self._present}
+        unseen = [key for key in wanted if key not in seen]
+        plans: list[Plan[Any]] = [self._hits(seen), *map(fetch, unseen)]
+        hits, *fetched = await all_of(plans) if unseen else [await plans[0]]
+        gone = [key for key in seen if key not in hits]
+        for key in gone:
+            self._present.pop(key, None)
+        again = await all_of([fetch(key) for key in gone]) if gone else []
+        found = {**hits, **dict(zip(unseen + gone, fetched + again, strict=True))}
+        return [found[key] for key in keys]
+
+    async def _hits(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, Entry]:
+        """Those of the keys, with their tags, that have a fresh value: by plain commands."""
+        if not wanted:
+            return {}
+        names = [self._keys.names("cache", key)[0] for key in wanted]
+        tags = list(dict.fromkeys(tag for its in wanted.values() for tag in its))
+        look = Plain("MGET", *names, *map(self._keys.tag, tags))
+        found, (seconds, micros) = await Ask(self._transport, Batch([look, TIME]))
+        now, numbers = int(seconds) * MICRO + int(micros), _numbers(tags, found[len(names) :])
+        hits = {}
+        for key, stored in zip(wanted, found, strict=False):
+            record = Record.of(stored, now)
+            if record is not None and record.entry.fresh > 0:
+                of_value = await self._oldest_valid(record.born, record.tags, numbers)
+                if of_value <= record.born:
+                    hits[key] = record.entry
+        return hits
 
     async def _looked(self, key: str, tags: Sequence[str]) -> tuple[Record | None, Numbers]:
         """What is kept of a value, by plain commands, and the numbers of tags."""
         [name] = self._keys.names("cache", key)
         look = Plain("MGET", name, *map(self._keys.tag, tags))
         (stored, *found), (seconds, micros) = await Ask(self._transport, Batch([look, TIME]))
-        record = Record.of(stored, int(seconds) * 1_000_000 + int(micros))
+        record = Record.of(stored, int(seconds) * MICRO + int(micros))
         return record, _numbers(tags, found)
 
     def _remember(self, key: str) -> None:

@@ -24,8 +24,10 @@ from resilient.protocols.values import Encoded
 __all__ = ["codec_for", "codec_of"]
 
 
-def codec_for(function: Callable[..., Any]) -> Codec:
-    """Return the codec for what a function returns.
+def codec_for(
+    function: Callable[..., Any], part: Callable[[Any], Any] = lambda annotation: annotation
+) -> Codec:
+    """Return the codec for what a function returns, or for the part of it that is stored.
 
     The annotation is resolved at the first value, when every name that it uses is defined. Without
     one, or if it cannot be resolved, stored values describe themselves.
@@ -37,7 +39,7 @@ def codec_for(function: Callable[..., Any]) -> Codec:
         >>> codec.decode(codec.encode((date(2024, 5, 1), 7)))
         (datetime.date(2024, 5, 1), 7)
     """
-    return _Lazy(function)
+    return _Lazy(function, part)
 
 
 def codec_of(annotation: Any) -> Codec:
@@ -100,13 +102,14 @@ class Guided:
 class _Lazy:
     """The codec of a function, made when it is first used."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], part: Callable[[Any], Any]) -> None:
         self._function = function
+        self._part = part
 
     @functools.cached_property
     def _codec(self) -> Codec:
         annotation = return_annotation(self._function)
-        return ANY if annotation is UNKNOWN else codec_of(annotation)
+        return ANY if annotation is UNKNOWN else codec_of(self._part(annotation))
 
     def encode(self, value: Any) -> Encoded:
         self.encode = self._codec.encode  # type: ignore[method-assign]  # from the next call on

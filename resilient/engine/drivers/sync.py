@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from types import CoroutineType
 from typing import Any, TypeVar
 
@@ -123,7 +124,11 @@ def _wait(operation: Wait) -> bool:
 
 
 def _together(operation: Together) -> list[Any]:
-    """Step all plans side by side; what they ask of one transport in a round is one trip."""
+    """Step all plans side by side; what they ask of one transport in a round is one trip.
+
+    Each steps in a context of its own, as a task would: they set context variables in turns.
+    """
+    contexts = [copy_context() for _ in operation.plans]
     results: list[Any] = [None] * len(operation.plans)
     waiting: dict[int, tuple[Plan[Any], Any, BaseException | None]] = {
         index: (plan, None, None) for index, plan in enumerate(operation.plans)
@@ -132,7 +137,7 @@ def _together(operation: Together) -> list[Any]:
         asked: dict[int, Ask] = {}
         for index, (plan, answer, error) in waiting.items():
             try:
-                results[index] = _until_asked(plan, answer, error)
+                results[index] = contexts[index].run(_until_asked, plan, answer, error)
             except Exception as raised:
                 results[index] = raised
             if type(results[index]) is Ask:

@@ -219,7 +219,7 @@ class CacheControls(Generic[P, Result, Peeked, Truth, Nothing, Explained, Value]
         life = await settings.freshness.of_value(value, 0.0, ttl=None, no_store=False)
         store: CacheStore = near.backend.require("cache")
         if life is None:
-            await changed(near, key, partial(store.delete, key))
+            await changed(near, [key], partial(store.delete, key))
             return
         record = near.records.encode(key, value)
         put = partial(
@@ -231,14 +231,14 @@ class CacheControls(Generic[P, Result, Peeked, Truth, Nothing, Explained, Value]
             stale=life.stale,
             tags=tags,
         )
-        await changed(near, key, partial(guarded, put))
+        await changed(near, [key], partial(guarded, put))
 
     async def _expired(self, key: str) -> bool:
         near = self._layer.attend()
         if near is None:
             return False
         store: CacheStore = near.backend.require("cache")
-        return await changed(near, key, partial(store.expire, key))
+        return await changed(near, [key], partial(store.expire, key))
 
     async def _explained(self, key: str, tags: tuple[str, ...]) -> Explanation:
         near = self._layer.attend()

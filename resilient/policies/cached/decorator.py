@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import partial
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from inspect import Signature
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from resilient import config
 from resilient.config import Source
 from resilient.engine.durations import Duration, seconds
-from resilient.engine.keys import key_function, namespace_of, refuse_missing_parentheses
+from resilient.engine.keys import key_function, refuse_missing_parentheses
 from resilient.engine.names import label
 from resilient.engine.signatures import signature_of
 from resilient.engine.typing import Decorator
-from resilient.engine.wrap import Layer, Shape, layer_of, shape_of, unpacked
+from resilient.engine.wrap import Shape, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
 from resilient.policies.cached.context import context_parameter, without
 from resilient.policies.cached.controls import CacheControls, Explanation, Missing
-from resilient.policies.cached.hits import View, aliased_by, wrapped
-from resilient.policies.cached.near import LocalCache, Near
+from resilient.policies.cached.hits import aliased_by, wrapped
+from resilient.policies.cached.layer import NearLayer, namespace_for, versioned
+from resilient.policies.cached.near import LocalCache
 from resilient.policies.cached.settings import POLICY, Budget, Settings, limits_of
 from resilient.policies.cached.tags import namespace_tag, tags_function
 from resilient.resolving import BackendLike
 
 if TYPE_CHECKING:
     from resilient.engine.codecs import Codec
+    from resilient.policies.cached.batch import CachedBatch
     from resilient.policies.cached.freshness import Ttl
 
 __all__ = ["CachedLayer", "cached"]
@@ -35,12 +33,16 @@ __all__ = ["CachedLayer", "cached"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DEFAULT_LOCAL = LocalCache()
-"""The layer in this process where coherence is watched and none was asked for."""
-
 
 class Cached:
     """Computed once across the fleet, never served staler than promised: `@cached(...)`."""
+
+    @property
+    def batch(self) -> CachedBatch:
+        """The same for a function of many items: `@cached.batch(...)`."""
+        from resilient.policies.cached.batch import CachedBatch  # with the first one
+
+        return CachedBatch()
 
     def __call__(
         self,
@@ -151,7 +153,7 @@ class Cached:
             where = label(POLICY, function)
             shape = shape_of(function, policy=POLICY)
             signature = signature_of(function, policy=POLICY)
-            space = _namespace(function, namespace)
+            space = namespace_for(function, namespace)
             settings = Settings(
                 Source("cache", POLICY, shape.mode, backend),
                 namespace=namespace_tag(space),
@@ -179,7 +181,7 @@ class Cached:
                 template,
                 key,
                 policy=POLICY,
-                namespace=_versioned(function, space, version),
+                namespace=versioned(function, space, version),
                 empty_ok=True,
                 signature=identifying,
             )
@@ -214,15 +216,13 @@ class Cached:
         return CacheControls(bound.layer, bound.arguments)
 
 
-class CachedLayer(Layer):
+class CachedLayer(NearLayer):
     """What the decorator knows about one function.
 
     Attributes:
-        settings: Its options.
         key: Makes the key of a call.
         tags: Makes the tags of a call.
         context: The name of the parameter that takes a `CacheContext`, or `None`.
-        view: The values at hand that a hit may use without asking.
         cached: The decorated function.
     """
 
@@ -235,83 +235,15 @@ class CachedLayer(Layer):
         tags: Callable[..., tuple[str, ...]],
         context: str | None = None,
     ) -> None:
-        super().__init__(POLICY, function, shape)
+        super().__init__(function, shape, settings)
         self.context = context
-        self._bypasses: set[object] = set()
-        self._bypassed: ContextVar[bool] = ContextVar("resilient.bypassed", default=False)
-        self.settings = settings
         self.key = key
         self.tags = tags
-        self.view = View()
-        self._near: Near | None = None
-
-    @property
-    def copies(self) -> bool:
-        """Whether hits in this process get copies."""
-        local = self.settings.local
-        return isinstance(local, LocalCache) and local.copy
 
     def wrap(self, signature: Signature, alias: list[tuple[str, str]] | None) -> Callable[..., Any]:
         """The decorated function."""
         self.cached = wrapped(self, signature, alias)
         return self.cached
-
-    def attend(self) -> Near | None:
-        """What this process keeps beside the backend of this call.
-
-        `None` while policies are disabled, or this one is bypassed.
-        """
-        if self._bypasses and self._bypassed.get():
-            return None
-        epoch = config.epoch
-        backend = self.settings.source.backend()
-        if backend is None:
-            return None
-        near = self._near
-        if near is None or near.backend is not backend:
-            local = self.settings.local
-            if not isinstance(local, LocalCache):
-                trusted = local == "auto" and backend.hub.has_source
-                local = DEFAULT_LOCAL if trusted else None
-            near = self._near = Near(backend, self, local, self.settings.records)
-        if self.view.values is not near.values and epoch >= 0 and not self._bypasses:
-            config.show_until_changed(epoch, self.view, partial(self.view.show, near.values))
-            if self._bypasses:  # one began meanwhile
-                self.view.hide()
-        return near
-
-    @contextmanager
-    def bypass(self) -> Iterator[None]:
-        """Have every call of this thread or task go to the function itself, until exit."""
-        token = self._bypassed.set(True)
-        mark = object()
-        self._bypasses.add(mark)
-        self.view.hide()  # no call finds its hit before it has been asked what it is
-        try:
-            yield
-        finally:
-            self._bypassed.reset(token)
-            self._bypasses.discard(mark)
-
-
-def _namespace(function: Callable[..., Any], namespace: str | None) -> str:
-    if namespace is None:
-        return namespace_of(function)
-    given: object = namespace
-    if not isinstance(given, str) or not given or given.startswith("#"):
-        raise ConfigurationError(f"{label(POLICY, function)}: namespace={namespace!r} is no name")
-    return namespace
-
-
-def _versioned(function: Callable[..., Any], space: str, version: str | int | None) -> str:
-    if version is None:
-        return space
-    given: object = version
-    if not isinstance(given, str | int) or isinstance(given, bool) or given == "":
-        raise ConfigurationError(
-            f"{label(POLICY, function)}: version={version!r} is neither a text nor a number"
-        )
-    return f"{space}@{version}"
 
 
 cached = Cached()

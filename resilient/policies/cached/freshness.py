@@ -48,13 +48,13 @@ class Freshness:
         where: str,
         *,
         ttl: Ttl,
-        soft_ttl: Duration | None,
-        stale_if_error: Duration | None,
-        throttle: Duration,
-        early: bool,
-        jitter: float,
-        error_ttl: Mapping[type[Exception], Duration] | None,
-        cache_if: Callable[[Any], bool] | None,
+        soft_ttl: Duration | None = None,
+        stale_if_error: Duration | None = None,
+        throttle: Duration = 5,
+        early: bool = False,
+        jitter: float = 0.0,
+        error_ttl: Mapping[type[Exception], Duration] | None = None,
+        cache_if: Callable[[Any], bool] | None = None,
     ) -> None:
         self._ttl = ttl if callable(ttl) else seconds(ttl, option=f"{where}: ttl")
         self._soft = optional_seconds(soft_ttl, option=f"{where}: soft_ttl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ from resilient.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
-    from resilient.engine.flights import Flight
     from resilient.policies.cached.context import CacheContext
     from resilient.policies.cached.freshness import Life
     from resilient.policies.cached.records import Records
@@ -156,15 +156,23 @@ class Near:
         """A value at hand to fall back on in trouble."""
         return self.values.find_kept(key)
 
-    def keep(self, call: Call, value: Any, life: Life, *, began: float, flight: Flight) -> None:
-        """Have a value at hand from now on, unless it has become stale since the flight began.
+    def keep(
+        self,
+        call: Call,
+        value: Any,
+        life: Life,
+        *,
+        began: float,
+        unless: Callable[[], bool],
+    ) -> None:
+        """Have a value at hand from now on, unless it has become stale meanwhile.
 
         Args:
             call: What it is the value of.
             value: The value.
             life: For how long the backend has it.
             began: When the request was sent to which the backend answered that, on the local clock.
-            flight: Within which it was got.
+            unless: Whether it has become stale.
         """
         if self.local is None or self.wants_to_watch or type(value) is Failure:
             return
@@ -180,7 +188,7 @@ class Near:
             kept_until=began + life.ttl + life.stale if life.stale else None,
             tags=call.tags,
             alias=call.alias,
-            unless=flight.is_stale,
+            unless=unless,
         )
 
     def given(self, entry: Entry) -> Any:

@@ -9,7 +9,7 @@ A backend that is away is asked nothing, and the function is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -36,14 +36,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LEASE",
+    "PATIENCE",
     "Stored",
     "changed",
     "computed",
     "insisted",
     "invalidated",
     "invalidated_tags",
+    "leased",
+    "life_of",
     "loaded",
     "peeked",
+    "raised_or",
+    "readable",
+    "troubled",
+    "watched",
 ]
 
 T = TypeVar("T")
@@ -79,7 +86,7 @@ async def loaded(settings: Settings, near: Near, call: Call, flight: Flight) -> 
     if isinstance(answer, Stored):
         near.counters.misses -= 1
         near.counters.hits += 1
-        near.keep(call, answer.value, life_of(answer.entry), began=began, flight=flight)
+        near.keep(call, answer.value, life_of(answer.entry), began=began, unless=flight.is_stale)
         return raised_or(answer.value)
     if stale is None:
         near.values.drop(call.key)
@@ -268,7 +275,7 @@ async def stored(
     began = await NOW
     try:
         if await guarded(insisted, fill, budget):
-            near.keep(call, outcome, life, began=began, flight=flight)
+            near.keep(call, outcome, life, began=began, unless=flight.is_stale)
     except BackendError as error:
         troubled(settings, near, call, error)
     except LeaseLost:  # of a lock around this: what was computed is not to be relied on
@@ -352,16 +359,18 @@ class FetchContest:
 async def invalidated(near: Near, key: str) -> bool:
     """Remove a value everywhere, and have what computes it now come to nothing."""
     store: CacheStore = near.backend.require("cache")
-    return await changed(near, key, partial(store.delete, key))
+    return await changed(near, [key], partial(store.delete, key))
 
 
-async def changed(near: Near, key: str, change: Callable[[], Plan[T]]) -> T:
-    """Change an entry at the backend, and have nothing of it at hand here."""
-    near.nearby.hear(key)
+async def changed(near: Near, keys: Sequence[str], change: Callable[[], Plan[T]]) -> T:
+    """Change entries at the backend, and have nothing of them at hand here."""
+    for key in keys:
+        near.nearby.hear(key)
     try:
         return await insisted(change, BUDGET)
     finally:
-        near.nearby.hear(key)  # again: it may have been read meanwhile
+        for key in keys:
+            near.nearby.hear(key)  # again: it may have been read meanwhile
 
 
 async def invalidated_tags(backend: Backend, tags: tuple[str, ...]) -> None:

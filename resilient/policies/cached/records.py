@@ -62,9 +62,21 @@ class Records:
 
 
 def records_for(
-    function: Callable[..., Any], codec: Any, where: str, *, with_errors: bool
+    function: Callable[..., Any],
+    codec: Any,
+    where: str,
+    *,
+    with_errors: bool = False,
+    part: Callable[[Any], Any] = lambda annotation: annotation,
 ) -> Records:
     """The records of a function: by its own codec, or as its `codec=` says.
+
+    Args:
+        function: The function.
+        codec: What its decorator was given.
+        where: What messages call it.
+        with_errors: Whether exceptions are stored too.
+        part: What is stored of what the function returns, by its annotation.
 
     Raises:
         ConfigurationError: `codec` is none, or has no form for the exceptions of `error_ttl`.
@@ -77,4 +89,4 @@ def records_for(
         raise ConfigurationError(f"{where}: codec={codec!r} has no encode() and decode()")
     if isinstance(codec, Json) and with_errors:
         raise ConfigurationError(f"{where}: error_ttl: exceptions have no JSON form")
-    return Records(wrapped(codec, Outcomes(codec_for(function))))
+    return Records(wrapped(codec, Outcomes(codec_for(function, part))))

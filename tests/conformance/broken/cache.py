@@ -83,6 +83,27 @@ class DeletionMissesComputations(Cache):
         return bool(await self.store.has(key) and await self.store.delete(key))
 
 
+class BatchesLoseTheirOrder(Cache):
+    """Of several values at once, those that are there come first."""
+
+    noticed_by = (EXAMPLES,)
+
+    async def fetch_many(self, keys: Sequence[str], **options: Any) -> list[Any]:
+        answers = await self.store.fetch_many(keys, **options)
+        return sorted(answers, key=lambda answer: not isinstance(answer, Entry))
+
+
+class BatchesAreNotFenced(Cache):
+    """Several values at once are stored whatever became of their leases."""
+
+    noticed_by = (EXAMPLES,)
+
+    async def fill_many(self, values: Sequence[Any], **options: Any) -> list[bool]:
+        for key, value, ttl, _, _, tags in values:
+            await self.store.set(key, value, ttl=ttl, tags=tags)
+        return [True] * len(values)
+
+
 class EmptyIsMissing(Cache):
     """An empty value counts as none."""
 

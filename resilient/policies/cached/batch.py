@@ -1,0 +1,337 @@
+"""`@cached.batch`: a function of many items, whose results are cached one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
+from inspect import Parameter, Signature
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    get_args,
+    get_origin,
+    overload,
+)
+
+from resilient.config import Source
+from resilient.engine.drivers.sync import drive
+from resilient.engine.durations import seconds
+from resilient.engine.flights import NO_LIMITS
+from resilient.engine.keys import key_function, refuse_missing_parentheses
+from resilient.engine.names import label
+from resilient.engine.plan import Plan, all_of
+from resilient.engine.signatures import (
+    RESERVED,
+    compile_with_signature,
+    forwarding,
+    signature_of,
+)
+from resilient.engine.typing import Decorator
+from resilient.engine.wrap import Shape, finish, layer_of, shape_of, unpacked
+from resilient.errors import ConfigurationError
+from resilient.policies.cached.context import context_parameter
+from resilient.policies.cached.gathering import gathered
+from resilient.policies.cached.layer import NearLayer, namespace_for, versioned
+from resilient.policies.cached.near import Call, LocalCache, Near
+from resilient.policies.cached.plan import changed, invalidated_tags
+from resilient.policies.cached.settings import POLICY, Budget, Settings, limits_of
+from resilient.policies.cached.tags import namespace_tag, tags_function
+from resilient.protocols.cache import CacheStore
+from resilient.resolving import BackendLike
+
+if TYPE_CHECKING:
+    from resilient.engine.codecs import Codec
+    from resilient.policies.cached.freshness import Ttl
+
+__all__ = ["BatchControls", "BatchLayer", "CachedBatch"]
+
+P = ParamSpec("P")
+Result = TypeVar("Result", covariant=True)
+Count = TypeVar("Count", covariant=True)
+Nothing = TypeVar("Nothing", covariant=True)
+R = TypeVar("R")
+
+BATCH = f"{POLICY}.batch"
+ITEM = f"{RESERVED}item"
+
+
+class CachedBatch:
+    """A function of many items, whose results are cached one by one: `@cached.batch(...)`."""
+
+    def __call__(
+        self,
+        template: str | None = None,
+        *,
+        key_arg: str,
+        ttl: Ttl,
+        jitter: float = 0.0,
+        cache_if: Callable[[Any], bool] | None = None,
+        tags: Sequence[str] = (),
+        local: LocalCache | Literal["auto"] | None = "auto",
+        codec: Codec | Literal["json"] | None = None,
+        backend_timeout: Budget = "250ms",
+        namespace: str | None = None,
+        version: str | int | None = None,
+        on_backend_error: Literal["run", "raise"] = "run",
+        backend: BackendLike | None = None,
+    ) -> Decorator:
+        """Store what the function returns for each item, and call it with the missing ones only.
+
+        The function takes a collection of items in one of its arguments, and returns a mapping of
+        items to values. It is called with a list of those that nobody has computed yet, once, and
+        may leave items out: they have no value, and are asked for again next time. All values are
+        asked of the backend in one round trip, and stored in another. What another caller, here or
+        in another process, is computing at the moment is waited for, not computed twice.
+
+        The values are entries like any other: `@cached` functions with the same `namespace`,
+        template and tags share them, one by one.
+
+        Args:
+            template: What identifies one item; the field of `key_arg` stands for it: `"{ids}"`.
+                By default all arguments do, with the item in the place of the collection.
+            key_arg: The argument that holds the items. They must be hashable.
+            ttl: For how long a value is served; see `@cached`, as for all that follow.
+            jitter: The share of the TTL by which it is shortened at random.
+            cache_if: A function of one value: whether to keep it.
+            tags: Templates of the tags of a value, over an item and the other arguments.
+            local: The layer in this process in front of the backend.
+            codec: How values are stored.
+            backend_timeout: For how long one request to the backend may take.
+            namespace: What keys start with.
+            version: Separates the entries of one version of the function from those of another.
+            on_backend_error: `"run"` the function for all that is not at hand, or `"raise"`.
+            backend: A URL, client or backend of its own.
+
+        Raises:
+            ConfigurationError: When decorated: an option is wrong. When called: the function
+                returned no mapping.
+            BackendError: The backend is away, and `on_backend_error="raise"`.
+
+        Example:
+            >>> import resilient
+            >>> @resilient.cached.batch("{ids}", key_arg="ids", ttl="10m")
+            ... def names(ids: list[int]) -> dict[int, str]:
+            ...     print("computed", ids)
+            ...     return {number: f"user {number}" for number in ids}
+            >>> with resilient.using("memory://"):
+            ...     names([1, 2]), names([2, 3])
+            computed [1, 2]
+            computed [3]
+            ({1: 'user 1', 2: 'user 2'}, {2: 'user 2', 3: 'user 3'})
+        """
+        refuse_missing_parentheses(template, policy=BATCH)
+        if on_backend_error not in ("run", "raise"):
+            raise ConfigurationError(
+                f'@{BATCH}: on_backend_error={on_backend_error!r} is not "run" or "raise"'
+            )
+        if not (local is None or local == "auto" or isinstance(local, LocalCache)):
+            raise ConfigurationError(
+                f'@{BATCH}: local={local!r} is neither a LocalCache nor None nor "auto"'
+            )
+        if not callable(ttl):
+            seconds(ttl, option="ttl")  # before there is a function to name
+        asking = limits_of(backend_timeout, "backend_timeout")
+        if asking.hard is None:
+            raise ConfigurationError(f"@{BATCH}: backend_timeout=None: a request needs a limit")
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            # With the first decorated function, not with the package: it brings the serialiser.
+            from resilient.policies.cached.freshness import Freshness
+            from resilient.policies.cached.records import records_for
+
+            where = label(BATCH, function)
+            shape = shape_of(function, policy=BATCH)
+            signature = signature_of(function, policy=BATCH)
+            _check_items(signature, key_arg, where)
+            space = namespace_for(function, namespace)
+            settings = Settings(
+                Source("cache", BATCH, shape.mode, backend),
+                namespace=namespace_tag(space),
+                records=records_for(function, codec, where, part=_value_of),
+                freshness=Freshness(where, ttl=ttl, jitter=jitter, cache_if=cache_if),
+                local=local,
+                unguarded=on_backend_error == "run",
+                computing=NO_LIMITS,
+                asking=asking,
+            )
+            key = key_function(
+                function,
+                template,
+                policy=BATCH,
+                namespace=versioned(function, space, version),
+                empty_ok=True,
+            )
+            labels = tags_function(function, tags, settings.namespace, signature)
+            return BatchLayer(function, shape, settings).wrap(signature, key_arg, key, labels)
+
+        return unpacked(decorate)
+
+    # An `async def` is a function too, one that returns a coroutine: the first match is meant.
+    @overload
+    def of(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+        self, function: Callable[P, Coroutine[Any, Any, R]]
+    ) -> BatchControls[
+        P, Coroutine[Any, Any, R], Coroutine[Any, Any, int], Coroutine[Any, Any, None]
+    ]: ...
+
+    @overload
+    def of(self, function: Callable[P, R]) -> BatchControls[P, R, int, None]: ...
+
+    def of(self, function: Callable[..., Any]) -> BatchControls[..., Any, Any, Any]:
+        """The controls of a cached batch, wherever the cache is in its stack of decorators."""
+        bound = layer_of(function, BatchLayer, BATCH)
+        return BatchControls(bound.layer, bound.arguments)
+
+
+class BatchLayer(NearLayer):
+    """What the decorator knows about one function.
+
+    Attributes:
+        calls: Makes the `Call` of each item out of a call's arguments.
+    """
+
+    def wrap(
+        self,
+        signature: Signature,
+        items: str,
+        key: Callable[..., str],
+        tags: Callable[..., tuple[str, ...]],
+    ) -> Callable[..., Any]:
+        """The decorated function."""
+        given = _with_item(signature, items)
+        names: dict[str, object] = {
+            f"{RESERVED}key": key,
+            f"{RESERVED}tags": tags,
+            f"{RESERVED}function": self.function,
+            f"{RESERVED}Call": Call,
+            f"{RESERVED}calls": partial(_calls, self.name),
+            f"{RESERVED}gather": self._gather,
+            f"{RESERVED}agather": self._agather,
+        }
+        self.calls = compile_with_signature(
+            self.function,
+            f"return {RESERVED}calls({items}, lambda {ITEM}: {RESERVED}Call("
+            f"{RESERVED}key({given}), None, {RESERVED}tags({given})))",
+            {**names},
+            signature=signature,
+        )
+        is_async = self.shape is Shape.COROUTINE
+        compiled = compile_with_signature(
+            self.function,
+            f"return {'await ' if is_async else ''}{RESERVED}{'a' if is_async else ''}gather("
+            f"{items}, lambda: {RESERVED}all({forwarding(signature)}), "
+            f"lambda {ITEM}: {RESERVED}function({given}))",
+            {**names, f"{RESERVED}all": self.calls},
+            is_async=is_async,
+            signature=signature,
+        )
+        return finish(self, compiled, signature=signature)
+
+    def _gather(
+        self, items: Any, calls: Callable[[], dict[Any, Call]], function: Callable[[Any], Any]
+    ) -> Any:
+        near = self.attend()
+        if near is None:
+            return function(items)
+        return drive(gathered(self.settings, near, calls()), function)
+
+    async def _agather(
+        self, items: Any, calls: Callable[[], dict[Any, Call]], function: Callable[[Any], Any]
+    ) -> Any:
+        from resilient.engine.drivers.aio import adrive
+
+        near = self.attend()
+        if near is None:
+            return await function(items)
+        return await adrive(gathered(self.settings, near, calls()), function)
+
+
+class BatchControls(Generic[P, Result, Count, Nothing]):
+    """What else can be done with a cached batch; awaitable if the function is."""
+
+    def __init__(self, layer: BatchLayer, bound: tuple[Any, ...]) -> None:
+        self._layer = layer
+        self._bound = bound
+
+    def keys(self, *args: P.args, **kwargs: P.kwargs) -> dict[Any, str]:
+        """The key of each item of a call."""
+        calls = self._layer.calls(*self._bound, *args, **kwargs)
+        return {item: call.key for item, call in calls.items()}
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Count:
+        """Forget the values of these items, in every process; how many of them had one.
+
+        Raises:
+            BackendError: The backend could not be told: some may still be served.
+        """
+        keys = self.keys(*args, **kwargs).values()
+        count: Count = self._run(lambda near: _forgotten(near, list(keys)), 0)
+        return count
+
+    def clear(self) -> Nothing:
+        """Forget every value of the function's namespace, in every process, in one operation."""
+        tag = self._layer.settings.namespace
+        nothing: Nothing = self._run(lambda near: invalidated_tags(near.backend, (tag,)), None)
+        return nothing
+
+    def uncached(self, *args: P.args, **kwargs: P.kwargs) -> Result:
+        """Call the function itself, with all items."""
+        result: Result = self._layer.function(*self._bound, *args, **kwargs)
+        return result
+
+    def _run(self, plan: Callable[[Near], Plan[Any]], otherwise: Any) -> Any:
+        async def running() -> Any:
+            near = self._layer.attend()
+            return otherwise if near is None else await plan(near)
+
+        if self._layer.shape.mode == "sync":
+            return drive(running())
+        from resilient.engine.drivers.aio import adrive
+
+        return adrive(running())
+
+
+async def _forgotten(near: Near, keys: list[str]) -> int:
+    store: CacheStore = near.backend.require("cache")
+    return sum(await changed(near, keys, lambda: all_of([store.delete(key) for key in keys])))
+
+
+def _calls(name: str, items: Iterable[Any], call: Callable[[Any], Call]) -> dict[Any, Call]:
+    if isinstance(items, str | bytes | Mapping):
+        raise ConfigurationError(
+            f"@{BATCH} on {name}: {type(items).__name__!r} is no collection of items"
+        )
+    return {item: call(item) for item in dict.fromkeys(items)}
+
+
+def _check_items(signature: Signature, key_arg: str, where: str) -> None:
+    parameter = signature.parameters.get(key_arg)
+    if parameter is None or parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
+        raise ConfigurationError(
+            f"{where}: key_arg={key_arg!r} names no parameter; known are: "
+            f"{', '.join(signature.parameters) or 'none'}"
+        )
+    context = context_parameter(signature, where)
+    if context is not None:
+        raise ConfigurationError(f"{where}: {context!r}: a batch has no CacheContext")
+
+
+def _with_item(signature: Signature, items: str) -> str:
+    """The text of a call's arguments with one item, or some, in the place of all."""
+    parameters = [
+        each.replace(name=ITEM) if each.name == items else each
+        for each in signature.parameters.values()
+    ]
+    text = forwarding(signature.replace(parameters=parameters))
+    return text.replace(f"{ITEM}={ITEM}", f"{items}={ITEM}")
+
+
+def _value_of(annotation: Any) -> Any:
+    """What a mapping holds, by its annotation."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    is_mapping = isinstance(origin, type) and issubclass(origin, Mapping)
+    return arguments[1] if is_mapping and len(arguments) == 2 else Any

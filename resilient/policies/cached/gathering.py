@@ -1,0 +1,258 @@
+"""A batch of cached calls, as a plan: one request for all values, one call for what is missing.
+
+Each missing value has its lease, as that of a single call has: of all batches and calls that want
+it, in all processes, one computes it. A batch computes and stores what it has the leases of before
+it waits for the rest: so no two wait for one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from resilient.engine.budget import within
+from resilient.engine.guard import guarded
+from resilient.engine.plan import NEW_OWNER, NOW, Body, IsDead, Listen, Wait, all_of
+from resilient.engine.waiting import EXPIRY_SLACK
+from resilient.errors import BackendError, ConfigurationError, LeaseLost
+from resilient.policies.cached.near import Call, Near
+from resilient.policies.cached.plan import (
+    LEASE,
+    PATIENCE,
+    insisted,
+    leased,
+    life_of,
+    raised_or,
+    readable,
+    troubled,
+    watched,
+)
+from resilient.policies.cached.settings import POLICY, Settings
+from resilient.protocols.cache import Busy, CacheStore, Entry, Filling, Leased
+
+if TYPE_CHECKING:
+    from resilient.engine.lease import Lease
+    from resilient.engine.signals import GiftedWaiter
+    from resilient.policies.cached.freshness import Life
+
+__all__ = ["Calls", "gathered"]
+
+Calls = dict[Any, Call]
+"""The call of each item of a batch."""
+
+
+async def gathered(settings: Settings, near: Near, calls: Calls) -> dict[Any, Any]:
+    """The values of all calls that have one, in their order."""
+    gathering = Gathering(settings, near, calls)
+    gathering.at_hand()
+    if gathering.wanted and settings.unguarded and near.backend.outage.is_on:
+        await gathering.alone()
+    elif gathering.wanted:
+        if near.wants_to_watch:
+            await watched(near)
+        await gathering.run(await NEW_OWNER)
+    return {item: gathering.found[item] for item in calls if item in gathering.found}
+
+
+class Gathering:
+    """One batch on its way.
+
+    Attributes:
+        found: The values that are there.
+        wanted: The calls of the others.
+    """
+
+    def __init__(self, settings: Settings, near: Near, calls: Calls) -> None:
+        self.found: dict[Any, Any] = {}
+        self.wanted = dict(calls)
+        self._settings = settings
+        self._near = near
+        self._store: CacheStore = near.backend.require("cache")
+        self._waiter: GiftedWaiter | None = None
+        self._owner = ""
+        self._began = 0.0
+        self._changed: Callable[[], bool] = near.nearby.changes()
+        budget = settings.asking.hard
+        assert budget is not None
+        self._budget = budget
+
+    def at_hand(self) -> None:
+        """Take what is at hand in this process."""
+        for item, call in list(self.wanted.items()):
+            entry = self._near.find(call.key, None)
+            if entry is not None:
+                self._take(item, self._near.given(entry))
+
+    async def run(self, owner: str) -> None:
+        """Ask, compute what is ours to compute, wait for what others do, until all is there."""
+        self._owner, start = owner, await NOW
+        while self.wanted:
+            self._changed, self._began = self._near.nearby.changes(), await NOW
+            try:
+                answers = await self._asked()
+            except BackendError as error:
+                troubled(self._settings, self._near, next(iter(self.wanted.values())), error)
+                await self.alone()
+                return
+            ours, theirs = await self._sorted(answers)
+            if ours:
+                await self._filled(ours)
+            if theirs:
+                if await NOW - start > PATIENCE:  # it may be waited for itself
+                    await self.alone()
+                else:
+                    await self._rested(theirs)
+
+    async def alone(self) -> None:
+        """Compute what is wanted, for nobody else."""
+        for item, value in (await self._computed(list(self.wanted))).items():
+            self._take(item, value)
+        self.wanted.clear()
+
+    # --- asking
+
+    async def _asked(self) -> list[Entry | Leased | Busy]:
+        calls, waiter = self.wanted.values(), self._waiter
+        ask = partial(
+            self._store.fetch_many,
+            [call.key for call in calls],
+            owner=self._owner,
+            lease=LEASE,
+            tags=[call.tags for call in calls],
+            waiter=None if waiter is None else self._near.backend.hub.address(waiter),
+        )
+        try:
+            return await insisted(ask, self._budget)
+        except BackendError:
+            raise
+        except BaseException:  # cancelled: some leases may have been won
+            await self._withdrawn(calls)
+            raise
+
+    async def _sorted(
+        self, answers: Iterable[Entry | Leased | Busy]
+    ) -> tuple[dict[Any, Lease], list[tuple[Call, Busy]]]:
+        """Take what there is; the leases that are ours, and what others compute."""
+        ours: dict[Any, Lease] = {}
+        theirs: list[tuple[Call, Busy]] = []
+        try:
+            for (item, call), answer in zip(list(self.wanted.items()), answers, strict=True):
+                if isinstance(answer, Leased):
+                    ours[item] = leased(self._near, call, self._owner, answer.fence, self._began)
+                elif isinstance(answer, Entry):
+                    await self._received(item, call, answer)
+                elif answer.stale is not None and answer.stale.ttl > 0:
+                    self._near.counters.stale += 1
+                    await self._received(item, call, answer.stale)
+                else:
+                    theirs.append((call, answer))
+        except BaseException:  # the value of one of them is an exception
+            await self._withdrawn([self.wanted[item] for item in ours])
+            raise
+        return ours, theirs
+
+    async def _received(self, item: Any, call: Call, entry: Entry) -> None:
+        stored = readable(self._near, call, entry)
+        if stored is None:  # a miss; the next round asks for it again
+            with suppress(BackendError):
+                await within(self._budget, self._store.delete(call.key))
+            return
+        self._near.counters.hits += 1
+        self._keep(call, stored.value, life_of(entry))
+        self._take(item, raised_or(stored.value))
+
+    async def _rested(self, theirs: list[tuple[Call, Busy]]) -> None:
+        """Wait until one of the others may be there; the first time, only to be registered."""
+        for call, busy in theirs:
+            if await IsDead(busy.owner):
+                with suppress(BackendError):
+                    await within(self._budget, self._store.abandon(call.key, owner=busy.owner))
+                return
+        hub = self._near.backend.hub
+        if self._waiter is None:
+            self._waiter = await Listen(hub)
+            return
+        left = min(busy.ttl for _, busy in theirs) + EXPIRY_SLACK
+        await Wait(self._waiter, min(left, hub.recheck))
+
+    # --- computing
+
+    async def _computed(self, items: list[Any]) -> dict[Any, Any]:
+        """Call the function with the items."""
+        counters = self._near.counters
+        counters.misses += len(items)
+        counters.computed += 1
+        try:
+            values = await Body(items)
+        except Exception:
+            counters.errors += 1
+            raise
+        if not isinstance(values, Mapping):
+            raise ConfigurationError(
+                f"@{POLICY}.batch: the function returned {type(values).__name__!r}, "
+                "not a mapping of its items to their values"
+            )
+        return {item: values[item] for item in items if item in values}
+
+    async def _filled(self, ours: dict[Any, Lease]) -> None:
+        """Compute what we have the leases of, and store it."""
+        calls = {item: self.wanted[item] for item in ours}
+        try:
+            for lease in ours.values():
+                lease.keep()
+            start = await NOW
+            values = await self._computed(list(ours))
+            took = await NOW - start
+            lives: dict[Any, Life] = {}
+            fillings = []
+            for item, value in values.items():
+                life = await self._settings.freshness.of_value(
+                    value, took, ttl=None, no_store=False
+                )
+                if life is not None:
+                    key, tags = calls[item].key, calls[item].tags
+                    record = self._near.records.encode(key, value)
+                    fillings.append(Filling(key, record, *life, tags))
+                    lives[item] = life
+        except BaseException:
+            await self._dropped(ours, calls.values())
+            raise
+        await self._dropped(ours, [calls[item] for item in calls if item not in lives])
+        if fillings and not any(lease.inherited for lease in ours.values()):
+            kept = await self._stored(fillings)
+            for (item, life), is_kept in zip(lives.items(), kept, strict=False):
+                if is_kept:
+                    self._keep(calls[item], values[item], life)
+        for item in calls:
+            self.wanted.pop(item)
+        self.found.update(values)
+
+    async def _stored(self, fillings: list[Filling]) -> list[bool]:
+        fill = partial(self._store.fill_many, fillings, owner=self._owner)
+        try:
+            return await guarded(insisted, fill, self._budget)
+        except BackendError as error:
+            troubled(self._settings, self._near, next(iter(self.wanted.values())), error)
+        except LeaseLost:  # of a lock around this: what was computed is not to be relied on
+            await self._withdrawn(self.wanted.values())
+        return []
+
+    async def _dropped(self, ours: dict[Any, Lease], calls: Iterable[Call]) -> None:
+        """Renew none of the leases any more, and give some of them back."""
+        for lease in ours.values():
+            lease.drop()
+        if not any(lease.inherited for lease in ours.values()):
+            await self._withdrawn(calls)
+
+    async def _withdrawn(self, calls: Iterable[Call]) -> None:
+        with suppress(BackendError):
+            await all_of([self._store.abandon(call.key, owner=self._owner) for call in calls])
+
+    def _keep(self, call: Call, value: Any, life: Life) -> None:
+        self._near.keep(call, value, life, began=self._began, unless=self._changed)
+
+    def _take(self, item: Any, value: Any) -> None:
+        self.found[item] = value
+        self.wanted.pop(item, None)
