@@ -20,8 +20,12 @@ MODULES = {
     **dict.fromkeys(("redis", "rediss", "valkey", "valkeys", "unix"), _REDIS),
     **dict.fromkeys(("postgresql", "postgres"), _POSTGRES),
 }
-CLIENTS = dict.fromkeys(("redis", "valkey"), _REDIS)
-CLIENTS |= dict.fromkeys(("psycopg_pool", "sqlalchemy"), _POSTGRES)
+CLIENTS = {
+    "redis": _REDIS,
+    "valkey": _REDIS,
+    "psycopg_pool": _POSTGRES,
+    "sqlalchemy": _POSTGRES,
+}
 
 
 def resolve(backend: BackendLike, prefix: str = "") -> Backend:
