@@ -149,7 +149,10 @@ class Worker:
         return [c for c in self._chores if (moment := c.due()) is not None and moment <= now]
 
     def _nudge_task(self) -> None:
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # the next call in the loop will give it
+            return
         if self._task is None or self._task.done() or self._task.get_loop() is not loop:
             event = asyncio.Event()
             self._wake_task = event.set

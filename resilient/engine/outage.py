@@ -8,7 +8,6 @@ which all policies that can do without it share.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -81,10 +80,7 @@ class Outage:
 
     def _have_it_run(self) -> None:
         if self._next < self._worker.wakes_at:
-            # A backend that needs an event loop gets its nudge from the next call in the loop,
-            # where this thread runs none.
-            with contextlib.suppress(RuntimeError):
-                self._worker.nudge()
+            self._worker.nudge()
 
     # --- as a chore
 

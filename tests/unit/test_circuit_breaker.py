@@ -840,8 +840,9 @@ def test_a_blocking_form_in_a_loop_warns() -> None:
     async def main() -> None:
         with pytest.warns(resilient.BlockingCallInLoop, match="async with"), breaker.guard():
             pass
-        with pytest.warns(resilient.BlockingCallInLoop, match="ametrics"):
+        with pytest.warns(resilient.BlockingCallInLoop, match="ametrics") as warnings:
             breaker.at().metrics()
+        assert warnings[0].filename == __file__
 
     asyncio.run(main())
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from resilient import events
 from resilient.engine import clock
+from resilient.engine.circuits.local_view import NEVER_SEEN, LocalView
 from resilient.engine.circuits.news import News
 from resilient.engine.circuits.outcomes import (
     FAILURES_WITHIN,
@@ -41,29 +42,14 @@ CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.H
 ASK_AGAIN_WITHIN = 0.05
 """Seconds for which a half-open circuit that has no permit left is not asked again: a permit that
 was given back unused is announced to nobody."""
-NEVER_SEEN = -1
-"""The generation of a circuit of which the server has not spoken yet."""
 
 
-class KnownCircuit:
+class KnownCircuit(LocalView):
     """The local view of one circuit, and what it has counted. Thread-safe.
 
     Attributes:
-        key: The circuit.
-        rules: When it opens and closes.
         hits: The counter of successes while calls may pass unasked, else `None`.
         is_idle: Whether nothing has been counted that is still to be sent.
-        is_known: Whether the server has told its state and every change since.
-        is_own: Whether its state is this process's judgement, not the server's word.
-        state: Closed, open or half-open, or what it was put into by hand.
-        generation: The server's, of the last state that it told.
-        version: Grows with every change of this view: tells an answer that was overtaken.
-        ask_at: When a circuit that is not closed may be asked for a permit, or what was done by
-            hand ends, on the local clock.
-        ramp_ends: Until when only some of the calls are let through, on the local clock.
-        since: When it came into its state, on the local clock.
-        reason: Why.
-        opened: How many times in a row it has opened.
         due: When to send what was counted, on the local clock.
         used_at: When it was last used, within the time in which successes are sent.
     """
@@ -75,39 +61,18 @@ class KnownCircuit:
         "_news",
         "_tally",
         "_unsent",
-        "ask_at",
         "due",
-        "generation",
         "hits",
         "is_idle",
-        "is_known",
-        "is_own",
-        "key",
-        "opened",
-        "ramp_ends",
-        "reason",
-        "rules",
-        "since",
-        "state",
         "used_at",
-        "version",
     )
 
     def __init__(self, key: str, rules: CircuitRules, circuits: KnownCircuits) -> None:
-        self.key = key
-        self.rules = rules
-        self.is_idle = True
-        self.is_known = False
-        self.is_own = False
-        self.state = CLOSED
-        self.generation = NEVER_SEEN
-        self.version = 0
-        self.ask_at = self.ramp_ends = -math.inf
-        self.since = self.used_at = clock.now()
-        self.reason = ""
-        self.opened = 0
-        self.due = math.inf
+        super().__init__(key, rules)
         self.hits: Iterator[int] | None = None
+        self.is_idle = True
+        self.due = math.inf
+        self.used_at = self.since
         self._circuits = circuits
         self._unsent = Unsent(rules)
         self._lost: CircuitView | None = None
@@ -264,7 +229,7 @@ class KnownCircuit:
         """
         lost = False
         with self._lock:
-            if version == self.version and self._has_lost(view):
+            if version == self.version and self.has_lost(view):
                 self._lost = view
                 self._send_within(0.0)
                 lost = True
@@ -332,29 +297,18 @@ class KnownCircuit:
         self.is_idle = False
         self.due = min(self.due, clock.now() + seconds)
 
-    def _has_lost(self, view: CircuitView) -> bool:
-        """Whether the server has lost its data, and is to be told again that this one is open."""
-        lasts = self.state is OPEN or self.state.is_forced
-        forgotten = view.generation < self.generation and not self.is_own
-        return forgotten and lasts and clock.now() < self.ask_at
-
     def _told_again(self, now: float) -> CircuitView | None:
         """What the server has lost, if it is still so."""
         lost, self._lost = self._lost, None
-        if lost is None or not self._has_lost(lost):
+        if lost is None or not self.has_lost(lost):
             return None
-        return lost._replace(
-            state=self.state,
-            generation=self.generation,
-            reopens_in=self.ask_at - now,
-            opened=self.opened,
-        )
+        return self.retold(lost, now)
 
     def _accept(self, view: CircuitView) -> None:
-        if self._stands_alone(view):
+        if self.stands_alone(view):
             self.generation = view.generation
             return
-        if view.state is not self.state or not self._goes_on(view):
+        if view.state is not self.state or not self.goes_on(view):
             self._enter(view, own=False)
             return
         if view.generation != self.generation:
@@ -368,26 +322,12 @@ class KnownCircuit:
         else:
             self._lasts(view)
 
-    def _stands_alone(self, view: CircuitView) -> bool:
-        """Whether this process goes on leaving alone what a quorum has not found bad."""
-        alone = self.is_own and self.rules.quorum is not None
-        return alone and view.state is CLOSED and self.state is not CLOSED
-
-    def _goes_on(self, view: CircuitView) -> bool:
-        """Whether calls that were admitted under the state so far still count in this one."""
-        if self.state is OPEN:
-            return True
-        # A circuit gets its first generation with its first outcome, and loses it when it has
-        # been idle for so long that the server forgets it.
-        unnumbered = self.generation <= 0 or view.generation == 0
-        return view.generation == self.generation or (self.state is CLOSED and unnumbered)
-
     def _enter(self, view: CircuitView, *, own: bool) -> None:
         """Come into a state: nothing counted, nothing asked."""
         seen_before = self.is_own or self.generation != NEVER_SEEN or own
         if view.state is not self.state and seen_before:
             generation = max(self.generation if own else view.generation, 0)
-            reason = "outvoted" if not own and self._was_wrong(view) else view.reason
+            reason = "outvoted" if not own and self.was_wrong(view) else view.reason
             self._news.add(
                 events.CircuitChanged(
                     self.key, self.state.value, view.state.value, generation, reason
@@ -409,16 +349,8 @@ class KnownCircuit:
                 self.ramp_ends = self.since + self.rules.ramp
             self._let_through(clock.now())
 
-    def _was_wrong(self, view: CircuitView) -> bool:
-        """Whether this process has left the closed state by itself, and the server never did."""
-        unmoved = view.generation == self.generation or not view.reason
-        return self.is_own and view.state is CLOSED and unmoved
-
     def _lasts(self, view: CircuitView) -> None:
-        """Since when and how long it is in its state, and why."""
-        now = clock.now()
-        self.since, self.reason, self.opened = now - view.age, view.reason, view.opened
-        self.ask_at = now + view.reopens_in
+        self.lasts(view)
         if self.state.is_forced and self.state.lets_through:
             self.due = min(self.due, self.ask_at)
             self._circuits.touch(self)

@@ -10,7 +10,6 @@ After an error the server is left alone, so that no call has to wait for it, unt
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 from collections.abc import Callable
@@ -154,13 +153,13 @@ class KnownCircuits:
         """A circuit has something to send, or to judge, when it is due."""
         self._dirty[circuit] = None
         if circuit.due < self._backend.worker.wakes_at:
-            self._nudge()
+            self._backend.worker.nudge()
 
     def watch(self, circuit: TimedCircuit) -> None:
         """A circuit has calls under way that may become slow."""
         self._watched[circuit] = None
         if circuit.looks_at < self._backend.worker.wakes_at:
-            self._nudge()
+            self._backend.worker.nudge()
 
     def own_judgement(
         self, circuit: KnownCircuit, outcomes: str, retry_after: float
@@ -240,7 +239,7 @@ class KnownCircuits:
         for circuit in self._all():
             if circuit.has_unsent:
                 circuit.wake()
-        self._nudge()
+        self._backend.worker.nudge()
 
     # --- the chore
 
@@ -384,19 +383,13 @@ class KnownCircuits:
         if message is None:  # it is heard again, so it is there
             self._must_reread = True
             self._outage.hurry()
-            self._nudge()
+            self._backend.worker.nudge()
             return
         key, view = parse_announcement(message)
         for table in list(self._tables.values()):
             circuit = table.get(key)
             if circuit is not None:
                 circuit.adopt(view)
-
-    def _nudge(self) -> None:
-        # A backend that needs an event loop gets its nudge from the next call in the loop, where
-        # this thread runs none.
-        with contextlib.suppress(RuntimeError):
-            self._backend.worker.nudge()
 
 
 async def _together(plans: list[Plan[CircuitView]]) -> list[Any]:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-from resilient.engine.block import warn_if_in_loop
-from resilient.engine.drivers.sync import drive
+from resilient.engine.controls import awaitable, control
 from resilient.engine.durations import Duration, optional_seconds
-from resilient.engine.plan import Plan
 from resilient.errors import BackendError
 from resilient.policies.circuit_breaker.plan import known
 from resilient.policies.circuit_breaker.settings import Settings
 from resilient.protocols.circuits import CircuitState, CircuitTransition, CircuitView
 
 __all__ = ["Circuit"]
-
-T = TypeVar("T")
 
 NOTHING_SEEN = CircuitView(CircuitState.CLOSED, 0, 0.0, 0, 0, 0, None, None, "")
 
@@ -42,133 +36,12 @@ class Circuit:
         found = circuits.table(self._settings.rules).get(self.key)
         return CircuitState.CLOSED if found is None else found.state
 
-    def metrics(self) -> CircuitView:
+    @control
+    async def metrics(self) -> CircuitView:
         """Its state and counts over all processes; those of this one while the backend is away.
 
         Stale calls are those of this process, and those that others have told too late.
         """
-        return self._drive("metrics", self._metrics())
-
-    async def ametrics(self) -> CircuitView:
-        """Its state and counts: see `metrics`."""
-        return await _adrive(self._metrics())
-
-    def history(self) -> list[CircuitTransition]:
-        """Its latest 20 transitions in all processes, the newest first.
-
-        Raises:
-            BackendError: The backend is away.
-        """
-        return self._drive("history", self._history())
-
-    async def ahistory(self) -> list[CircuitTransition]:
-        """Its latest transitions: see `history`."""
-        return await _adrive(self._history())
-
-    def force_open(
-        self, *, duration: Duration | None = None, reason: str = "", by: str = ""
-    ) -> None:
-        """Refuse calls from now on, in all processes, and then probe the dependency as usual.
-
-        Args:
-            duration: For how long: seconds, or as `"10m"`; until `reset` by default, but no longer
-                than the backend keeps anything.
-            reason: Why, for the history and the refusals.
-            by: Who says so.
-
-        Raises:
-            BackendError: The backend is away; nothing has changed.
-        """
-        self._drive("force_open", self._force(CircuitState.FORCED_OPEN, duration, reason, by))
-
-    async def aforce_open(
-        self, *, duration: Duration | None = None, reason: str = "", by: str = ""
-    ) -> None:
-        """Refuse calls from now on: see `force_open`."""
-        await _adrive(self._force(CircuitState.FORCED_OPEN, duration, reason, by))
-
-    def force_closed(
-        self, *, duration: Duration | None = None, reason: str = "", by: str = ""
-    ) -> None:
-        """Let calls through from now on, in all processes.
-
-        Args:
-            duration: Nothing opens it for so long; without one, the next failures may.
-            reason: Why, for the history.
-            by: Who says so.
-
-        Raises:
-            BackendError: The backend is away; nothing has changed.
-        """
-        self._drive("force_closed", self._close(duration, reason, by))
-
-    async def aforce_closed(
-        self, *, duration: Duration | None = None, reason: str = "", by: str = ""
-    ) -> None:
-        """Let calls through from now on: see `force_closed`."""
-        await _adrive(self._close(duration, reason, by))
-
-    def disable(self, *, duration: Duration | None = None, reason: str = "", by: str = "") -> None:
-        """Let calls through and count none, in all processes.
-
-        Args:
-            duration: For how long; until `reset` by default.
-            reason: Why, for the history.
-            by: Who says so.
-
-        Raises:
-            BackendError: The backend is away; nothing has changed.
-        """
-        self._drive("disable", self._force(CircuitState.DISABLED, duration, reason, by))
-
-    async def adisable(
-        self, *, duration: Duration | None = None, reason: str = "", by: str = ""
-    ) -> None:
-        """Let calls through and count none: see `disable`."""
-        await _adrive(self._force(CircuitState.DISABLED, duration, reason, by))
-
-    def metrics_only(
-        self, *, duration: Duration | None = None, reason: str = "", by: str = ""
-    ) -> None:
-        """Count calls and refuse none, in all processes; `CircuitWouldOpen` says when it would.
-
-        Args:
-            duration: For how long; until `reset` by default.
-            reason: Why, for the history.
-            by: Who says so.
-
-        Raises:
-            BackendError: The backend is away; nothing has changed.
-        """
-        self._drive("metrics_only", self._force(CircuitState.METRICS_ONLY, duration, reason, by))
-
-    async def ametrics_only(
-        self, *, duration: Duration | None = None, reason: str = "", by: str = ""
-    ) -> None:
-        """Count calls and refuse none: see `metrics_only`."""
-        await _adrive(self._force(CircuitState.METRICS_ONLY, duration, reason, by))
-
-    def reset(self, *, reason: str = "", by: str = "") -> None:
-        """Begin anew: closed, with nothing counted, in all processes.
-
-        Args:
-            reason: Why, for the history.
-            by: Who says so.
-
-        Raises:
-            BackendError: The backend is away; nothing has changed.
-        """
-        self._drive("reset", self._close(None, reason, by))
-
-    async def areset(self, *, reason: str = "", by: str = "") -> None:
-        """Begin anew: see `reset`."""
-        await _adrive(self._close(None, reason, by))
-
-    def _drive(self, name: str, plan: Plan[T]) -> T:
-        warn_if_in_loop(f"circuit.{name}()", f"await circuit.a{name}()", stacklevel=4)
-        return drive(plan)
-
-    async def _metrics(self) -> CircuitView:
         circuits = self._settings.circuits()
         if circuits is None:
             return NOTHING_SEEN
@@ -187,13 +60,108 @@ class Circuit:
         view = await circuits.judge.view(self.key)
         return view._replace(stale=view.stale + circuit.stale)
 
-    async def _history(self) -> list[CircuitTransition]:
+    ametrics = awaitable(metrics)
+
+    @control
+    async def history(self) -> list[CircuitTransition]:
+        """Its latest 20 transitions in all processes, the newest first.
+
+        Raises:
+            BackendError: The backend is away.
+        """
         circuits = self._settings.circuits()
         return [] if circuits is None else await circuits.store.history(self.key)
 
-    async def _close(self, duration: Duration | None, reason: str, by: str) -> None:
+    ahistory = awaitable(history)
+
+    @control
+    async def force_open(
+        self, *, duration: Duration | None = None, reason: str = "", by: str = ""
+    ) -> None:
+        """Refuse calls from now on, in all processes, and then probe the dependency as usual.
+
+        Args:
+            duration: For how long: seconds, or as `"10m"`; until `reset` by default, but no longer
+                than the backend keeps anything.
+            reason: Why, for the history and the refusals.
+            by: Who says so.
+
+        Raises:
+            BackendError: The backend is away; nothing has changed.
+        """
+        await self._force(CircuitState.FORCED_OPEN, duration, reason, by)
+
+    aforce_open = awaitable(force_open)
+
+    @control
+    async def force_closed(
+        self, *, duration: Duration | None = None, reason: str = "", by: str = ""
+    ) -> None:
+        """Let calls through from now on, in all processes.
+
+        Args:
+            duration: Nothing opens it for so long; without one, the next failures may.
+            reason: Why, for the history.
+            by: Who says so.
+
+        Raises:
+            BackendError: The backend is away; nothing has changed.
+        """
         state = CircuitState.CLOSED if duration is None else CircuitState.FORCED_CLOSED
         await self._force(state, duration, reason, by)
+
+    aforce_closed = awaitable(force_closed)
+
+    @control
+    async def disable(
+        self, *, duration: Duration | None = None, reason: str = "", by: str = ""
+    ) -> None:
+        """Let calls through and count none, in all processes.
+
+        Args:
+            duration: For how long; until `reset` by default.
+            reason: Why, for the history.
+            by: Who says so.
+
+        Raises:
+            BackendError: The backend is away; nothing has changed.
+        """
+        await self._force(CircuitState.DISABLED, duration, reason, by)
+
+    adisable = awaitable(disable)
+
+    @control
+    async def metrics_only(
+        self, *, duration: Duration | None = None, reason: str = "", by: str = ""
+    ) -> None:
+        """Count calls and refuse none, in all processes; `CircuitWouldOpen` says when it would.
+
+        Args:
+            duration: For how long; until `reset` by default.
+            reason: Why, for the history.
+            by: Who says so.
+
+        Raises:
+            BackendError: The backend is away; nothing has changed.
+        """
+        await self._force(CircuitState.METRICS_ONLY, duration, reason, by)
+
+    ametrics_only = awaitable(metrics_only)
+
+    @control
+    async def reset(self, *, reason: str = "", by: str = "") -> None:
+        """Begin anew: closed, with nothing counted, in all processes.
+
+        Args:
+            reason: Why, for the history.
+            by: Who says so.
+
+        Raises:
+            BackendError: The backend is away; nothing has changed.
+        """
+        await self._force(CircuitState.CLOSED, None, reason, by)
+
+    areset = awaitable(reset)
 
     async def _force(
         self, state: CircuitState, duration: Duration | None, reason: str, by: str
@@ -211,9 +179,3 @@ class Circuit:
 
     def __repr__(self) -> str:
         return f"<circuit {self.key!r}, {self.state.value} as known here>"
-
-
-async def _adrive(plan: Plan[T]) -> T:
-    from resilient.engine.drivers.aio import adrive
-
-    return await adrive(plan)
