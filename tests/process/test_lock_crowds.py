@@ -88,7 +88,7 @@ def test_a_crowd_is_served_fairly_and_fast(
     # A token is lost with whoever has it; fair is what python-redis-lock means to be; redis-py's
     # lets whoever is first have it. All are 0.8 and more on a quiet machine.
     assert shares["blpop"] >= 0.6
-    assert shares.get("python-redis-lock", 1) >= 0.75
+    assert shares.get("python-redis-lock", 1) >= 0.6
     assert barging >= 0.7
 
 

@@ -13,7 +13,7 @@ import resilient
 from resilient.testing.faults import FaultProxy
 from tests.process import lock_workers
 from tests.process.lock_workers import handed_over
-from tests.support.fixtures import Target
+from tests.support.fixtures import Target, alternating
 from tests.support.modes import Mode
 from tests.support.processes import group, run_all
 from tests.support.scale import scaled
@@ -22,6 +22,7 @@ from tests.support.servers import RedisAt
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
 
+@alternating("sync")
 @pytest.mark.parametrize("fair", [False, True], ids=["barging", "in turn"])
 def test_locked_sections_never_overlap(
     shared_target: Target, mode: Mode, tmp_path: Path, fair: bool
@@ -81,6 +82,7 @@ def test_a_hand_off_is_a_wake_up(redis_server: RedisAt, prefix: str, tmp_path: P
     assert 3 * median[sqlite] <= median["redis-py"]
 
 
+@alternating("async")
 def test_a_killed_holder_is_replaced_within_its_ttl(shared_target: Target, mode: Mode) -> None:
     """At once on the same host, where its death can be seen; after its TTL at the latest."""
     url, prefix = shared_target.url, shared_target.prefix
@@ -99,6 +101,7 @@ def test_a_killed_holder_is_replaced_within_its_ttl(shared_target: Target, mode:
     assert next_fence > fence
 
 
+@alternating("sync")
 def test_a_holder_that_slept_past_its_ttl_learns_of_it(shared_target: Target, mode: Mode) -> None:
     """Stopped and resumed, it is told, and its release frees nobody else's lock."""
     url, prefix = shared_target.url, shared_target.prefix
