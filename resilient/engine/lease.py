@@ -11,6 +11,7 @@ The drift allowance is Redlock's: https://redis.io/docs/latest/develop/use/patte
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from resilient.engine.backend import Backend
 
 __all__ = ["Heartbeat", "Lease"]
+
+log = logging.getLogger("resilient")
 
 SAFE_SHARE = 0.99
 DRIFT_SECONDS = 0.002
@@ -170,7 +173,7 @@ class Lease:
         events.emit(events.LeaseWasLost(self.kind, self.key, self.fence, reason))
         callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
-            callback()
+            _told(callback)
 
     def when_lost(self, callback: Callable[[], object]) -> None:
         """Have a function called when it is lost, on the heartbeat's thread; at once if it is."""
@@ -178,7 +181,7 @@ class Lease:
             self._callbacks = []
         self._callbacks.append(callback)
         if self._reason is not None:
-            callback()
+            _told(callback)
 
     def inherit(self) -> None:
         """This process is a forked child: the lease is its parent's, and not its to release."""
@@ -194,6 +197,13 @@ class Lease:
             self.lose("the server says that it has expired or was taken over")
         else:  # an error: try again until the deadline
             self.due = min(clock.now() + self.ttl * RETRY_AFTER, self.deadline)
+
+
+def _told(callback: Callable[[], object]) -> None:
+    try:
+        callback()
+    except Exception:  # one holder's fault must not keep the others' losses from being told
+        log.exception("a function that is called when a lease is lost failed")
 
 
 async def _renewed(leases: Sequence[Lease]) -> list[Any]:

@@ -190,6 +190,36 @@ def test_a_function_is_called_with_the_lease_that_was_lost(
     assert len(seen) == 1
 
 
+def test_a_function_that_fails_keeps_no_other_loss_from_being_told(
+    mode: Mode, clock: ManualClock, backend: resilient.Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged; the other lock's function is called, and both end with `LeaseLost`."""
+    seen: list[Any] = []
+
+    def failing(lease: Any) -> None:
+        raise RuntimeError("no")
+
+    with pytest.raises(resilient.LeaseLost, match="'a'"), mode.entered(lock("a", on_lost=failing)):
+        with (
+            pytest.raises(resilient.LeaseLost, match="'b'"),
+            mode.entered(lock("b", on_lost=seen.append)),
+        ):
+            assert backend.sync.locks.force_release("a")
+            assert backend.sync.locks.force_release("b")
+            clock.advance(11)
+            wait_for(lambda: seen)
+        assert len(seen) == 1
+    assert "when a lease is lost failed" in caplog.text
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait for what another thread does, outside any event loop."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
 def test_one_lost_lock_of_several_is_the_loss_of_all(
     mode: Mode, clock: ManualClock, backend: resilient.Backend
 ) -> None:
@@ -201,10 +231,7 @@ def test_one_lost_lock_of_several_is_the_loss_of_all(
     ):
         assert backend.sync.locks.force_release("b")
         clock.advance(11)
-        deadline = time.monotonic() + 20
-        while not seen:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        wait_for(lambda: seen)
         assert seen == [leases]
         assert leases.lost
         with pytest.raises(resilient.LeaseLost, match="'b'"):
