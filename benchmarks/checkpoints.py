@@ -16,7 +16,7 @@ KINDS = ("redis", "sqlite", "memory")
 
 def groups() -> list[Group]:
     """Steps and items, sync and async."""
-    return [_steps(mode) for mode in MODES] + [_items(mode) for mode in MODES]
+    return [made(mode) for made in (_steps, _steps_in_a_file, _items) for mode in MODES]
 
 
 def _steps(mode: Mode) -> Group:
@@ -36,13 +36,17 @@ def _steps(mode: Mode) -> Group:
 
         return call if mode == "sync" else acall
 
-    if mode == "sync":
-        for synchronous in ("NORMAL", "FULL"):
-            group.case(f"sqlite3: INSERT and commit, {synchronous}", per=STEPS)(
-                _inserts(synchronous)
-            )
-    for kind in KINDS:
+    for kind in ("redis", "memory"):
         group.case(f"resilient, {kind}", per=STEPS)(_job_of_steps(kind))
+    return group
+
+
+def _steps_in_a_file(mode: Mode) -> Group:
+    """Beside a raw commit of the same durability: that of SQLite's `synchronous = NORMAL`."""
+    group = Group(f"checkpoint: a step in a SQLite file, of a job with {STEPS}", mode)
+    group.case("sqlite3: INSERT and commit, NORMAL", per=STEPS)(_inserts("NORMAL"))
+    group.case("resilient, sqlite", per=STEPS)(_job_of_steps("sqlite"))
+    group.case("sqlite3: INSERT and commit, FULL", per=STEPS)(_inserts("FULL"))
     group.case("DBOS, sqlite", per=STEPS)(_dbos)
     return group
 
@@ -163,7 +167,10 @@ def _inserts(synchronous: str) -> Any:
             for _ in range(STEPS):
                 connection.execute("INSERT INTO steps (result) VALUES (?)", (b"result",))
 
-        return call
+        async def acall(n: int) -> None:
+            call(n)
+
+        return call if place.mode == "sync" else acall
 
     return make
 

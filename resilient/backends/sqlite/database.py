@@ -14,8 +14,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -79,52 +78,66 @@ class Database(Forkable):
 
     # --- connections
 
-    @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """A connection to the file that is there now, for one transaction."""
+    def connection(self) -> Borrowed:
+        """A connection to the file that is there now, for one transaction: `with` it."""
+        return Borrowed(self)
+
+    def borrow(self) -> Connection:
+        """A connection for one transaction, to be given back."""
+        # Twice under the lock in all, here and in `give_back`: every transaction comes this way.
         with self._lock:
             while self._forking:
                 self._rested.wait()
             self._users += 1
-        connection = None
-        try:
-            connection = self._take()
-            yield connection
-        except sqlite3.Error as error:
-            if connection is not None and not is_busy(error):
-                self._stale.add(connection)  # whatever is wrong with it: the next one is new
-            raise
-        finally:
+            connection = self._idle.pop() if self._idle else None
             if connection is not None:
-                self._give(connection)
+                self._used.add(connection)
+        if connection is not None and connection.file == self.file():
+            return connection
+        try:
+            return self._replaced(connection)
+        except BaseException:
             with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._rested.notify_all()
+                self._rest()
+            raise
 
-    def _take(self) -> Connection:
-        while True:
+    def _replaced(self, connection: Connection | None) -> Connection:
+        """Another connection, where there is none, or only to a file that is there no more.
+
+        The file was removed or replaced: what was in it is gone, for us as for everybody.
+        """
+        while connection is None or connection.file != self.file():
             with self._lock:
+                if connection is not None:
+                    self._used.discard(connection)
+                    self._stale.discard(connection)
+                    connection.close()
                 connection = self._idle.pop() if self._idle else None
+                if connection is not None:
+                    self._used.add(connection)
             if connection is None:
                 connection = self.open()
-            elif connection.file != self.file():
-                # Removed or replaced: what was in it is gone, for us as for everybody.
-                connection.close()
-                continue
-            with self._lock:
-                self._used.add(connection)
-            return connection
+                with self._lock:
+                    self._used.add(connection)
+                return connection
+        return connection
 
-    def _give(self, connection: Connection) -> None:
+    def give_back(self, connection: Connection, *, broken: bool) -> None:
+        """The transaction is over; a broken connection is closed."""
         with self._lock:
-            keep = connection not in self._stale and len(self._idle) < IDLE
             self._used.discard(connection)
-            self._stale.discard(connection)
+            keep = not broken and connection not in self._stale and len(self._idle) < IDLE
             if keep:
                 self._idle.append(connection)
-        if not keep:
-            connection.close()
+            else:
+                self._stale.discard(connection)
+                connection.close()
+            self._rest()
+
+    def _rest(self) -> None:
+        self._users -= 1
+        if self._forking and not self._users:
+            self._rested.notify_all()
 
     def close(self) -> None:
         """Close all connections; those in use when they are given back."""
@@ -253,6 +266,24 @@ class Database(Forkable):
         """Begin anew, and never touch what the parent's other threads were using."""
         ABANDONED.extend(self._used)
         self._forget()
+
+
+class Borrowed:
+    """A connection for the length of a `with` block."""
+
+    __slots__ = ("_connection", "_database")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> Connection:
+        self._connection = self._database.borrow()
+        return self._connection
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        # Whatever is wrong with it: the next one is new.
+        broken = isinstance(error, sqlite3.Error) and not is_busy(error)
+        self._database.give_back(self._connection, broken=broken)
 
 
 ABANDONED: list[Connection] = []

@@ -1,16 +1,16 @@
 -- KEYS record, waiters
 -- ARGV owner, lease in ms, ttl in ms, fingerprint, waiter ('': none), whether to take over ('': no)
-local us = microseconds()
 local r = redis.call('HMGET', KEYS[1], 'state', 'fingerprint', 'owner', 'fence', 'attempt', 'until',
   'takeover', 'outcome', 'result')
 local state, fingerprint, attempt = r[1], r[2] or '', r[5]
-local lives = digits(math.max(tonumber(ARGV[2]), tonumber(ARGV[3])))
 if fingerprint ~= '' and ARGV[4] ~= '' and fingerprint ~= ARGV[4] then
   return {'mismatch', fingerprint}
 end
 if state == 'completed' then
   return {'completed', r[8], r[9], redis.call('PTTL', KEYS[1]), attempt}
 end
+local us = microseconds()
+local lives = digits(math.max(tonumber(ARGV[2]), tonumber(ARGV[3])))
 if state == 'claimed' then
   if r[3] == ARGV[1] then
     redis.call('HSET', KEYS[1], 'until', digits(us + ARGV[2] * 1000))
