@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ EXTERNAL = os.environ.get("REDIS_URL")
 """A server of the user's, instead of those that the tests start. Never flushed, only added to."""
 EXTERNAL_POSTGRES = os.environ.get("POSTGRES_URL")
 """The same for PostgreSQL: tests make databases of their own there."""
+TARGETS = os.environ.get("RESILIENT_TARGETS", "sqlite,redis").split(",")
+"""On which backends those tests run that run once for each: `sqlite`, `redis`, `postgres`."""
 
 
 @dataclass(frozen=True)
@@ -105,24 +108,27 @@ def _target(kind: str, request: pytest.FixtureRequest, directory: Path, prefix: 
     if kind == "redis":
         server: RedisAt = request.getfixturevalue("redis_server")
         return Target(kind, server.url, prefix)
+    if kind == "postgres":
+        database: PostgresAt = request.getfixturevalue("postgres_server")
+        return Target(kind, database.url, prefix)
     url = {"memory": "memory://", "sqlite": f"sqlite:///{directory / 'state.db'}"}[kind]
     return Target(kind, url, prefix)
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", *TARGETS])
 def target(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Target:
     """Each backend in turn, empty."""
     return _target(request.param, request, tmp_path, prefix)
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=TARGETS)
 def shared_target(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Target:
     """Each backend that several processes can share, empty."""
     return _target(request.param, request, tmp_path, prefix)
 
 
 def alternating(first: ModeName) -> pytest.MarkDecorator:
-    """For slow tests of `shared_target` and `mode`: each backend once, SQLite in this mode."""
+    """For slow tests of `shared_target` and `mode`: each backend once, the first in this mode."""
     second = "async" if first == "sync" else "sync"
-    pairs = [("sqlite", first), ("redis", second)]
+    pairs = list(zip(TARGETS, cycle([first, second]), strict=False))
     return pytest.mark.parametrize(("shared_target", "mode"), pairs, indirect=True)

@@ -128,8 +128,9 @@ DECLARE
   _first bigint := greatest(_job.first, _job.last - _keep + 1);
 BEGIN
   IF _first > _job.first THEN
-    DELETE FROM {schema}.checkpoint
-    WHERE key = _job.key AND life = _job.life AND sequence < _first;
+    -- Not simply what is older: that would read all that was deleted since the last vacuum.
+    DELETE FROM {schema}.checkpoint WHERE key = _job.key AND life = _job.life
+      AND sequence >= _job.first AND sequence < _first;
     _job.first := _first;
   END IF;
   RETURN _job;
