@@ -99,7 +99,7 @@ def crowds(kinds: list[str], server: RedisAt, directory: Path, rounds: int) -> M
         reports = nursery.result(60 + 2 * times * len(kinds))
     return {
         kind: [
-            1.0 / max(1, sum(count for count, _ in of_round))
+            1.0 / max(1, sum(len(waits) for waits in of_round))
             for of_round in zip(*(report[kind] for report in reports), strict=True)
         ]
         for kind in kinds

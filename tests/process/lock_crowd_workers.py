@@ -72,7 +72,7 @@ def hammer(
     """Many processes take a lock for 1 ms again and again, one kind of lock after the other.
 
     Returns:
-        Of each process, of each kind, of each round: how often, and the longest wait.
+        Of each process, of each kind, of each round: how long it waited, each time.
     """
     ready = multiprocessing.Barrier(processes)
 
@@ -81,12 +81,12 @@ def hammer(
         for take in takes.values():
             with take():  # connected, and every script known
                 pass
-        counts: dict[str, list[tuple[int, float]]] = {kind: [] for kind in kinds}
+        waits: dict[str, list[list[float]]] = {kind: [] for kind in kinds}
         for _ in range(rounds):
             for kind, take in takes.items():
                 ready.wait(60)
-                counts[kind].append(taken(take, seconds))
-        Path(f"{path}.{number}").write_text(json.dumps(counts))
+                waits[kind].append(waited(take, seconds))
+        Path(f"{path}.{number}").write_text(json.dumps(waits))
 
     warmed(url)
     for pid in [forked(partial(child, number)) for number in range(processes)]:
@@ -94,15 +94,15 @@ def hammer(
     return [json.loads(Path(f"{path}.{number}").read_text()) for number in range(processes)]
 
 
-def taken(take: Take, seconds: float) -> tuple[int, float]:
-    """Take it for 1 ms as often as is possible: how often that was, and the longest wait."""
-    count, longest, end = 0, 0.0, time.monotonic() + seconds
+def waited(take: Take, seconds: float) -> list[float]:
+    """Take it for 1 ms as often as is possible: how long each took to be had."""
+    waits: list[float] = []
+    end = time.monotonic() + seconds
     while (asked := time.monotonic()) < end:
         with take():
-            longest = max(longest, time.monotonic() - asked)
+            waits.append(time.monotonic() - asked)
             time.sleep(0.001)
-            count += 1
-    return count, longest
+    return waits
 
 
 def storm(kind: str, url: str, prefix: str, seconds: float, ttl: float, path: str) -> None:
