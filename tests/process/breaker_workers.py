@@ -209,6 +209,7 @@ def probe_and_hang(url: str, prefix: str, mode: str, lease: float) -> None:
 def probe_when_possible(url: str, prefix: str, mode: str, lease: float) -> float:
     """Call until a probe is let through; when that was."""
     service = _probed(url, prefix, mode, lease)
+    receive(60)
     service.call()
     tell("refused", service.breaker.at().state)
     while True:

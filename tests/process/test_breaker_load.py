@@ -28,7 +28,7 @@ from resilient.events import CircuitChanged, Event
 from resilient.resolving import resolve
 from tests.support.fixtures import Target
 from tests.support.modes import Mode
-from tests.support.scale import scaled
+from tests.support.scale import measured, scaled
 from tests.support.servers import RedisAt, redis_server
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -88,6 +88,7 @@ def test_closed_calls_cost_the_server_nothing(
         seconds = time.monotonic() - began
         if mode.is_async:
             mode.call(resilient.aclose)
+    measured("round trips of 200,000 calls and more", trips.count / seconds, "a second")
     assert trips.count <= 2 + 12 * seconds
 
 
@@ -111,6 +112,7 @@ def test_calls_do_not_wait_for_each_other(
                 break
         if mode.is_async:
             mode.call(resilient.aclose)
+    measured(f"{together} {mode} calls of {seconds} s", many / one, "times one")
     assert many <= limit * one
 
 
@@ -227,9 +229,11 @@ def test_ten_thousand_keys_cost_little() -> None:
             for n in range(weighed):
                 call(n)
             until(lambda: int(client.dbsize()) >= weighed)
-            assert tracemalloc.get_traced_memory()[0] / weighed <= 2_000
+            each = tracemalloc.get_traced_memory()[0] / weighed
         finally:
             tracemalloc.stop()
+        measured("10,000 keys", each * keys / 1e6, "MB")
+        assert each <= 2_000
         for n in range(weighed, keys):
             call(n)
         until(lambda: int(client.dbsize()) >= keys)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import math
 import statistics
 import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import pytest
 
 import resilient
-from resilient import CircuitState
+from resilient import CircuitBreaker, CircuitState, Consecutive, HalfOpen
+from resilient.resolving import resolve
 from tests.process import breaker_workers
 from tests.process.breaker_workers import CONCURRENCY, PERMITS
 from tests.support.fixtures import Target
 from tests.support.processes import Worker, group
-from tests.support.scale import scaled
+from tests.support.scale import measured, scaled
 from tests.support.servers import RedisServer
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
@@ -83,6 +87,8 @@ def test_all_processes_know_at_once_that_it_is_open(fleet: Fleet) -> None:
     In the best of some rounds: twenty processes on a busy machine get their turns when they do.
     """
     middle, latest = _delays(fleet, "see_it_open", scaled(10, 3))
+    measured(f"a trip is seen, {fleet.target.kind}, median", middle * 1000, "ms")
+    measured(f"a trip is seen, {fleet.target.kind}, by all", latest * 1000, "ms")
     assert middle <= 0.05, (middle, latest)
     assert latest <= 0.1, (middle, latest)
 
@@ -109,6 +115,7 @@ def test_all_processes_know_soon_where_nobody_can_tell_them(
     finally:
         over.set()
         killer.join()
+    measured("a trip is seen by all without pub/sub", latest * 1000, "ms")
     assert latest <= 1
 
 
@@ -134,6 +141,7 @@ def test_failures_of_all_processes_count_together(fleet: Fleet) -> None:
             assert backend.sync.circuits.view(f"shared-{number}").state is OPEN
         if fewest <= 2 * PROCESSES:
             break
+    measured(f"bodies that ran, {fleet.target.kind}", fewest, "of 180")
     assert fewest <= 2 * PROCESSES
 
 
@@ -165,14 +173,75 @@ def test_the_permit_of_a_killed_probe_comes_back(
     lease = 1.5
     target = _target(kind, request)
     arguments = (target.url, target.prefix, mode, lease)
-    with group(breaker_workers.probe_and_hang, [arguments]) as (prober,):
+    with (
+        group(breaker_workers.probe_when_possible, [arguments]) as (other,),
+        group(breaker_workers.probe_and_hang, [arguments]) as (prober,),
+    ):
         assert prober.wait_for("probing") is True
         began = time.monotonic()
-        with group(breaker_workers.probe_when_possible, [arguments]) as (other,):
-            assert other.wait_for("refused") == "half_open"
-            prober.kill()
-            waited = other.result() - began
+        other.send()
+        assert other.wait_for("refused") == "half_open"
+        prober.kill()
+        waited = other.result() - began
+    measured(f"a killed probe's permit comes back, {kind}", waited - lease, "s after its lease")
     assert lease - 0.3 <= waited <= lease + 0.5
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+def test_the_permit_of_an_interrupted_probe_comes_back_at_once(
+    kind: str, how: str, request: pytest.FixtureRequest
+) -> None:
+    """Of a task that is cancelled, of a generator that is closed: for all processes, in 50 ms."""
+    target = _target(kind, request)
+    here, there = (resolve(target.url, target.prefix) for _ in range(2))
+    options: dict[str, Any] = {"trip": Consecutive(1), "open_for": 0.05, "min_calls": 1}
+    half_open = HalfOpen(permits=1, lease=60)
+    one, other = (
+        CircuitBreaker("service", half_open=half_open, backend=backend, **options)
+        for backend in (here, there)
+    )
+
+    @one
+    async def call() -> None:
+        await asyncio.sleep(60)
+
+    @one
+    async def stream() -> AsyncGenerator[int, None]:
+        for number in itertools.count():
+            yield number
+
+    async def interrupted() -> None:
+        if how == "cancelled":
+            task = asyncio.create_task(call())
+            await asyncio.sleep(0.2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            numbers = stream()
+            assert await anext(numbers) == 0
+            await numbers.aclose()
+
+    async def main() -> float:
+        best = math.inf
+        for _ in range(5):
+            await other.at().aforce_open(duration=0.05)
+            await asyncio.sleep(0.15)
+            await interrupted()
+            assert one.at().state is CircuitState.HALF_OPEN
+            began = time.perf_counter()
+            async with other.guard() as probe:
+                assert probe.is_probe
+                best = min(best, time.perf_counter() - began)
+                probe.fail()
+        await here.aclose()
+        await there.aclose()
+        return best
+
+    took = asyncio.run(main())
+    measured(f"a {how} probe's permit, {kind}", took * 1000, "ms")
+    assert took <= 0.05
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])

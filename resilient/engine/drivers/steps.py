@@ -6,7 +6,7 @@ from typing import Any
 
 from resilient.engine.plan import Body, Plan
 
-__all__ = ["Done", "is_masked", "resume"]
+__all__ = ["Closing", "Done", "is_masked", "resume", "thrown"]
 
 
 class Done:
@@ -21,12 +21,29 @@ class Done:
 Outcome = Body | Done
 
 
+class Closing(BaseException):
+    """What a plan is told instead of `GeneratorExit` when the generator in it is closed early.
+
+    Thrown into a coroutine, `GeneratorExit` is not passed on to the one that it awaits: that one is
+    closed, and may await nothing any more, not even to give back what it holds.
+    """
+
+
+def thrown(plan: Plan[Any], error: BaseException) -> Any:
+    """Throw an error into a plan: the operation that it awaits next."""
+    return plan.throw(Closing() if isinstance(error, GeneratorExit) else error)
+
+
 def resume(plan: Plan[Any], answer: Any, error: BaseException | None) -> Any:
     """Step a plan once: the operation that it awaits next, or `Done`."""
     try:
-        return plan.send(answer) if error is None else plan.throw(error)
+        if error is None:
+            return plan.send(answer)
+        return thrown(plan, error)
     except StopIteration as stop:
         return Done(stop.value)
+    except Closing:
+        raise GeneratorExit from None
     finally:
         error = None  # its traceback holds this frame: a cycle, if the frame holds it
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from resilient.engine import clock
 from resilient.engine.drivers import immediate
-from resilient.engine.drivers.steps import Done, Outcome, is_masked, resume
+from resilient.engine.drivers.steps import Closing, Done, Outcome, is_masked, resume, thrown
 from resilient.engine.plan import Ask, Body, Listen, Plan, Sleep, Together, Wait
 from resilient.engine.signals import new_waiter_id
 from resilient.engine.stopwatch import paused
@@ -30,9 +30,11 @@ def drive(plan: Plan[T], function: Callable[[Any], Any] | None = None) -> T:
     try:
         while True:
             try:
-                operation = send(answer) if error is None else plan.throw(error)
+                operation = send(answer) if error is None else thrown(plan, error)
             except StopIteration as stop:
                 return stop.value  # type: ignore[no-any-return]  # the plan's own T
+            except Closing:
+                raise GeneratorExit from None
             except RuntimeError as masked:
                 if not is_masked(masked, error):
                     raise
@@ -70,9 +72,11 @@ def advance(plan: Plan[Any], answer: Any = None, error: BaseException | None = N
     try:
         while True:
             try:
-                operation = send(answer) if error is None else plan.throw(error)
+                operation = send(answer) if error is None else thrown(plan, error)
             except StopIteration as stop:
                 return Done(stop.value)
+            except Closing:
+                raise GeneratorExit from None
             answer = error = None
             answering = ANSWERS.get(type(operation))
             if answering is None:
