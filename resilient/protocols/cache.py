@@ -86,6 +86,13 @@ class CacheStore(Protocol):
         """The live value; `None` if there is none."""
         ...
 
+    async def look(self, key: str, *, tags: Sequence[str] = ()) -> Encoded | None:
+        """The fresh value, where that can be read for less than a `fetch`; `None`: fetch it.
+
+        `tags` are those that it should have; its own decide.
+        """
+        ...
+
     async def fetch(
         self,
         key: str,

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from resilient.backends.postgres.commands import Call, every, first, only
 from resilient.backends.postgres.keys import Keys
 from resilient.backends.postgres.texts import Row, microseconds
-from resilient.engine.cache_batches import CacheBatches
+from resilient.engine.cache_defaults import CacheDefaults
 from resilient.engine.plan import Ask, Transport
 from resilient.protocols.cache import Busy, Entry, Leased
 from resilient.protocols.values import Encoded
@@ -20,7 +20,7 @@ STEP = 500
 """How many rows one statement of a scan looks at."""
 
 
-class PostgresCache(CacheBatches):
+class PostgresCache(CacheDefaults):
     """Values, tags and leases (`resilient.protocols.cache.CacheStore`)."""
 
     def __init__(self, transport: Transport, keys: Keys, max_ttl: Callable[[], float]) -> None:

@@ -15,13 +15,23 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
+from resilient.backends.redis.cache_records import (
+    HEAD,
+    MICRO,
+    Numbers,
+    Record,
+    newest,
+    numbers_of,
+    stored_of,
+    times_of,
+)
 from resilient.backends.redis.commands import Batch, Command, Plain, Script, milliseconds, text
 from resilient.backends.redis.keys import Keys
-from resilient.engine.cache_batches import CacheBatches
+from resilient.engine.cache_defaults import CacheDefaults
 from resilient.engine.plan import Ask, Plan, Transport, all_of
 from resilient.protocols.cache import Busy, Entry, Leased
 from resilient.protocols.values import Encoded
@@ -47,41 +57,24 @@ SCAN_STEP = 1000
 
 MAX_PRESENT = 100_000
 """How many keys are remembered to have had a value."""
-HEAD = 113
-"""Bytes of a record before its tags."""
 TIME = Plain("TIME")
-MICRO = 1_000_000
-
-Numbers = dict[str, int | None]
-"""The numbers of tags; `None`: the server has no such tag."""
 
 
-class Record(NamedTuple):
-    """What is kept of a value (`lua/cache/record.lua`).
+class Look(NamedTuple):
+    """How the value of one key is read by plain commands.
 
     Attributes:
-        entry: The value and its times.
-        born: When it was, in µs.
-        tags: Its tags, as JSON; nothing for none.
+        ask: Asks for the value, the numbers of its tags, and the time.
+        tags: The tags that it should have.
+        stored: Those as they lie beside the value, if it has just them.
     """
 
-    entry: Entry
-    born: int
-    tags: bytes
-
-    @classmethod
-    def of(cls, stored: bytes | None, now: int) -> Record | None:
-        """Read a record at a time of the server's, in µs; `None` for what is none."""
-        if stored is None or len(stored) < HEAD:
-            return None
-        ends = HEAD + int(stored[104:HEAD])
-        ttl, fresh = int(stored[16:32]) - now, int(stored[32:48]) - now
-        kept = int(stored[48:64]) - now
-        entry = Entry(Encoded(stored[ends:]), ttl / MICRO, fresh / MICRO, kept / MICRO)
-        return cls(entry, int(stored[:16]), stored[HEAD:ends])
+    ask: Ask
+    tags: tuple[str, ...]
+    stored: bytes
 
 
-class RedisCache(CacheBatches):
+class RedisCache(CacheDefaults):
     """Values, tags and leases (`resilient.protocols.cache.CacheStore`)."""
 
     def __init__(self, transport: Transport, keys: Keys, max_ttl: Callable[[], float]) -> None:
@@ -89,7 +82,7 @@ class RedisCache(CacheBatches):
         self._keys = keys
         self._max_ttl = max_ttl
         self._channel = keys.broadcast("cache")
-        self._present: dict[str, None] = {}
+        self._present: dict[str, Look | None] = {}
 
     # --- reading
 
@@ -104,6 +97,35 @@ class RedisCache(CacheBatches):
     async def has(self, key: str) -> bool:
         """Whether there is a live value."""
         return await self.get(key) is not None
+
+    async def look(self, key: str, *, tags: Sequence[str] = ()) -> Encoded | None:
+        """The fresh value of a key that had one when it was last seen, by plain commands."""
+        if key not in self._present:
+            return None
+        look = self._present[key]
+        if look is None or look.tags != tags:
+            look = self._present[key] = self._look_at(key, tuple(tags))
+        (stored, *numbers), (seconds, micros) = await look.ask
+        # Times are compared as they are written: 16 digits each, until the year 2286.
+        if stored is None or stored[32:48] <= seconds + micros.rjust(6, b"0"):
+            self._present.pop(key, None)
+            return None
+        born, ends = stored[:16], HEAD + int(stored[104:HEAD])
+        if stored[HEAD:ends] != look.stored:  # it has other tags than those of its call
+            actual = json.loads(stored[HEAD:ends] or "[]")
+            self._present[key] = self._look_at(key, actual)._replace(tags=look.tags)
+            return None
+        for number in numbers:
+            if number is None or number > born:
+                self._present.pop(key, None)
+                return None
+        return Encoded(stored[ends:])
+
+    def _look_at(self, key: str, tags: Sequence[str]) -> Look:
+        [name] = self._keys.names("cache", key)
+        ask = Plain("MGET", name, *map(self._keys.tag, tags))
+        batch = Batch([ask, TIME])
+        return Look(Ask(self._transport, batch), tuple(tags), stored_of(tags).encode())
 
     async def fetch(
         self,
@@ -122,7 +144,7 @@ class RedisCache(CacheBatches):
                 of_value = await self._oldest_valid(record.born, record.tags, numbers)
                 if of_value <= record.born and record.entry.fresh > 0:
                     return record.entry
-            of_lease = _newest(numbers)
+            of_lease = newest(numbers)
             self._present.pop(key, None)
         names, lives = self._names(key), milliseconds(lease, "lease")
         its_numbers = Plain("MGET", *map(self._keys.tag, tags)) if tags else None
@@ -131,7 +153,7 @@ class RedisCache(CacheBatches):
             (outcome, stored, now, *rest), *found = await Ask(
                 self._transport, Batch([ask, its_numbers] if its_numbers else [ask])
             )
-            numbers = _numbers(tags, found[0]) if found else {}
+            numbers = numbers_of(tags, found[0]) if found else {}
             record = Record.of(stored, int(now))
             if record is not None:
                 of_value = await self._oldest_valid(record.born, record.tags, numbers)
@@ -140,17 +162,17 @@ class RedisCache(CacheBatches):
                 if valid is not None:
                     self._remember(key)
                     return valid
-                of_lease = _newest(numbers)
+                of_lease = newest(numbers)
                 continue
             fence, *busy = rest
-            of_lease = _newest(numbers)
+            of_lease = newest(numbers)
             if of_lease > int(fence):
                 continue  # what is computed under it would be a miss
             if busy:
                 owner_there, left = busy
                 return Busy(text(owner_there), left / 1000, valid)
             # Another's lease, a moment newer, may have been the beginning of a tag.
-            of_lease = _newest(await self._begin(numbers, fence, TAG_LIVES))
+            of_lease = newest(await self._begin(numbers, fence, TAG_LIVES))
             if of_lease <= int(fence):
                 return Leased(int(fence), valid)
 
@@ -188,7 +210,7 @@ class RedisCache(CacheBatches):
         tags = list(dict.fromkeys(tag for its in wanted.values() for tag in its))
         look = Plain("MGET", *names, *map(self._keys.tag, tags))
         found, (seconds, micros) = await Ask(self._transport, Batch([look, TIME]))
-        now, numbers = int(seconds) * MICRO + int(micros), _numbers(tags, found[len(names) :])
+        now, numbers = int(seconds) * MICRO + int(micros), numbers_of(tags, found[len(names) :])
         hits = {}
         for key, stored in zip(wanted, found, strict=False):
             record = Record.of(stored, now)
@@ -200,16 +222,14 @@ class RedisCache(CacheBatches):
 
     async def _looked(self, key: str, tags: Sequence[str]) -> tuple[Record | None, Numbers]:
         """What is kept of a value, by plain commands, and the numbers of tags."""
-        [name] = self._keys.names("cache", key)
-        look = Plain("MGET", name, *map(self._keys.tag, tags))
-        (stored, *found), (seconds, micros) = await Ask(self._transport, Batch([look, TIME]))
+        (stored, *found), (seconds, micros) = await self._look_at(key, tags).ask
         record = Record.of(stored, int(seconds) * MICRO + int(micros))
-        return record, _numbers(tags, found)
+        return record, numbers_of(tags, found)
 
     def _remember(self, key: str) -> None:
         if len(self._present) >= MAX_PRESENT:
             self._present.clear()
-        self._present[key] = None
+        self._present.setdefault(key, None)
 
     async def _oldest_valid(self, born: int, stored_tags: bytes, numbers: Numbers) -> int:
         """The earliest birth of a value with these tags that may be served, as of now."""
@@ -219,7 +239,7 @@ class RedisCache(CacheBatches):
         unknown = [tag for tag in tags if tag not in numbers]
         if unknown:
             found = await Ask(self._transport, Plain("MGET", *map(self._keys.tag, unknown)))
-            numbers = {**numbers, **_numbers(unknown, found)}
+            numbers = {**numbers, **numbers_of(unknown, found)}
         of_tags = [numbers[tag] for tag in tags]
         # A tag that the server has lost may have been invalidated meanwhile.
         return max(born + 1 if number is None else number for number in of_tags)
@@ -244,13 +264,13 @@ class RedisCache(CacheBatches):
         tags: Sequence[str] = (),
     ) -> bool:
         """Store the computed value, end the lease and wake all waiters."""
-        lives, *times = _times(ttl, fresh, stale)
-        fill = FILL(self._names(key), owner, value, _stored(tags), lives, *times)
+        lives, *times = times_of(ttl, fresh, stale)
+        fill = FILL(self._names(key), owner, value, stored_of(tags), lives, *times)
         keep = [TAG_KEEP([self._keys.tag(tag)], lives) for tag in tags]
         *found, born = await Ask(self._transport, Batch([*keep, fill]))
         if born is None:
             return False
-        numbers = _numbers(tags, found)
+        numbers = numbers_of(tags, found)
         numbers |= await self._begin(numbers, born, max(lives, TAG_LIVES))
         self._remember(key)
         return all(number is not None and number <= int(born) for number in numbers.values())
@@ -266,7 +286,7 @@ class RedisCache(CacheBatches):
         names = [self._keys.tag(tag) for tag in missing]
         begin: list[Command] = [Plain("SET", name, born, "NX", "PX", lives) for name in names]
         *_, found = await Ask(self._transport, Batch([*begin, Plain("MGET", *names)]))
-        return _numbers(missing, found)
+        return numbers_of(missing, found)
 
     async def abandon(self, key: str, *, owner: str) -> bool:
         """End the lease without a value and wake all waiters."""
@@ -286,9 +306,9 @@ class RedisCache(CacheBatches):
         tags: Sequence[str] = (),
     ) -> None:
         """Store a value whoever computes."""
-        lives, *times = _times(self._max_ttl() if ttl is None else ttl, fresh, stale)
+        lives, *times = times_of(self._max_ttl() if ttl is None else ttl, fresh, stale)
         ensure = [TAG_ENSURE([self._keys.tag(tag)], max(2 * lives, TAG_LIVES)) for tag in tags]
-        store = SET(self._names(key), value, _stored(tags), key, self._channel, lives, *times)
+        store = SET(self._names(key), value, stored_of(tags), key, self._channel, lives, *times)
         await Ask(self._transport, Batch([*ensure, store]))
 
     async def delete(self, key: str) -> bool:
@@ -354,27 +374,3 @@ class RedisCache(CacheBatches):
 
     def _names(self, key: str) -> list[str]:
         return self._keys.names("cache", key, "lease", "waiters")
-
-
-def _numbers(tags: Sequence[str], found: Sequence[bytes | None]) -> Numbers:
-    pairs = zip(tags, found, strict=True)
-    return {tag: None if number is None else int(number) for tag, number in pairs}
-
-
-def _newest(numbers: Numbers) -> int:
-    """When one of the tags was last invalidated."""
-    return max((number for number in numbers.values() if number is not None), default=0)
-
-
-def _times(ttl: float, fresh: float | None, stale: float) -> tuple[int, int, int]:
-    """For how long a value is kept, and of that not served, and not fresh, in ms."""
-    kept = milliseconds(ttl + stale, "ttl")
-    unserved = min(round(stale * 1000), kept)
-    lag = 0 if fresh is None else max(round((ttl - fresh) * 1000), 0)
-    return kept, unserved, lag
-
-
-def _stored(tags: Iterable[str]) -> str:
-    """Tags as they lie beside their value; nothing for none."""
-    listed = list(tags)
-    return json.dumps(listed) if listed else ""

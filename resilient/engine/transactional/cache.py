@@ -57,6 +57,11 @@ class TransactionalCache:
         """Whether there is a live value."""
         return await self.get(key) is not None
 
+    async def look(self, key: str, *, tags: Sequence[str] = ()) -> Encoded | None:
+        """The fresh value: in the way of no writer."""
+        found = await self._store.read(lambda tx: copy(tx, key))
+        return found.value if found is not None and found.fresh > 0 else None
+
     async def fetch(
         self,
         key: str,

@@ -3,7 +3,7 @@
 `plan` is the policy: what the one caller does that others wait for. `hits` compiles what every call
 runs, `near` is what this process keeps for one function, `tags` what entries can be invalidated
 by, `controls` what else can be done, and `decorator` its form. `batch` is the form for functions of
-many items, and `gathering` its plan.
+many items, and `gathering` its plan; `changes` are the plans of what is done by hand.
 """
 
 from resilient.policies.cached.context import CacheContext

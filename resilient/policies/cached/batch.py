@@ -33,11 +33,11 @@ from resilient.engine.signatures import (
 from resilient.engine.typing import Decorator
 from resilient.engine.wrap import Shape, finish, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
+from resilient.policies.cached.changes import changed, invalidated_tags
 from resilient.policies.cached.context import context_parameter
 from resilient.policies.cached.gathering import gathered
 from resilient.policies.cached.layer import NearLayer, namespace_for, versioned
 from resilient.policies.cached.near import Call, LocalCache, Near
-from resilient.policies.cached.plan import changed, invalidated_tags
 from resilient.policies.cached.settings import POLICY, Budget, Settings, limits_of
 from resilient.policies.cached.tags import namespace_tag, tags_function
 from resilient.protocols.cache import CacheStore

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, Para
 from resilient.engine.drivers.sync import drive
 from resilient.engine.guard import guarded
 from resilient.engine.plan import Body, Plan
-from resilient.policies.cached.plan import changed, invalidated, invalidated_tags, peeked
+from resilient.policies.cached.changes import changed, invalidated, invalidated_tags, peeked
 from resilient.protocols.cache import CacheStore
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
 from resilient.engine import clock
+from resilient.engine.drivers.sync import drive
 from resilient.engine.flights import Errand, Late, alaunch, ashare, launch, share
 from resilient.engine.local_store import Alias, Entry, LocalStore
 from resilient.engine.signatures import compile_with_signature, forwarding
@@ -22,7 +23,7 @@ from resilient.engine.wrap import Shape, finish
 from resilient.errors import TimedOut
 from resilient.policies.cached.context import CacheContext, without
 from resilient.policies.cached.near import Call, Near
-from resilient.policies.cached.plan import computed, loaded
+from resilient.policies.cached.plan import computed, loaded, read
 from resilient.policies.cached.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["View", "aliased_by", "wrapped"]
 
 
+NOTHING = object()
 Aliases = list[tuple[str, str]] | None
 
 
@@ -102,7 +104,7 @@ def wrapped(layer: CachedLayer, signature: Signature, alias: Aliases) -> Callabl
         inner = _with_context(signature, layer.context)
         context = ", _resilient_Context()"
         later = f"lambda _resilient_value: _resilient_function({inner})"
-    body = [
+    at_hand = [
         "try:",
         f" _resilient_entry = _resilient_view.{_place(alias, keyed)}",
         "except _resilient_Exception:",  # nothing there, or nothing that can be looked for
@@ -112,14 +114,22 @@ def wrapped(layer: CachedLayer, signature: Signature, alias: Aliases) -> Callabl
         "< _resilient_clock.believed_until:",
         "  _resilient_entry.hits += 1",
         f"  return {_copied(layer)}",
+    ]
+    found_by_key = [
+        "_resilient_entry = _resilient_near.find(_resilient_key, _resilient_alias)",
+        "if _resilient_entry is not None:",
+        f" return {_copied(layer)}",
+    ]
+    if layer.settings.local is None:  # nothing ever is
+        at_hand, found_by_key, terms = [], [], None
+    body = [
+        *at_hand,
         "_resilient_near = _resilient_attend()",
         "if _resilient_near is None:",
         f" return {wait}_resilient_function({given})",
         f"_resilient_key = _resilient_keyed({keyed})",
         f"_resilient_alias = {terms}",
-        "_resilient_entry = _resilient_near.find(_resilient_key, _resilient_alias)",
-        "if _resilient_entry is not None:",
-        f" return {_copied(layer)}",
+        *found_by_key,
         f"_resilient_call = _resilient_Call(_resilient_key, _resilient_alias, "
         f"_resilient_tags({keyed}){context})",
         f"return {wait}_resilient_fly(_resilient_near, _resilient_call, {later})",
@@ -196,6 +206,10 @@ def _errand(
 
 def _fly(settings: Settings, near: Near, call: Call, function: Callable[[Any], Any]) -> Any:
     """A miss in this process: compute or fetch the value, or wait for who does."""
+    if near.local is None:
+        found = drive(read(settings, near, call, NOTHING))
+        if found is not NOTHING:
+            return found
     errand = _errand(settings, near, call, function)
     if (stale := near.stale(call.key)) is not None:
         launch(near.nearby.flights, errand)
@@ -208,6 +222,12 @@ def _fly(settings: Settings, near: Near, call: Call, function: Callable[[Any], A
 
 
 async def _afly(settings: Settings, near: Near, call: Call, function: Callable[[Any], Any]) -> Any:
+    if near.local is None:
+        from resilient.engine.drivers.aio import adrive
+
+        found = await adrive(read(settings, near, call, NOTHING))
+        if found is not NOTHING:
+            return found
     errand = _errand(settings, near, call, function)
     if (stale := near.stale(call.key)) is not None:
         await alaunch(near.nearby.flights, errand)

@@ -9,7 +9,7 @@ A backend that is away is asked nothing, and the function is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -21,7 +21,7 @@ from resilient.engine.flights import Returned
 from resilient.engine.guard import guarded
 from resilient.engine.identity import describe
 from resilient.engine.lease import Lease
-from resilient.engine.persistence import BUDGET, asked_again
+from resilient.engine.persistence import asked_again
 from resilient.engine.plan import NEW_OWNER, NOW, Ask, Body, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, CallInProgress, CodecError, LeaseLost
@@ -30,7 +30,6 @@ from resilient.policies.cached.settings import POLICY, Settings
 from resilient.protocols.cache import Busy, CacheStore, Entry, Leased
 
 if TYPE_CHECKING:
-    from resilient.engine.backend import Backend
     from resilient.engine.flights import Flight
     from resilient.policies.cached.freshness import Life
 
@@ -38,16 +37,13 @@ __all__ = [
     "LEASE",
     "PATIENCE",
     "Stored",
-    "changed",
     "computed",
     "insisted",
-    "invalidated",
-    "invalidated_tags",
     "leased",
     "life_of",
     "loaded",
-    "peeked",
     "raised_or",
+    "read",
     "readable",
     "troubled",
     "watched",
@@ -66,6 +62,33 @@ class Stored(NamedTuple):
 
     value: Any
     entry: Entry
+
+
+async def read(settings: Settings, near: Near, call: Call, nothing: Any) -> Any:
+    """The stored value, where one look is enough and nothing is kept at hand; else `nothing`.
+
+    The way of most calls without a layer in the process: it needs no flight, for whoever looks at
+    the same moment has its question in the same trip.
+    """
+    if near.backend.outage.is_on:
+        return nothing
+    store: CacheStore = near.backend.require("cache")
+    budget = settings.asking.hard
+    assert budget is not None
+    began = await NOW
+    try:
+        data = await within(budget, store.look(call.key, tags=call.tags))
+        if data is None:
+            return nothing
+        value = near.records.decode(call.key, data)
+    except CodecError:
+        return nothing  # the flight says what becomes of it
+    except BackendError as error:
+        if await NOW - began >= budget / 2:
+            troubled(settings, near, call, error)
+        return nothing  # the flight asks again, or does without
+    near.counters.hits += 1
+    return raised_or(value)
 
 
 async def loaded(settings: Settings, near: Near, call: Call, flight: Flight) -> Any:
@@ -351,47 +374,3 @@ class FetchContest:
             policy=POLICY,
             key=self.call.key,
         )
-
-
-# --- controls ----------------------------------------------------------------------------------
-
-
-async def invalidated(near: Near, key: str) -> bool:
-    """Remove a value everywhere, and have what computes it now come to nothing."""
-    store: CacheStore = near.backend.require("cache")
-    return await changed(near, [key], partial(store.delete, key))
-
-
-async def changed(near: Near, keys: Sequence[str], change: Callable[[], Plan[T]]) -> T:
-    """Change entries at the backend, and have nothing of them at hand here."""
-    for key in keys:
-        near.nearby.hear(key)
-    try:
-        return await insisted(change, BUDGET)
-    finally:
-        for key in keys:
-            near.nearby.hear(key)  # again: it may have been read meanwhile
-
-
-async def invalidated_tags(backend: Backend, tags: tuple[str, ...]) -> None:
-    """Make everything that has one of the tags a miss, everywhere."""
-    store: CacheStore = backend.require("cache")
-    try:
-        await insisted(partial(store.invalidate_tags, tags), BUDGET)
-    finally:
-        for tag in tags:
-            backend.nearby.hear(f"#{tag}")
-
-
-async def peeked(near: Near, key: str, missing: Any) -> Any:
-    """What is stored; nothing is computed, kept or counted."""
-    found = near.values.find(key)
-    if found is not None:
-        return near.given(found)
-    store: CacheStore = near.backend.require("cache")
-    entry = await store.get(key)
-    if entry is not None:
-        with suppress(CodecError):
-            value = near.records.decode(key, entry.value)
-            return missing if type(value) is Failure else value
-    return missing

@@ -18,7 +18,7 @@ from resilient.engine.names import label
 from resilient.engine.signatures import RESERVED, compile_with_signature
 from resilient.engine.templates import Field, parse_template
 from resilient.errors import ConfigurationError, KeyMissing
-from resilient.policies.cached.plan import invalidated_tags
+from resilient.policies.cached.changes import invalidated_tags
 from resilient.policies.cached.settings import POLICY
 from resilient.resolving import BackendLike
 

@@ -9,11 +9,12 @@ import pytest
 
 from resilient.engine.backend import Backend
 from resilient.engine.plan import Plan
-from resilient.protocols.cache import Busy, CacheStore, Entry, Filling, Leased
+from resilient.protocols.cache import Busy, CacheStore, Entry, Leased
 from resilient.protocols.values import Encoded
 from resilient.testing.conformance._machines.base import World
 from resilient.testing.conformance._machines.cache import CacheMachine
-from resilient.testing.conformance.base import LONG, ODD_KEYS, SHORT, Conformance
+from resilient.testing.conformance.base import LONG, ODD_KEYS, SHORT
+from resilient.testing.conformance.cache_reads import CacheReads
 from resilient.testing.conformance.runs import Run
 
 __all__ = ["CacheConformance"]
@@ -23,7 +24,7 @@ EVERY_BYTE = Encoded(bytes(range(256)))
 MEGABYTE = Encoded(EVERY_BYTE * 4096)
 
 
-class CacheConformance(Conformance):
+class CacheConformance(CacheReads):
     """Values that expire, one computation a key, tags that make a miss."""
 
     capability = "cache"
@@ -36,10 +37,6 @@ class CacheConformance(Conformance):
         """The number that is stored."""
         entry = await store.get(key)
         return None if entry is None else int(entry.value)
-
-    @pytest.fixture(name="cache")
-    def _cache(self, store: CacheStore) -> CacheStore:
-        return store
 
     def test_answers_like_the_model(self, world: World) -> None:
         """Whatever is computed, stored and invalidated, each answer is the reference model's."""
@@ -231,57 +228,6 @@ class CacheConformance(Conformance):
         assert run(cache.renew("k", owner="ann", lease=LONG)) is False
         assert run(cache.fill("k", ONE, owner="ann", ttl=LONG)) is False
         assert self._value(run, cache) == (None if how == "delete" else TWO)
-
-    # --- several at once
-
-    def test_several_at_once(self, run: Run, cache: CacheStore) -> None:
-        """Each of several keys has an answer of its own, in their order, and is computed by one."""
-        run(cache.set("there", ONE, ttl=LONG, tags=["t"]))
-        run(cache.set("old", ONE, ttl=LONG, fresh=SHORT))
-        run(cache.fetch("busy", owner="bob", lease=LONG))
-        self.advance(SHORT * 1.1)
-        keys, tags = ["busy", "there", "new", "old"], [[], ["t"], ["t"], []]
-        for _ in range(2):  # the second time the backend may know which have a value
-            busy, there, new, old = run(
-                cache.fetch_many(keys, owner="ann", lease=LONG, tags=tags, waiter=None)
-            )
-            assert isinstance(busy, Busy)
-            assert busy.owner == "bob"
-            assert isinstance(there, Entry)
-            assert there.value == ONE
-            assert isinstance(new, Leased)
-            assert isinstance(old, Leased)
-            assert old.stale is not None
-            assert old.stale.value == ONE
-        fillings = [
-            Filling("new", TWO, LONG, tags=["t"]),
-            Filling("busy", TWO, LONG),
-            Filling("old", TWO, LONG),
-        ]
-        assert run(cache.fill_many(fillings, owner="ann")) == [True, False, True]
-        for _ in range(2):
-            found = run(cache.fetch_many(["new", "there", "old"], owner="cid", lease=LONG))
-            assert [isinstance(each, Entry) for each in found] == [True] * 3
-            assert [each.value for each in found if isinstance(each, Entry)] == [TWO, ONE, TWO]
-        run(cache.invalidate_tags(["t"]))
-        tags = [["t"], ["t"], []]
-        found = run(cache.fetch_many(["new", "there", "old"], owner="cid", lease=LONG, tags=tags))
-        assert [type(each) for each in found] == [Leased, Leased, Entry]
-
-    def test_none_at_once(self, run: Run, cache: CacheStore) -> None:
-        """No keys have no answers."""
-        assert run(cache.fetch_many([], owner="ann", lease=LONG)) == []
-        assert run(cache.fill_many([], owner="ann")) == []
-
-    def test_several_and_an_invalidation(self, run: Run, cache: CacheStore) -> None:
-        """Of several values, those that were invalidated meanwhile are not stored."""
-        run(cache.fetch_many(["a", "b", "c"], owner="ann", lease=LONG, tags=[["t"], [], []]))
-        run(cache.delete("b"))
-        run(cache.invalidate_tags(["t"]))
-        fillings = [Filling("a", ONE, LONG, tags=["t"]), *[Filling(k, ONE, LONG) for k in "bc"]]
-        stored = run(cache.fill_many(fillings, owner="ann"))
-        assert stored[1:] == [False, True]
-        assert [run(cache.has(key)) for key in "abc"] == [False, False, True]
 
     # --- tags
 

@@ -104,6 +104,18 @@ class BatchesAreNotFenced(Cache):
         return [True] * len(values)
 
 
+class LooksAreBlind(Cache):
+    """A look finds what is no longer fresh, or was never to be served."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__(store)
+        self.seen: dict[str, Encoded] = {}
+
+    async def look(self, key: str, **options: Any) -> Encoded | None:
+        found: Encoded | None = await self.store.look(key, **options)
+        return self.seen.get(key) if found is None else self.seen.setdefault(key, found)
+
+
 class EmptyIsMissing(Cache):
     """An empty value counts as none."""
 

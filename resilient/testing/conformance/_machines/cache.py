@@ -41,6 +41,13 @@ class CacheMachine(Machine):
         expected = self.model.has(key)
         self.agree(key, expected, self.ask(self.store.has(self.name(key))))
 
+    @rule(key=KEYS, tags=TAGS)
+    def look(self, key: str, tags: list[str]) -> None:
+        """What a look finds is the fresh value; it may find nothing."""
+        copy = self.model.copy(key)
+        found = self.ask(self.store.look(self.name(key), tags=tuple(self._named(tags))))
+        assert found is None or (copy is not None and copy.fresh > 0 and found == copy.value)
+
     @rule(key=KEYS, owner=OWNERS, lease=LEASES, tags=TAGS, times=st.integers(1, 2))
     def fetch(self, key: str, owner: str, lease: float, tags: list[str], times: int) -> None:
         if key in dict(self.model.leased()):

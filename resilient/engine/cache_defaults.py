@@ -1,4 +1,4 @@
-"""Several cached values at once, where a transport makes one trip of plans side by side."""
+"""What a cache store can make of its `fetch` and `fill`, where it has nothing better."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from itertools import repeat
 
 from resilient.engine.plan import all_of
 from resilient.protocols.cache import Busy, CacheStore, Entry, Filling, Leased
+from resilient.protocols.values import Encoded
 
-__all__ = ["CacheBatches"]
+__all__ = ["CacheDefaults"]
 
 
-class CacheBatches:
-    """`fetch_many` and `fill_many` of a `CacheStore`, made of its `fetch` and `fill`."""
+class CacheDefaults:
+    """Some methods of a `CacheStore`, made of others.
+
+    Several values are fetched or filled side by side, of which a transport makes one trip.
+    """
+
+    async def look(self, key: str, *, tags: Sequence[str] = ()) -> Encoded | None:
+        """Nothing: a `fetch` costs no more."""
+        return None
 
     async def fetch_many(
         self: CacheStore,
