@@ -152,7 +152,7 @@ async def _awatch(ttl: float, report: dict[str, Any], until_told: Any) -> None:
             while not _told():  # noqa: ASYNC110 - what tells is a pipe
                 await asyncio.sleep(0.005)
         except asyncio.CancelledError:
-            report["lost"] = time.monotonic()
+            report.update(lost=time.monotonic(), deadline=lease.deadline)
             raise
 
 
