@@ -12,7 +12,7 @@ import tenacity
 import resilient
 from resilient.protocols.checkpoints import Started
 from resilient.protocols.idempotency import Claimed
-from resilient.protocols.locks import Grant
+from resilient.protocols.locks import Grant, LockMode
 from resilient.protocols.values import Encoded
 from tests.performance.ratios import Call, Costs
 from tests.support.modes import Mode
@@ -93,44 +93,83 @@ class Instant:
     difference is of two numbers which vary more than it may.
     """
 
-    async def acquire(self, key: str, **options: Any) -> Grant:
+    async def acquire(
+        self,
+        key: str,
+        *,
+        ttl: float,
+        owner: str,
+        waiter: str | None,
+        mode: LockMode,
+        fair: bool,
+        note: str,
+        replicas: int,
+    ) -> Grant:
         """The lock is free."""
         return GRANT
 
-    async def release(self, key: str, **options: Any) -> bool:
+    async def release(self, key: str, *, owner: str, mode: LockMode, fair: bool) -> bool:
         """And so it is again."""
         return True
 
-    async def claim(self, key: str, **options: Any) -> Claimed:
+    async def claim(
+        self,
+        key: str,
+        *,
+        owner: str,
+        lease: float,
+        ttl: float,
+        fingerprint: str,
+        waiter: str | None,
+        takeover: bool,
+    ) -> Claimed:
         """Nobody has made the call."""
         return CLAIMED
 
-    async def complete(self, key: str, **options: Any) -> bool:
+    async def complete(
+        self, key: str, *, owner: str, result: Encoded, ttl: float, outcome: str
+    ) -> bool:
         """It is made."""
         return True
 
-    async def start(self, task: str, **options: Any) -> Started:
+    async def start(
+        self,
+        task: str,
+        *,
+        owner: str,
+        lease: float,
+        ttl: float,
+        version: str,
+        fingerprint: str,
+        rerun: bool,
+        waiter: str | None,
+    ) -> Started:
         """Nobody has run the job."""
         return STARTED
 
-    async def finish(self, task: str, result: Encoded, **options: Any) -> bool:
+    async def finish(self, task: str, result: Encoded, *, fence: int, ttl: float) -> bool:
         """It is done."""
         return True
 
 
-LEASED: dict[str, tuple[Callable[[Mode], Call], float]] = {
-    # Over the half that is aimed at, for what `info()` and `current_idempotency()` tell.
-    "lock": (lambda mode: resilient.distributed_lock("k:{n}")(body(mode)), 0.65),
-    "idempotent first": (lambda mode: resilient.idempotent("k:{n}", ttl=60)(body(mode)), 0.65),
+LEASED: dict[str, tuple[Callable[[Mode], Call], float, float]] = {
+    # The limits for sync and async: where above the half that is aimed at, near what is measured.
+    "lock": (lambda mode: resilient.distributed_lock("k:{n}")(body(mode)), 0.6, 0.5),
+    "idempotent first": (
+        lambda mode: resilient.idempotent("k:{n}", ttl=60)(body(mode)),
+        0.55,
+        0.5,
+    ),
     # A new job has a state, a tree of loops and steps: made once for what are many items.
-    "job": (_checkpointed, 0.8),
+    "job": (_checkpointed, 0.75, 0.55),
 }
 
 
 @pytest.mark.parametrize("name", LEASED)
 def test_a_lease_adds_less_than_half_of_tenacity_to_its_operations(name: str, mode: Mode) -> None:
     """What holds a lease adds half of tenacity's, or a little more, to the backend's own work."""
-    decorate, limit = LEASED[name]
+    decorate, sync_limit, async_limit = LEASED[name]
+    limit = async_limit if mode.is_async else sync_limit
     instant: Any = Instant()
     backend = resilient.Backend("instant", locks=instant, idempotency=instant, checkpoints=instant)
     with resilient.using(backend):
