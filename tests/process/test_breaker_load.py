@@ -181,9 +181,10 @@ def test_threads_lose_no_outcome_on_any_backend(
     with resilient.using(target.url, prefix=target.prefix):
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(work, range(8)))
+        until(lambda: breaker.at().metrics().calls >= 8 * calls)  # the last flush has arrived
         metrics = breaker.at().metrics()
         assert (metrics.calls, metrics.failures) == (8 * calls, 8 * calls // 5)
-        assert tripped.at().metrics().state is OPEN
+        until(lambda: tripped.at().metrics().state is OPEN)
         assert changes == [("closed", "open")]
 
 
