@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from resilient.connections.drivers import UserConnection
-from resilient.connections.fences import SECONDS, SWEEP_LIMIT, SWEEP_SHARE, UNLOCKED
-from resilient.connections.tables import UserTable, ensured
-from resilient.engine.plan import RANDOM
+from resilient.connections.tables import SECONDS, UserTable, ensured, swept
 
 __all__ = ["CURSORS", "UserCursor"]
 
 CURSORS = UserTable(
     "resilient_cursors",
+    "task, place",
     "task text NOT NULL, place text NOT NULL, life bigint NOT NULL, fence bigint NOT NULL, "
     "data bytea, moved_at bigint NOT NULL, PRIMARY KEY (task, place)",
 )
@@ -46,10 +45,6 @@ KEPT = """
 SELECT place, data FROM resilient_cursors
 WHERE task = :task AND life = :life AND substr(place, 1, :length) = :head
 """
-SWEEP = """
-DELETE FROM resilient_cursors WHERE (task, place) IN (SELECT task, place FROM resilient_cursors
-WHERE moved_at < {now} - :memory LIMIT :limit {unlocked})
-"""
 
 
 class UserCursor:
@@ -73,9 +68,7 @@ class UserCursor:
     async def claim(self) -> tuple[bool, bytes | None]:
         """Become its owner in the open transaction; false if a later one is. And where it is."""
         await ensured(self._connection, CURSORS)
-        if await RANDOM < SWEEP_SHARE:
-            sweep = SWEEP.format(now=self._now, unlocked=UNLOCKED[self._connection.dialect])
-            await self._connection.execute(sweep, memory=MEMORY, limit=SWEEP_LIMIT)
+        await swept(self._connection, CURSORS, "moved_at", memory=MEMORY)
         rows = await self._connection.execute(CLAIM.format(now=self._now), **self._row)
         if not rows:
             return False, None

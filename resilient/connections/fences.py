@@ -13,38 +13,26 @@ from __future__ import annotations
 from typing import Any
 
 from resilient.connections.drivers import UserConnection
-from resilient.connections.tables import UserTable, ensured
+from resilient.connections.tables import SECONDS, UserTable, ensured, swept
 from resilient.engine.lease import Lease
-from resilient.engine.plan import RANDOM
 from resilient.errors import LeaseLost
 
 __all__ = ["FENCES", "bound"]
 
 FENCES = UserTable(
     "resilient_fences",
+    "name",
     "name text PRIMARY KEY, fence bigint NOT NULL, bound_at bigint NOT NULL",
 )
 MEMORY = 7 * 86400
 """Seconds for which a fence is remembered after the last transaction that was bound to it."""
-SWEEP_SHARE = 1 / 64
-SWEEP_LIMIT = 256
 
-SECONDS = {
-    "sqlite": "CAST(strftime('%s', 'now') AS integer)",
-    "postgresql": "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS bigint)",
-}
 RAISE = """
 INSERT INTO resilient_fences AS known (name, fence, bound_at) VALUES (:name, :fence, {now})
 ON CONFLICT (name) DO UPDATE SET fence = excluded.fence, bound_at = excluded.bound_at
 WHERE known.fence <= excluded.fence RETURNING fence
 """
 NEWEST = "SELECT fence FROM resilient_fences WHERE name = :name"
-# A row that somebody has locked is in use.
-SWEEP = """
-DELETE FROM resilient_fences WHERE name IN (SELECT name FROM resilient_fences
-WHERE bound_at < {now} - :memory LIMIT :limit {unlocked})
-"""
-UNLOCKED = {"sqlite": "", "postgresql": "FOR UPDATE SKIP LOCKED"}
 
 
 async def bound(connection: UserConnection, lease: Lease, name: str) -> None:
@@ -69,9 +57,7 @@ async def bound(connection: UserConnection, lease: Lease, name: str) -> None:
         [(newest,)] = await connection.execute(NEWEST, name=name)
         await connection.doom()
         raise _replaced(lease, newest)
-    if await RANDOM < SWEEP_SHARE:
-        sweep = SWEEP.format(now=now, unlocked=UNLOCKED[connection.dialect])
-        await connection.execute(sweep, memory=MEMORY, limit=SWEEP_LIMIT)
+    await swept(connection, FENCES, "bound_at", memory=MEMORY)
 
 
 def _replaced(lease: Any, newest: int) -> LeaseLost:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resilient.connections.drivers import UserConnection, recognised
-from resilient.connections.tables import UserTable, ensured
+from resilient.connections.tables import SECONDS, UserTable, ensured, swept
 from resilient.engine.block import Block
 from resilient.engine.canonical import canonical
 from resilient.engine.durations import Duration, seconds
-from resilient.engine.plan import RANDOM, Body, Plan
+from resilient.engine.plan import Body, Plan
 from resilient.errors import (
     BackendError,
     CodecError,
@@ -33,19 +33,13 @@ __all__ = ["CALLS", "CallInTransaction", "IdempotentTransaction", "transaction"]
 WHAT = "idempotency.transaction()"
 CALLS = UserTable(
     "resilient_calls",
+    "key",
     "key text PRIMARY KEY, fingerprint text NOT NULL, outcome text NOT NULL, result bytea, "
     "expires bigint NOT NULL",
 )
-SWEEP_SHARE = 1 / 64
-SWEEP_LIMIT = 256
 TRIES = 3
 """How often to look again when another transaction has taken and lost the row meanwhile."""
 
-SECONDS = {
-    "sqlite": "CAST(strftime('%s', 'now') AS integer)",
-    "postgresql": "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS bigint)",
-}
-UNLOCKED = {"sqlite": "", "postgresql": "FOR UPDATE SKIP LOCKED"}
 # Replays only read: they lock nothing.
 KNOWN = """
 SELECT fingerprint, outcome, result FROM resilient_calls WHERE key = :key AND expires > {now}
@@ -60,10 +54,6 @@ result = NULL, expires = excluded.expires WHERE known.expires <= {now} RETURNING
 FINISH = """
 UPDATE resilient_calls SET outcome = :outcome, result = :result, expires = {now} + :ttl
 WHERE key = :key
-"""
-SWEEP = """
-DELETE FROM resilient_calls WHERE key IN (SELECT key FROM resilient_calls
-WHERE expires <= {now} LIMIT :limit {unlocked})
 """
 
 
@@ -213,9 +203,7 @@ async def _call(connection: UserConnection, key: str, fingerprint: str, ttl: int
     outcome, result = _stored(call.result)
     finish = FINISH.format(now=now)
     await connection.execute(finish, key=key, outcome=outcome, result=result, ttl=ttl)
-    if await RANDOM < SWEEP_SHARE:
-        sweep = SWEEP.format(now=now, unlocked=UNLOCKED[connection.dialect])
-        await connection.execute(sweep, limit=SWEEP_LIMIT)
+    await swept(connection, CALLS, "expires")
 
 
 def _replay(

@@ -192,21 +192,28 @@ def held(job: Job[dict[str, int]]) -> str:
 
 @checkpointed("held", every=1, lease=1.5, wait=0)
 async def aheld(job: AsyncJob[dict[str, int]]) -> str:
-    """The same; it does not block its loop."""
+    """The same; it does not block its loop, and is not stopped by being cancelled either."""
     try:
         async for item in job.iterate(range(6)):
             if item == 3:
                 tell("holding", [os.getpid(), job.fence])
-                # Shielded: one that learns at once that it is lost goes on all the same.
-                await asyncio.to_thread(receive)
+                told_to_go_on = asyncio.ensure_future(asyncio.to_thread(receive))
+                try:
+                    await asyncio.shield(told_to_go_on)
+                except asyncio.CancelledError:
+                    await told_to_go_on
                 with told("save"):
                     await job.save("late")
                 with told("step"):
                     await job.step("late", int)
             job.state["last"] = item
-    except resilient.StaleRunner:
+    except REFUSALS:
         tell("refused", "item")
     return f"by {os.getpid()}"
+
+
+REFUSALS = (resilient.StaleRunner, asyncio.CancelledError)
+"""A body is cancelled, once, by the loss of its lease: whatever it is at then."""
 
 
 @contextmanager
@@ -214,7 +221,7 @@ def told(what: str) -> Iterator[None]:
     """Tell that it was refused, and go on."""
     try:
         yield
-    except resilient.StaleRunner:
+    except REFUSALS:
         tell("refused", what)
 
 

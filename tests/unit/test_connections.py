@@ -23,7 +23,7 @@ from resilient.engine.drivers.sync import drive
 from resilient.errors import ConfigurationError
 from tests.support.postgres import PostgresAt
 
-NOTES = UserTable("resilient_notes", "name text PRIMARY KEY, note text NOT NULL")
+NOTES = UserTable("resilient_notes", "name", "name text PRIMARY KEY, note text NOT NULL")
 ADD = "INSERT INTO resilient_notes (name, note) VALUES (:name, :note) RETURNING name, note"
 KINDS = ["sqlite3", "sqlite3-autocommit", "psycopg", "alchemy-sqlite", "alchemy-pg", "session-pg"]
 

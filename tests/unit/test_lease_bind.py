@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 import resilient
-from resilient.connections import fences
+from resilient.connections import tables
 from resilient.errors import LeaseLost
 from tests.support.modes import Mode
 from tests.support.postgres import PostgresAt
@@ -154,7 +154,7 @@ def test_fences_of_long_ago_are_forgotten(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table does not grow with every key that was ever locked."""
-    monkeypatch.setattr(fences, "SWEEP_SHARE", 1)
+    monkeypatch.setattr(tables, "SWEEP_SHARE", 1)
     with resilient.using("memory://"):
         for key, days in {"old": 8, "recent": 6, "now": 0}.items():
             with (

@@ -13,8 +13,6 @@ from resilient.policies.checkpointed.sources import Reading
 
 if TYPE_CHECKING:
     from resilient.engine.codecs import Codec
-    from resilient.policies.checkpointed.ledger import Ledger
-    from resilient.policies.checkpointed.places import Place
     from resilient.policies.checkpointed.transactions import AsyncTransaction
 
 __all__ = ["AsyncJob"]
@@ -28,6 +26,8 @@ class AsyncJob(JobInHand[S]):
     """A resumable job in the hands of its runner: the first parameter of one that is `async`."""
 
     __slots__ = ()
+
+    _mode = "async"
 
     @overload
     def iterate(
@@ -67,10 +67,7 @@ class AsyncJob(JobInHand[S]):
         loop half done, unless no item awaits between its changes of the state.
         """
         reading = Reading(None, key, verify)
-        reading.check(items, "iterate()")
-        loop = self._run.begin_loop(name, items, total)
-        ledger = None if conn is None else self._kept(loop, conn, "iterate()")
-        return AsyncItems(self._run, loop, items, reading, ledger)
+        return AsyncItems(*self._begun("iterate()", items, reading, name, total, conn))
 
     @overload
     def chunks(
@@ -109,10 +106,7 @@ class AsyncJob(JobInHand[S]):
     ) -> AsyncItems[list[Any]]:
         """The items that are not done yet, in lists of `size`: see `Job.chunks`."""
         reading = Reading(size, key, verify)
-        reading.check(items, "chunks()")
-        loop = self._run.begin_loop(name, items, total)
-        ledger = None if conn is None else self._kept(loop, conn, "chunks()")
-        return AsyncItems(self._run, loop, items, reading, ledger)
+        return AsyncItems(*self._begun("chunks()", items, reading, name, total, conn))
 
     @overload
     async def map(
@@ -205,18 +199,11 @@ class AsyncJob(JobInHand[S]):
             await adrive(loop.ledger.keep(await function(item), codec))
         return await adrive(loop.ledger.results(codec))
 
-    def _kept(self, loop: Place, conn: Any, what: str) -> Ledger:
-        from resilient.policies.checkpointed.ledger import ledger_of
-
-        return ledger_of(self._run, loop, conn, mode="async", what=what)
-
     def transaction(self, conn: Any, *, name: str | None = None) -> AsyncTransaction:
         """For `async with`: see `Job.transaction`."""
         from resilient.policies.checkpointed.transactions import AsyncTransaction
 
-        place = self._run.begin_loop(name, (), 1)
-        ledger = self._kept(place, conn, "transaction()")
-        return AsyncTransaction(self._run, place, ledger)
+        return AsyncTransaction(*self._begun_once("transaction()", name, conn))
 
     @overload
     async def step(
@@ -260,7 +247,7 @@ class AsyncJob(JobInHand[S]):
             answer = function(*args, **kwargs)
             return await answer if inspect.isawaitable(answer) else answer
 
-        return await adrive(self._run.step(name, codec_of_results(function, returns)), body)
+        return await adrive(self._run.steps.once(name, codec_of_results(function, returns)), body)
 
     async def save(self, label: str = "") -> None:
         """Save position and state now; in a loop, as soon as the item in hand is done."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from typing_extensions import TypeVar
 
 from resilient.policies.checkpointed.progress import Progress
 
 if TYPE_CHECKING:
+    from resilient.engine.backend import Mode
     from resilient.engine.codecs import Codec
+    from resilient.policies.checkpointed.ledger import Ledger
+    from resilient.policies.checkpointed.places import Place
     from resilient.policies.checkpointed.run import Run
+    from resilient.policies.checkpointed.sources import Reading
 
 __all__ = ["BY_ANNOTATION", "JobInHand", "S", "codec_of_results"]
 
@@ -25,6 +29,8 @@ class JobInHand(Generic[S]):
     """What jobs of both kinds have."""
 
     __slots__ = ("_run",)
+
+    _mode: ClassVar[Mode]
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -71,6 +77,31 @@ class JobInHand(Generic[S]):
         """Raise `StaleRunner` if the job is lost; call it before a write that must not be stale."""
         if self._run.lease is not None:
             self._run.lease.check()
+
+    def _begun(
+        self,
+        what: str,
+        items: Any,
+        reading: Reading,
+        name: str | None,
+        total: int | None,
+        conn: Any,
+    ) -> tuple[Run, Place, Any, Reading, Ledger | None]:
+        """What a loop is made of that begins where the caller is."""
+        reading.check(items, what)
+        place = self._run.begin_loop(name, items, total)
+        ledger = None if conn is None else self._ledger(place, conn, what)
+        return self._run, place, items, reading, ledger
+
+    def _begun_once(self, what: str, name: str | None, conn: Any) -> tuple[Run, Place, Ledger]:
+        """The same for a loop of one item."""
+        place = self._run.begin_loop(name, (), 1)
+        return self._run, place, self._ledger(place, conn, what)
+
+    def _ledger(self, place: Place, conn: Any, what: str) -> Ledger:
+        from resilient.policies.checkpointed.ledger import ledger_of
+
+        return ledger_of(self._run, place, conn, mode=self._mode, what=what)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.task!r}, attempt {self.attempt}>"

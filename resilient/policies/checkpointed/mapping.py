@@ -57,7 +57,7 @@ class Mapping:
 
     def one(self, number: int) -> Plan[Any]:
         """The plan of one item, whose body is the function."""
-        return self._run.step(f"{self._head}[{number}]", self._codec, retries=self._retries)
+        return self._run.steps.once(f"{self._head}[{number}]", self._codec, retries=self._retries)
 
     def is_due(self, number: int, result: Any, error: BaseException | None) -> bool:
         """Take the outcome of an item; whether the run has something to do.

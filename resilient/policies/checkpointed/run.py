@@ -17,11 +17,10 @@ from resilient.engine import clock
 from resilient.engine.backend import made_once
 from resilient.engine.guard import guarded
 from resilient.engine.persistence import BUDGET, asked_again
-from resilient.engine.plan import NOW, Body, Plan
+from resilient.engine.plan import NOW, Plan
 from resilient.errors import (
     BackendError,
     CodecError,
-    ConfigurationError,
     JobCancelled,
     LeaseLost,
     StaleRunner,
@@ -30,13 +29,13 @@ from resilient.policies.checkpointed.leases import RunnerLease
 from resilient.policies.checkpointed.places import Place, here, place_in
 from resilient.policies.checkpointed.progress import Meter, Progress
 from resilient.policies.checkpointed.record import Record, Unstored
+from resilient.policies.checkpointed.steps import Steps
 from resilient.policies.checkpointed.turn import Turn
 from resilient.policies.checkpointed.versions import refuse_version, state_of
 from resilient.protocols.checkpoints import CheckpointStore, Running, Started
 from resilient.protocols.values import Encoded
 
 if TYPE_CHECKING:
-    from resilient.engine.codecs import Codec
     from resilient.policies.checkpointed.bars import Display
     from resilient.policies.checkpointed.ledger import Ledger
     from resilient.policies.checkpointed.plan import Settings
@@ -59,10 +58,13 @@ class Run:
     Attributes:
         settings: The options of the job's function.
         task: The job's key.
+        store: Where it is saved.
         lease: Under which the job is run.
+        ttl: Seconds for which what is saved is kept.
         attempt: 1 in the first run of the job.
         scope: What tells it from jobs of its name in other tenants.
         life: What tells it from an earlier job of its name.
+        steps: The steps of its body.
         ledgers: Of its loops that are kept in the user's own database.
         state: The body's own, as it is now.
         whole: The place around its loops.
@@ -105,11 +107,11 @@ class Run:
         self.whole = Place(self, here.get())
         self.whole.is_open = True
         self.job = settings.job(self)
-        self._store = store
-        self._ttl = ttl
+        self.store = store
+        self.ttl = ttl
         if lease is not None:
             self._look_due = clock.now() + LOOK_EVERY
-        self._steps: dict[str, Encoded] = {}
+        self.steps = Steps(self)
 
     @made_once
     def _turn(self) -> Turn:
@@ -125,14 +127,14 @@ class Run:
             ConfigurationError: That was a run of another version.
             CodecError: What was saved cannot be read.
         """
-        self._steps.update(started.steps)
+        self.steps.known.update(started.steps)
         checkpoint = started.checkpoint
         if checkpoint is not None:
             record = Record.decode(checkpoint.data)
             self.state = state_of(self.settings, self.task, record)
             self.whole.restore(record.loops)
             self._sequence = checkpoint.sequence + 1
-        elif self._steps and started.version != self.settings.version:
+        elif self.steps.known and started.version != self.settings.version:
             if self.settings.migrate is None:
                 # The store has our version now: leave word that the steps are of the other one.
                 with suppress(BackendError):
@@ -204,18 +206,17 @@ class Run:
             JobCancelled: It has.
             StaleRunner: The job has another runner now.
         """
-        now = await NOW
-        if self._is_save_due(now):
+        if self._is_save_due(await NOW):
             await self.save_due()
-        if now >= self._look_due:
-            await self._look(now)
+        await self.look()
 
-    async def _look(self, now: float) -> None:
-        if self._store is None or self.lease is None:
+    async def look(self) -> None:
+        """Look now and then whether the job has been cancelled; `JobCancelled` if so."""
+        if (now := clock.now()) < self._look_due or self.store is None or self.lease is None:
             return
         self._look_due = now + LOOK_EVERY
         try:
-            runner = await self._store.runner(self.task)
+            runner = await self.store.runner(self.task)
         except BackendError:
             return  # renewals and saves see to an outage
         if not isinstance(runner, Running) or runner.owner != self.lease.owner:
@@ -245,32 +246,6 @@ class Run:
             rate=None if self._meter is None else self._meter.rate(),
         )
 
-    async def step(self, name: str, codec: Codec, *, retries: int = 0) -> Any:
-        """The result of a step: stored earlier, or of the function that is the plan's body."""
-        if not name:
-            raise ConfigurationError("step(''): a step needs a name")
-        if (stored := self._steps.get(name)) is not None:
-            return codec.decode(stored)
-        if self._store is None or self.lease is None:
-            return await _attempted(retries)
-        self.lease.check()
-        if (now := clock.now()) >= self._look_due:
-            await self._look(now)
-        answer = await (_attempted(retries) if retries else Body())
-        value = codec.encode(answer)
-        ask = partial(
-            self._store.step, self.task, name, value, fence=self.lease.fence, ttl=self._ttl
-        )
-        try:
-            accepted = await guarded(ask)
-        except BackendError as error:
-            until = self.lease.deadline
-            accepted = await asked_again(error, partial(guarded, ask), until=until)
-        if not accepted:
-            raise self._stale()
-        self._steps[name] = value
-        return answer
-
     async def save(self, label: str) -> None:
         """Save now; in a loop, as soon as the item in hand is done."""
         if self.lease is None:
@@ -284,7 +259,7 @@ class Run:
 
     async def save_due(self, *, always: bool = False) -> None:
         """Save, unless another task of the body has just done so."""
-        if self._store is None:
+        if self.store is None:
             return
         await self._turn.take()
         try:
@@ -300,7 +275,7 @@ class Run:
         for ledger in self.ledgers:
             if ledger.is_open:  # of a loop that was left by `break`
                 await ledger.settle()
-        if self._store is None or self.lease is None:
+        if self.store is None or self.lease is None:
             return
         if self.lease.inherited:
             raise self.lease.error()
@@ -308,22 +283,17 @@ class Run:
             await self.save_due(always=True)
         result = self._encoded_result(answer)
         self.lease.drop()  # first, so that no renewal outlives the run
-        finish, fence = self._store.finish, self.lease.fence
+        ask = partial(self.store.finish, self.task, result, fence=self.lease.fence, ttl=self.ttl)
         try:
-            accepted = await guarded(finish, self.task, result, fence=fence, ttl=self._ttl)
+            accepted = await self.insisted(ask)
         except BackendError as error:
-            ask = partial(finish, self.task, result, fence=fence, ttl=self._ttl)
-            try:
-                again = partial(guarded, ask)
-                accepted = await asked_again(error, again, until=self.lease.deadline)
-            except BackendError as final:
-                final.add_note(
-                    f"the job {self.task!r} has run to its end, but its result could not be "
-                    "stored: the next call goes on from the last checkpoint"
-                )
-                raise
+            error.add_note(
+                f"the job {self.task!r} has run to its end, but its result could not be stored: "
+                "the next call goes on from the last checkpoint"
+            )
+            raise
         if not accepted:
-            raise self._stale()
+            raise self.refused()
 
     async def abandon(self, error: BaseException) -> None:
         """Save what is done, and let the next runner start at once."""
@@ -333,7 +303,7 @@ class Run:
             if ledger.is_open:
                 with suppress(Exception):  # whatever the user's driver says: it is not committed
                     await ledger.roll_back()
-        if self._store is None or self.lease is None:
+        if self.store is None or self.lease is None:
             return
         try:
             if not self.lease.lost and self._is_dirty and self._boundary is not None:
@@ -345,7 +315,7 @@ class Run:
             self.lease.drop()
             if not self.lease.inherited:
                 with suppress(BackendError):
-                    await self._store.stop(self.task, owner=self.lease.owner)
+                    await self.store.stop(self.task, owner=self.lease.owner)
 
     async def _saved(
         self,
@@ -356,13 +326,13 @@ class Run:
         until: float | None = None,
     ) -> None:
         """Save this state, and with it where the loops are now."""
-        assert self._store is not None
+        assert self.store is not None
         assert self.lease is not None
         settings, count = self.settings, self.unsaved
         version = settings.version if version is None else version
         progress = self.progress()
         ask = partial(
-            self._store.save,
+            self.store.save,
             self.task,
             Record(
                 version, self.whole.stored(), state, progress.rate, settings.code.digest
@@ -373,7 +343,7 @@ class Run:
             eta=progress.eta,
             label=label,
             keep=settings.keep,
-            ttl=self._ttl,
+            ttl=self.ttl,
             lease=settings.lease,
         )
         self._boundary, self._label, self._has_news = state, None, False
@@ -381,12 +351,12 @@ class Run:
         self._sequence = None
         began = await NOW
         try:
-            saved = await self._insisted(ask, until)
+            saved = await self.insisted(ask, until)
         except BaseException:
             self._has_news = True
             raise
         if saved is None:
-            raise self._stale()
+            raise self.refused()
         self._sequence = saved.sequence + 1
         self.unsaved -= count
         self._last = state
@@ -419,7 +389,7 @@ class Run:
         except CodecError as error:
             return self.settings.result.encode(Unstored(str(error)))
 
-    async def _insisted(self, ask: Callable[[], Plan[T]], until: float | None = None) -> T:
+    async def insisted(self, ask: Callable[[], Plan[T]], until: float | None = None) -> T:
         """Ask, again after lost replies for as long as the lease lasts."""
         assert self.lease is not None
         try:
@@ -428,7 +398,8 @@ class Run:
             until = self.lease.deadline if until is None else until
             return await asked_again(error, partial(guarded, ask), until=until)
 
-    def _stale(self) -> StaleRunner:
+    def refused(self) -> StaleRunner:
+        """The server has refused a write of this run: the error that says so."""
         return self.stale("the server says that it has another runner, or was forgotten")
 
     def stale(self, reason: str) -> StaleRunner:
@@ -436,13 +407,3 @@ class Run:
         assert self.lease is not None
         self.lease.lose(reason)
         return self.lease.error()
-
-
-async def _attempted(retries: int) -> Any:
-    """What the body answers, in one of so many more tries."""
-    while retries:
-        try:
-            return await Body()
-        except Exception:
-            retries -= 1
-    return await Body()

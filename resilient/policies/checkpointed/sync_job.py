@@ -13,8 +13,6 @@ from resilient.policies.checkpointed.sources import Reading
 
 if TYPE_CHECKING:
     from resilient.engine.codecs import Codec
-    from resilient.policies.checkpointed.ledger import Ledger
-    from resilient.policies.checkpointed.places import Place
     from resilient.policies.checkpointed.transactions import Transaction
 
 __all__ = ["Job"]
@@ -28,6 +26,8 @@ class Job(JobInHand[S]):
     """A resumable job in the hands of its runner: the first parameter of a checkpointed `def`."""
 
     __slots__ = ()
+
+    _mode = "sync"
 
     @overload
     def iterate(
@@ -96,10 +96,7 @@ class Job(JobInHand[S]):
                 done already.
         """
         reading = Reading(None, key, verify)
-        reading.check(items, "iterate()")
-        loop = self._run.begin_loop(name, items, total)
-        ledger = None if conn is None else self._kept(loop, conn, "iterate()")
-        return Items(self._run, loop, items, reading, ledger)
+        return Items(*self._begun("iterate()", items, reading, name, total, conn))
 
     @overload
     def chunks(
@@ -143,10 +140,7 @@ class Job(JobInHand[S]):
         another one when the job is resumed.
         """
         reading = Reading(size, key, verify)
-        reading.check(items, "chunks()")
-        loop = self._run.begin_loop(name, items, total)
-        ledger = None if conn is None else self._kept(loop, conn, "chunks()")
-        return Items(self._run, loop, items, reading, ledger)
+        return Items(*self._begun("chunks()", items, reading, name, total, conn))
 
     @overload
     def map(
@@ -262,11 +256,6 @@ class Job(JobInHand[S]):
             drive(loop.ledger.keep(function(item), codec))
         return drive(loop.ledger.results(codec))
 
-    def _kept(self, loop: Place, conn: Any, what: str) -> Ledger:
-        from resilient.policies.checkpointed.ledger import ledger_of
-
-        return ledger_of(self._run, loop, conn, mode="sync", what=what)
-
     def transaction(self, conn: Any, *, name: str | None = None) -> Transaction:
         """A transaction of your own database that is committed once in the life of the job.
 
@@ -284,8 +273,7 @@ class Job(JobInHand[S]):
         """
         from resilient.policies.checkpointed.transactions import Transaction
 
-        place = self._run.begin_loop(name, (), 1)
-        return Transaction(self._run, place, self._kept(place, conn, "transaction()"))
+        return Transaction(*self._begun_once("transaction()", name, conn))
 
     @overload
     def step(
@@ -326,7 +314,7 @@ class Job(JobInHand[S]):
             CodecError: The result has no stored form; the step will run again.
             BackendError: The backend was away for as long as the lease lasts.
         """
-        plan = self._run.step(name, codec_of_results(function, returns))
+        plan = self._run.steps.once(name, codec_of_results(function, returns))
         return drive(plan, lambda _: function(*args, **kwargs))
 
     def save(self, label: str = "") -> None:
