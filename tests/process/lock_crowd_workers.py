@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import multiprocessing
@@ -77,21 +78,40 @@ def hammer(
     ready = multiprocessing.Barrier(processes)
 
     def child(number: int) -> None:
-        takes = {kind: taker(kind, url, prefix, 10) for kind in kinds}
-        for take in takes.values():
-            with take():  # connected, and every script known
-                pass
+        turns = {kind: turns_of(kind, url, prefix) for kind in kinds}
+        for taking in turns.values():
+            taking(0.001)  # connected, and every script known
         waits: dict[str, list[list[float]]] = {kind: [] for kind in kinds}
         for _ in range(rounds):
-            for kind, take in takes.items():
+            for kind, taking in turns.items():
                 ready.wait(60)
-                waits[kind].append(waited(take, seconds))
+                waits[kind].append(taking(seconds))
         Path(f"{path}.{number}").write_text(json.dumps(waits))
 
     warmed(url)
     for pid in [forked(partial(child, number)) for number in range(processes)]:
         os.waitpid(pid, 0)
     return [json.loads(Path(f"{path}.{number}").read_text()) for number in range(processes)]
+
+
+def turns_of(kind: str, url: str, prefix: str) -> Callable[[float], list[float]]:
+    """Takes a lock for so many seconds, again and again; `"async"`: ours, in an event loop."""
+    if kind != "async":
+        return partial(waited, taker(kind, url, prefix, 10))
+    resilient.configure(url, prefix=prefix)
+    runner = asyncio.Runner()
+    return lambda seconds: runner.run(awaited(seconds))
+
+
+async def awaited(seconds: float) -> list[float]:
+    """As `waited`, in an event loop."""
+    waits: list[float] = []
+    end = time.monotonic() + seconds
+    while (asked := time.monotonic()) < end:
+        async with resilient.lock("async", ttl=10, wait=60):
+            waits.append(time.monotonic() - asked)
+            await asyncio.sleep(0.001)
+    return waits
 
 
 def waited(take: Take, seconds: float) -> list[float]:
