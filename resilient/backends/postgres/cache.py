@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from resilient.backends.postgres.commands import Call, every, first, only
+from resilient.backends.postgres.commands import Call, first, same
 from resilient.backends.postgres.keys import Keys
 from resilient.backends.postgres.texts import Row, microseconds
 from resilient.engine.cache_defaults import CacheDefaults
@@ -33,7 +33,8 @@ class PostgresCache(CacheDefaults):
 
     async def get(self, key: str) -> Entry | None:
         """The live value."""
-        row = await Ask(self._transport, Call("cache_get", self._keys.name(key), read=first))
+        call = Call("cache_get", self._keys.name(key), read=first, many=True)
+        row = await Ask(self._transport, call)
         return None if row is None else _entry(*row)
 
     async def has(self, key: str) -> bool:
@@ -54,7 +55,7 @@ class PostgresCache(CacheDefaults):
             "cache_fetch",
             *(self._keys.name(key), owner, microseconds(lease, "lease"), self._names(tags)),
             *(waiter or "", self._keep()),
-            read=first,
+            read=same,
         )
         answer, value, ttl, fresh, kept, holder, number = await Ask(self._transport, call)
         found = None if value is None else _entry(value, ttl, fresh, kept)
@@ -70,7 +71,7 @@ class PostgresCache(CacheDefaults):
     async def renew(self, key: str, *, owner: str, lease: float) -> bool:
         """Start the lease anew; false if the owner does not hold it."""
         lives = microseconds(lease, "lease")
-        call = Call("cache_renew", self._keys.name(key), owner, lives, read=only)
+        call = Call("cache_renew", self._keys.name(key), owner, lives, read=same)
         return bool(await Ask(self._transport, call))
 
     async def fill(
@@ -89,13 +90,13 @@ class PostgresCache(CacheDefaults):
             "cache_fill",
             *(self._keys.name(key), value, owner, *_times(ttl, fresh, stale)),
             *(self._names(tags), self._keep()),
-            read=only,
+            read=same,
         )
         return bool(await Ask(self._transport, call))
 
     async def abandon(self, key: str, *, owner: str) -> bool:
         """End the lease without a value and wake all waiters."""
-        call = Call("cache_abandon", self._keys.name(key), owner, read=only)
+        call = Call("cache_abandon", self._keys.name(key), owner, read=same)
         return bool(await Ask(self._transport, call))
 
     # --- by hand
@@ -116,24 +117,24 @@ class PostgresCache(CacheDefaults):
             "cache_set",
             *(self._keys.name(key), value, *times, self._names(tags), self._keep()),
             *(self._channel, key),
-            read=only,
+            read=same,
         )
         await Ask(self._transport, call)
 
     async def delete(self, key: str) -> bool:
         """Remove the value and take the lease of a computation in flight."""
-        call = Call("cache_delete", self._keys.name(key), self._channel, key, read=only)
+        call = Call("cache_delete", self._keys.name(key), self._channel, key, read=same)
         return bool(await Ask(self._transport, call))
 
     async def expire(self, key: str) -> bool:
         """Serve the value no more, but keep its stale copy."""
-        call = Call("cache_expire", self._keys.name(key), self._channel, key, read=only)
+        call = Call("cache_expire", self._keys.name(key), self._channel, key, read=same)
         return bool(await Ask(self._transport, call))
 
     async def invalidate_tags(self, tags: Sequence[str]) -> None:
         """Make every entry that has one of these tags a miss."""
         names, keep = self._names(tags), self._keep()
-        call = Call("cache_invalidate", names, list(tags), keep, self._channel, read=only)
+        call = Call("cache_invalidate", names, list(tags), keep, self._channel, read=same)
         await Ask(self._transport, call)
 
     async def keys(self, pattern: str = "*") -> list[str]:
@@ -159,13 +160,13 @@ class PostgresCache(CacheDefaults):
     # --- inside
 
     async def _remove(self, names: list[str], announced: list[str]) -> None:
-        call = Call("cache_remove", names, announced, self._channel, read=only)
+        call = Call("cache_remove", names, announced, self._channel, read=same)
         await Ask(self._transport, call)
 
     async def _steps(self, function: str) -> AsyncIterator[list[Row]]:
         after: str | None = None
         while True:
-            call = Call(function, self._keys.prefix, after, STEP, read=every)
+            call = Call(function, self._keys.prefix, after, STEP, read=same, many=True)
             rows: list[Row] = await Ask(self._transport, call)
             if rows:
                 yield rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from resilient.backends.postgres.commands import Call, every, first, only
+from resilient.backends.postgres.commands import Call, first, same
 from resilient.backends.postgres.keys import Keys
 from resilient.backends.postgres.texts import Row, microseconds
 from resilient.engine.plan import Ask, Transport
@@ -50,7 +50,7 @@ class PostgresCheckpoints:
             "job_start",
             *(self._keys.name(task), owner, microseconds(lease, "lease")),
             *(microseconds(ttl, "ttl"), version, fingerprint, rerun, waiter or ""),
-            read=first,
+            read=same,
         )
         row = await Ask(self._transport, call)
         if row[0] == "differ":
@@ -70,23 +70,24 @@ class PostgresCheckpoints:
     async def renew(self, task: str, *, owner: str, lease: float) -> bool:
         """Start the runner's lease anew; false for a stale runner."""
         lives = microseconds(lease, "lease")
-        call = Call("job_renew", self._keys.name(task), owner, lives, read=only)
+        call = Call("job_renew", self._keys.name(task), owner, lives, read=same)
         return bool(await Ask(self._transport, call))
 
     async def finish(self, task: str, result: Encoded, *, fence: int, ttl: float) -> bool:
         """Store the job's result, end the run and wake all waiters; false for a stale runner."""
         lives = microseconds(ttl, "ttl")
-        call = Call("job_finish", self._keys.name(task), result, fence, lives, read=only)
+        call = Call("job_finish", self._keys.name(task), result, fence, lives, read=same)
         return bool(await Ask(self._transport, call))
 
     async def stop(self, task: str, *, owner: str) -> bool:
         """End the run without a result, and wake all waiters."""
-        call = Call("job_stop", self._keys.name(task), owner, read=only)
+        call = Call("job_stop", self._keys.name(task), owner, read=same)
         return bool(await Ask(self._transport, call))
 
     async def runner(self, task: str) -> Running | Finished | None:
         """Who runs the job, or its result."""
-        row = await Ask(self._transport, Call("job_runner", self._keys.name(task), read=first))
+        call = Call("job_runner", self._keys.name(task), read=first, many=True)
+        row = await Ask(self._transport, call)
         return None if row is None else _runner(row)
 
     # --- saving
@@ -112,6 +113,7 @@ class PostgresCheckpoints:
             microseconds(self._max_ttl() if ttl is None else ttl, "ttl"),
             None if lease is None else microseconds(lease, "lease"),
             read=first,
+            many=True,
             repeatable=sequence is not None,  # else it would be saved twice
         )
         row = await Ask(self._transport, call)
@@ -132,7 +134,7 @@ class PostgresCheckpoints:
             "job_step",
             *(self._keys.name(task), self._step(name), value, fence, microseconds(ttl, "ttl")),
             None if lease is None else microseconds(lease, "lease"),
-            read=only,
+            read=same,
         )
         return bool(await Ask(self._transport, call))
 
@@ -140,23 +142,24 @@ class PostgresCheckpoints:
 
     async def cancel(self, task: str) -> bool:
         """Ask the runner to stop; false if the job has none."""
-        call = Call("job_cancel", self._keys.name(task), read=only)
+        call = Call("job_cancel", self._keys.name(task), read=same)
         return bool(await Ask(self._transport, call))
 
     async def rewind(self, task: str, sequence: int) -> bool:
         """Let the next start go on from this checkpoint: later ones and a result are dropped."""
-        call = Call("job_rewind", self._keys.name(task), sequence, read=only)
+        call = Call("job_rewind", self._keys.name(task), sequence, read=same)
         return bool(await Ask(self._transport, call))
 
     async def steps(self, task: str) -> Mapping[str, Encoded]:
         """The results of the steps that were done, by name."""
-        rows = await Ask(self._transport, Call("job_steps", self._keys.name(task), read=every))
+        call = Call("job_steps", self._keys.name(task), read=same, many=True)
+        rows = await Ask(self._transport, call)
         return {name: Encoded(value) for name, value in rows}
 
     # --- what is saved
 
     async def _saved(self, task: str, sequence: int | None) -> list[Checkpoint]:
-        call = Call("job_list", self._keys.name(task), sequence, read=every)
+        call = Call("job_list", self._keys.name(task), sequence, read=same, many=True)
         return [_checkpoint(task, row) for row in await Ask(self._transport, call)]
 
     async def latest(self, task: str) -> Checkpoint | None:
@@ -171,12 +174,12 @@ class PostgresCheckpoints:
 
     async def trim(self, task: str, *, keep: int) -> int:
         """Drop all but the newest `keep` checkpoints; how many were dropped."""
-        call = Call("job_trim", self._keys.name(task), keep, read=only)
+        call = Call("job_trim", self._keys.name(task), keep, read=same)
         return int(await Ask(self._transport, call))
 
     async def delete(self, task: str) -> bool:
         """Forget the job; false if there was none."""
-        call = Call("job_delete", self._keys.name(task), read=only)
+        call = Call("job_delete", self._keys.name(task), read=same)
         return bool(await Ask(self._transport, call))
 
     def _step(self, name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from resilient.backends.postgres.commands import Call, first, only
+from resilient.backends.postgres.commands import Call, same
 from resilient.backends.postgres.keys import Keys
 from resilient.backends.postgres.texts import Argument, Row
 from resilient.engine.plan import Ask, Transport
@@ -47,7 +47,7 @@ class PostgresCircuits:
     async def view(self, key: str) -> CircuitView:
         """The circuit now."""
         return _view(
-            await Ask(self._transport, Call("circuit_now", self._keys.name(key), read=first))
+            await Ask(self._transport, Call("circuit_now", self._keys.name(key), read=same))
         )
 
     async def record(
@@ -80,10 +80,7 @@ class PostgresCircuits:
 
     async def admit(self, key: str, *, rules: CircuitRules, token: str) -> Admission:
         """Ask for one of the probe permits."""
-        columns = "verdict, retry_after, (seen).*"
-        verdict, retry_after, *seen = await self._ask(
-            "circuit_admit", key, _written(rules), token, columns=columns
-        )
+        verdict, retry_after, seen = await self._ask("circuit_admit", key, _written(rules), token)
         return Admission(Verdict(verdict), _view(seen), retry_after / 1e6)
 
     async def report(
@@ -136,13 +133,13 @@ class PostgresCircuits:
 
     async def history(self, key: str) -> list[CircuitTransition]:
         """The latest transitions, the newest first."""
-        call = Call("circuit_history", self._keys.name(key), read=_transitions)
+        call = Call("circuit_history", self._keys.name(key), read=_transitions, many=True)
         found: list[CircuitTransition] = await Ask(self._transport, call)
         return found
 
     async def delete(self, key: str) -> bool:
         """Forget the circuit."""
-        call = Call("circuit_delete", self._keys.name(key), read=only)
+        call = Call("circuit_delete", self._keys.name(key), read=bool)
         return bool(await Ask(self._transport, call))
 
     async def _ask(
@@ -151,14 +148,12 @@ class PostgresCircuits:
         key: str,
         *words: Argument,
         repeatable: bool = True,
-        columns: str = "*",
     ) -> Any:
         call = Call(
             function,
             *(self._keys.name(key), self._channel, key, *words),
-            read=first,
+            read=same,
             repeatable=repeatable,
-            columns=columns,
         )
         return await Ask(self._transport, call)
 
@@ -186,7 +181,7 @@ def _transitions(rows: list[Row]) -> list[CircuitTransition]:
     ]
 
 
-def _view(row: Any) -> CircuitView:
+def _view(row: Row) -> CircuitView:
     state, generation, left, calls, failures, consecutive, failed, succeeded, reason = row[:9]
     slow, stale, opened, age, breach, rules = row[9:]
     return CircuitView(

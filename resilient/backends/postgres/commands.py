@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from resilient.backends.postgres.texts import Argument, Row, encoded
 
-__all__ = ["Call", "Statement", "every", "first", "only"]
+__all__ = ["Call", "Statement", "first", "same"]
 
 
 class Statement(NamedTuple):
@@ -20,43 +20,43 @@ class Statement(NamedTuple):
 
 
 class Call:
-    """A call of one function, whose answer is its rows.
+    """A call of one function.
 
     Args:
         function: Its name.
         arguments: For its parameters.
-        read: Makes of the rows what the asker gets.
+        read: Makes of its answer what the asker gets.
+        many: Whether the answer is rows; else it is one value, a tuple if that is a row.
         repeatable: Whether it may be sent again when its answer was lost.
-        columns: What is selected of what it returns.
     """
 
-    __slots__ = ("_columns", "_function", "_guards", "formats", "parameters", "read", "repeatable")
+    __slots__ = ("_function", "_guards", "formats", "many", "parameters", "read", "repeatable")
 
     def __init__(
         self,
         function: str,
         *arguments: Argument,
-        read: Callable[[list[Row]], Any],
+        read: Callable[[Any], Any],
+        many: bool = False,
         repeatable: bool = True,
-        columns: str = "*",
     ) -> None:
         self._function = function
-        self._columns = columns
         self._guards = 0
+        self.many = many
         self.parameters = [encoded(argument) for argument in arguments]
-        self.formats = [1 if isinstance(argument, bytes) else 0 for argument in arguments]
+        self.formats = [1 if type(argument) is bytes else 0 for argument in arguments]
         self.read = read
         self.repeatable = repeatable
 
     def statement(self, schema: str) -> Statement:
         """The statement, for functions in this schema."""
         count = len(self.parameters) - 2 * self._guards
-        return _statement(schema, self._function, self._columns, count, self._guards)
+        return _statement(schema, self._function, count, self._guards)
 
     def guarded(self, lock: str, owner: str) -> Call:
         """The same, refused if the lock is not the owner's (`lock_guard` in `sql/locks.sql`)."""
         call: Call = Call.__new__(Call)
-        call._function, call._columns = self._function, self._columns
+        call._function, call.many = self._function, self.many
         call._guards = self._guards + 1
         call.parameters = [*self.parameters, encoded(lock), encoded(owner)]
         call.formats = [*self.formats, 0, 0]
@@ -65,29 +65,22 @@ class Call:
 
 
 @cache
-def _statement(schema: str, function: str, columns: str, count: int, guards: int) -> Statement:
+def _statement(schema: str, function: str, count: int, guards: int) -> Statement:
     places = [f"${number}" for number in range(1, count + 1)]
-    if not guards:
-        text = f"SELECT {columns} FROM {schema}.{function}({', '.join(places)})"
-    else:
+    source = ""
+    if guards:
         held = " AND ".join(
             f"{schema}.lock_guard(${number}, ${number + 1})"
             for number in range(count + 1, count + 2 * guards, 2)
         )
+        source = f"(SELECT {held} AS held OFFSET 0) AS guard"
         # The guard comes first, because the function's first argument depends on it.
         kind = "text[]" if function in ("cache_invalidate", "cache_remove") else "text"
         places[0] = f"CASE WHEN guard.held THEN $1::{kind} END"
-        text = (
-            f"SELECT {columns} FROM (SELECT {held} AS held OFFSET 0) AS guard "
-            f"CROSS JOIN LATERAL {schema}.{function}({', '.join(places)}) AS answer"
-        ).replace("SELECT * FROM", "SELECT answer.* FROM", 1)
+    call = f"{schema}.{function}({', '.join(places)})"
+    text = f"SELECT answer.* FROM {source + ', LATERAL ' if source else ''}{call} AS answer"
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return Statement(f"resilient_{digest}".encode(), text.encode())
-
-
-def every(rows: list[Row]) -> list[Row]:
-    """All rows."""
-    return rows
 
 
 def first(rows: list[Row]) -> Row | None:
@@ -95,6 +88,6 @@ def first(rows: list[Row]) -> Row | None:
     return rows[0] if rows else None
 
 
-def only(rows: list[Row]) -> Any:
-    """The one value that there is."""
-    return rows[0][0]
+def same(answer: Any) -> Any:
+    """The answer itself."""
+    return answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resilient.backends.postgres.commands import Call, first, only
+from resilient.backends.postgres.commands import Call, first, same
 from resilient.backends.postgres.keys import Keys
 from resilient.backends.postgres.texts import Row, microseconds
 from resilient.engine.plan import Ask, Transport
@@ -35,7 +35,7 @@ class PostgresIdempotency:
             "call_claim",
             *(self._keys.name(key), owner, microseconds(lease, "lease")),
             *(microseconds(ttl, "ttl"), fingerprint, waiter or "", takeover),
-            read=first,
+            read=same,
         )
         row = await Ask(self._transport, call)
         if row[0] == "claimed":
@@ -45,7 +45,7 @@ class PostgresIdempotency:
     async def renew(self, key: str, *, owner: str, lease: float) -> bool:
         """Start the lease anew; false if the claim is no longer the owner's."""
         lives = microseconds(lease, "lease")
-        call = Call("call_renew", self._keys.name(key), owner, lives, read=only)
+        call = Call("call_renew", self._keys.name(key), owner, lives, read=bool)
         return bool(await Ask(self._transport, call))
 
     async def complete(
@@ -55,28 +55,29 @@ class PostgresIdempotency:
         call = Call(
             "call_complete",
             *(self._keys.name(key), owner, result, microseconds(ttl, "ttl"), outcome),
-            read=only,
+            read=bool,
         )
         return bool(await Ask(self._transport, call))
 
     async def abandon(self, key: str, *, owner: str) -> bool:
         """Give the claim up and wake all waiters; false for a stale owner."""
-        call = Call("call_abandon", self._keys.name(key), owner, read=only)
+        call = Call("call_abandon", self._keys.name(key), owner, read=bool)
         return bool(await Ask(self._transport, call))
 
     async def expire(self, key: str, *, owner: str) -> bool:
         """End a dead owner's lease and wake all waiters; false if the claim is not its."""
-        call = Call("call_expire", self._keys.name(key), owner, read=only)
+        call = Call("call_expire", self._keys.name(key), owner, read=bool)
         return bool(await Ask(self._transport, call))
 
     async def get(self, key: str) -> InProgress | Completed | Unknown | None:
         """The record now; `None` if there is none, or its claim was given up."""
-        row = await Ask(self._transport, Call("call_get", self._keys.name(key), read=first))
+        call = Call("call_get", self._keys.name(key), read=first, many=True)
+        row = await Ask(self._transport, call)
         return None if row is None else _record(row)
 
     async def delete(self, key: str) -> bool:
         """Forget the key and wake all waiters; false if there was no record."""
-        call = Call("call_delete", self._keys.name(key), read=only)
+        call = Call("call_delete", self._keys.name(key), read=bool)
         return bool(await Ask(self._transport, call))
 
 

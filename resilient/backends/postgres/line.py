@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from psycopg import errors, pq
 from psycopg.pq.abc import PGconn, PGresult
 
-from resilient.backends.postgres.commands import Call
+from resilient.backends.postgres.commands import Call, Statement
 from resilient.backends.postgres.failures import ConnectionLost, Refused
 from resilient.backends.postgres.schema import VERSION, ddl, version_query
-from resilient.backends.postgres.texts import Decoders, Row, decoders, rows
+from resilient.backends.postgres.texts import Decoders, decoders, row, rows
 
 __all__ = ["READ", "WRITE", "Dialogue", "Line", "Server", "connected", "driven"]
 
@@ -132,55 +132,58 @@ class Line:
             Refused: The server answered with an error.
             ConnectionLost: There was no answer.
         """
-        if not self.server.is_ready:
+        server = self.server
+        if not server.is_ready:
             yield from self._make_ready()
+        statement = call.statement(server.schema)
         tries = 0
         while True:
             try:
-                result = yield from self._called(call)
+                if not server.prepares or self._uses.get(statement.name, 0) <= PREPARE_AFTER:
+                    yield from self._introduce(statement)
+                if server.prepares and self._uses[statement.name] > PREPARE_AFTER:
+                    self._sending(
+                        self.pgconn.send_query_prepared,
+                        *(statement.name, call.parameters, call.formats, 1),
+                    )
+                else:
+                    self._sending(
+                        self.pgconn.send_query_params,
+                        *(statement.text, call.parameters, None, call.formats, 1),
+                    )
+                result = yield from self._result()
             except Refused as refused:
                 tries += 1
                 if tries == TRIES:
                     raise
                 if refused.state in _UNPREPARED:
-                    self.server.prepares = False
-                    self._uses.clear()
+                    server.prepares = False
                 elif refused.state in _NOT_MADE:  # the database is a new one
                     yield from self._make_ready()
                 elif refused.state not in _COLLIDED:
                     raise
             else:
-                self.used = time.monotonic()
-                return call.read(self._rows(call, result))
-
-    def _rows(self, call: Call, result: PGresult) -> list[Row]:
-        known = self.server.decoders
-        name = call.statement(self.server.schema).name
-        found = known.get(name)
-        if found is None:
-            found = known[name] = decoders(result)
-        return rows(result, found)
+                break
+        self.used = time.monotonic()
+        decode = server.decoders.get(statement.name)
+        if decode is None:
+            decode = server.decoders[statement.name] = decoders(result)
+        if call.many:
+            return call.read(rows(result, decode))
+        [value, *more] = answer = row(result, 0, decode)
+        return call.read(answer if more else value)
 
     def execute(self, text: str) -> Dialogue[PGresult]:
         """Run any statement; its result, in the text format."""
         self._sending(self.pgconn.send_query, text.encode())
         return (yield from self._result())
 
-    def _called(self, call: Call) -> Dialogue[PGresult]:
-        name, text = call.statement(self.server.schema)
-        uses = self._uses.get(name, 0)
-        if not self.server.prepares or uses < PREPARE_AFTER:
-            self._uses[name] = uses + 1
-            self._sending(
-                self.pgconn.send_query_params, text, call.parameters, None, call.formats, 1
-            )
-        else:
-            if uses == PREPARE_AFTER:
-                self._sending(self.pgconn.send_prepare, name, text)
-                yield from self._result()
-                self._uses[name] = uses + 1
-            self._sending(self.pgconn.send_query_prepared, name, call.parameters, call.formats, 1)
-        return (yield from self._result())
+    def _introduce(self, statement: Statement) -> Dialogue[None]:
+        """Count the uses of a statement, and prepare it when there were some."""
+        self._uses[statement.name] = uses = self._uses.get(statement.name, 0) + 1
+        if uses == PREPARE_AFTER + 1 and self.server.prepares:
+            self._sending(self.pgconn.send_prepare, statement.name, statement.text)
+            yield from self._result()
 
     def _make_ready(self) -> Dialogue[None]:
         """See to it that the tables and functions are there, and of this version."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from resilient.backends.postgres.commands import Call, every, only
+from resilient.backends.postgres.commands import Call, first, same
 from resilient.backends.postgres.keys import Keys
 from resilient.backends.postgres.texts import Row, microseconds
 from resilient.engine.guard import Guard
@@ -46,9 +46,9 @@ class PostgresLocks:
             "lock_acquire",
             *(self._keys.name(key, mode.family), owner, microseconds(ttl, "ttl"), waiter or ""),
             *(mode.shared, mode.limit, fair, note),
-            read=every,
+            read=same,
         )
-        [row] = await Ask(self._transport, call)
+        row = await Ask(self._transport, call)
         return Grant(owner, row[2], ttl) if row[0] else _held(row)
 
     async def acquire_all(
@@ -57,7 +57,7 @@ class PostgresLocks:
         """Take all of these locks, or none of them."""
         names = [self._keys.name(key, LOCK.family) for key in keys]
         lives = microseconds(ttl, "ttl")
-        call = Call("lock_acquire_all", names, owner, lives, note, read=every)
+        call = Call("lock_acquire_all", names, owner, lives, note, read=same, many=True)
         rows = await Ask(self._transport, call)
         if rows and not rows[0][0]:
             return _held(rows[0])
@@ -66,7 +66,7 @@ class PostgresLocks:
     async def renew(self, key: str, *, owner: str, ttl: float, mode: LockMode = LOCK) -> bool:
         """Start the owner's TTL anew; false if the owner does not hold the lock."""
         name = self._keys.name(key, mode.family)
-        call = Call("lock_renew", name, owner, microseconds(ttl, "ttl"), read=only)
+        call = Call("lock_renew", name, owner, microseconds(ttl, "ttl"), read=bool)
         return bool(await Ask(self._transport, call))
 
     async def release(
@@ -74,37 +74,37 @@ class PostgresLocks:
     ) -> bool:
         """Free the lock, and hand it over or wake one waiter."""
         name = self._keys.name(key, mode.family)
-        call = Call("lock_release", name, owner, mode.shared, fair, read=only)
+        call = Call("lock_release", name, owner, mode.shared, fair, read=bool)
         return bool(await Ask(self._transport, call))
 
     async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
         """Make another owner the holder, under a new fence."""
         name = self._keys.name(key, LOCK.family)
-        call = Call("lock_transfer", name, owner, to, microseconds(ttl, "ttl"), read=every)
-        [(fence, left)] = await Ask(self._transport, call)
+        call = Call("lock_transfer", name, owner, to, microseconds(ttl, "ttl"), read=same)
+        fence, left = await Ask(self._transport, call)
         return None if fence is None else Grant(to, fence, left / 1e6)
 
     async def withdraw(self, key: str, *, owner: str, waiter: str, mode: LockMode = LOCK) -> None:
         """Stop waiting, and hand on what may just have been granted."""
         name = self._keys.name(key, mode.family)
         await Ask(
-            self._transport, Call("lock_withdraw", name, owner, waiter, mode.shared, read=only)
+            self._transport, Call("lock_withdraw", name, owner, waiter, mode.shared, read=bool)
         )
 
     async def force_release(self, key: str, *, mode: LockMode = LOCK) -> bool:
         """Free the lock whoever holds it; false if it was free."""
-        call = Call("lock_force_release", self._keys.name(key, mode.family), read=only)
+        call = Call("lock_force_release", self._keys.name(key, mode.family), read=bool)
         return bool(await Ask(self._transport, call))
 
     async def holder(self, key: str, *, mode: LockMode = LOCK) -> Held | None:
         """Who holds the lock now; `None` if it is free."""
-        call = Call("lock_holder", self._keys.name(key, mode.family), read=every)
-        rows = await Ask(self._transport, call)
-        return _held(rows[0]) if rows else None
+        call = Call("lock_holder", self._keys.name(key, mode.family), read=first, many=True)
+        row = await Ask(self._transport, call)
+        return None if row is None else _held(row)
 
     async def is_held(self, key: str, *, owner: str, mode: LockMode = LOCK) -> bool:
         """Whether `owner` holds the lock now."""
-        call = Call("lock_is_held", self._keys.name(key, mode.family), owner, read=only)
+        call = Call("lock_is_held", self._keys.name(key, mode.family), owner, read=bool)
         return bool(await Ask(self._transport, call))
 
     def guard(self, key: str, *, owner: str, mode: LockMode = LOCK) -> Guard:

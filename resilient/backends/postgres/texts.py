@@ -24,6 +24,7 @@ __all__ = [
     "encoded",
     "escaped",
     "microseconds",
+    "row",
     "rows",
     "unescaped",
 ]
@@ -38,6 +39,7 @@ _float = struct.Struct(">d").unpack
 _array_head = struct.Struct(">iiI")
 _dimension = struct.Struct(">ii")
 _length = struct.Struct(">i")
+_field = struct.Struct(">Ii")
 
 
 def microseconds(seconds: float, option: str) -> int:
@@ -84,21 +86,39 @@ def _utf8(text: str) -> bytes:
 
 def decoders(result: PGresult) -> Decoders:
     """What makes values of the columns of an answer."""
-    return [_DECODERS[result.ftype(column)] for column in range(result.nfields)]
+    return [_DECODERS.get(result.ftype(column), _row) for column in range(result.nfields)]
 
 
 def rows(result: PGresult, decoders: Decoders) -> list[Row]:
     """The rows of an answer in the binary format."""
+    return [row(result, number, decoders) for number in range(result.ntuples)]
+
+
+def row(result: PGresult, number: int, decoders: Decoders) -> Row:
+    """One of them."""
     value = result.get_value
-    return [
-        tuple(
-            [
-                None if (data := value(row, column)) is None else decode(data)
-                for column, decode in enumerate(decoders)
-            ]
-        )
-        for row in range(result.ntuples)
-    ]
+    return tuple(
+        [
+            None if (data := value(number, column)) is None else decode(data)
+            for column, decode in enumerate(decoders)
+        ]
+    )
+
+
+def _row(data: bytes) -> Row:
+    """A row that is one value: of each field its type, its length, and its value."""
+    (count,) = _length.unpack_from(data)
+    at = 4
+    fields: list[Any] = []
+    for _ in range(count):
+        kind, size = _field.unpack_from(data, at)
+        at += 8
+        if size < 0:
+            fields.append(None)
+        else:
+            fields.append(_DECODERS.get(kind, _row)(data[at : at + size]))
+            at += size
+    return tuple(fields)
 
 
 def _integer(data: bytes) -> int:

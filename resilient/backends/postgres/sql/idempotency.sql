@@ -40,13 +40,17 @@ LANGUAGE plpgsql AS $$
 DECLARE
   _t bigint := {schema}.clock();
   _call {schema}.idempotency;
+  _answer {schema}.call;
   _fence bigint := 0;
   _queue {schema}.waiting[] := '{}';
 BEGIN
   -- A replay only reads: no lock, nothing to log.
-  SELECT * INTO _call FROM {schema}.idempotency WHERE key = _key AND expires > _t;
-  IF _call.state = 'completed' THEN
-    RETURN {schema}.call_settled(_call, _fingerprint, _t);
+  SELECT 'completed', '', c.expires - _t, c.attempt, false, c.outcome, c.result INTO _answer
+    FROM {schema}.idempotency AS c
+    WHERE key = _key AND expires > _t AND state = 'completed'
+      AND (_fingerprint = '' OR c.fingerprint = '' OR c.fingerprint = _fingerprint);
+  IF FOUND THEN
+    RETURN _answer;
   END IF;
   _t := {schema}.enter(_key, 2);
   SELECT * INTO _call FROM {schema}.idempotency WHERE key = _key;

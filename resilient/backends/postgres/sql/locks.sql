@@ -177,23 +177,23 @@ LANGUAGE plpgsql AS $$
 DECLARE
   _t bigint := {schema}.enter(_key, 1);
   _fence bigint;
-  _is_free boolean;
 BEGIN
-  SELECT l.fence, cardinality(l.queue) = 0 AND cardinality(l.released) < 2
-      AND (cardinality(l.holds) = 0 OR cardinality(l.holds) = 1 AND (l.holds[1]).until <= _t)
-    INTO _fence, _is_free FROM {schema}.lock AS l WHERE key = _key;
-  IF NOT _is_free THEN
+  INSERT INTO {schema}.lock AS x VALUES (_key, _t,
+    ARRAY[ROW(_owner, _t, _t, _t + _ttl, _shared, _note)::{schema}.hold], '{}', '{}',
+    _t + _ttl + 3600000000)
+  ON CONFLICT (key) DO UPDATE SET fence = greatest(x.fence + 1, _t),
+    holds = ARRAY[ROW(_owner, greatest(x.fence + 1, _t), _t, _t + _ttl, _shared,
+      _note)::{schema}.hold],
+    -- An owner that comes back after a release must be able to lose this grant.
+    released = CASE WHEN x.expires > _t AND (x.released[1]).owner <> _owner THEN x.released
+      ELSE '{}' END, expires = excluded.expires
+  WHERE cardinality(x.queue) = 0 AND cardinality(x.released) < 2 AND (cardinality(x.holds) = 0
+    OR cardinality(x.holds) = 1 AND (x.holds[1]).until <= _t)
+  RETURNING fence INTO _fence;
+  IF NOT FOUND THEN
     RETURN {schema}.lock_acquire_taken(_key, _owner, _ttl, _address, _shared, _most, _fair, _note,
       _t);
   END IF;
-  _fence := greatest(coalesce(_fence, 0) + 1, _t);
-  INSERT INTO {schema}.lock AS x VALUES (_key, _fence,
-    ARRAY[ROW(_owner, _fence, _t, _t + _ttl, _shared, _note)::{schema}.hold], '{}', '{}',
-    _t + _ttl + 3600000000)
-  ON CONFLICT (key) DO UPDATE SET fence = _fence, holds = excluded.holds,
-    -- An owner that comes back after a release must be able to lose this grant.
-    released = CASE WHEN x.expires > _t AND (x.released[1]).owner <> _owner THEN x.released
-      ELSE '{}' END, expires = excluded.expires;
   IF random() < 0.004 THEN
     PERFORM {schema}.sweep('lock', _t);
   END IF;
