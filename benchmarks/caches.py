@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ VALUE = {"id": 7, "name": "Ada", "tags": ["a", "b"]}
 
 def groups() -> list[Group]:
     """In this process and from the server, sync and async."""
-    return [_local(), _alocal(), *(_shared(mode) for mode in MODES)]
+    return [_local(), _in_threads(), _alocal(), *(_shared(mode) for mode in MODES)]
 
 
 def function(n: int) -> dict[str, Any]:
@@ -50,6 +51,35 @@ def _local() -> Group:
 
         region = make_region().configure("dogpile.cache.memory", expiration_time=600)
         return region.cache_on_arguments()(function)
+
+    return group
+
+
+def _in_threads() -> Group:
+    """The same hits by four threads at once; each measured call is a thousand of them."""
+    group = Group("cache: 1,000 hits in this process by 4 threads", "sync")
+
+    def crowd(place: Place, cached: Any) -> Any:
+        pool = ThreadPoolExecutor(4)
+        place.exits.callback(pool.shutdown)
+
+        def some(n: int) -> None:
+            for _ in range(250):
+                cached(n)
+
+        return lambda n: list(pool.map(some, [n] * 4))
+
+    @group.case("cachetools TTLCache, with a lock")
+    def _(place: Place) -> Any:
+        import cachetools
+
+        store: Any = cachetools.TTLCache(1000, 600)
+        return crowd(place, cachetools.cached(store, lock=threading.Lock())(function))
+
+    @group.case("resilient, memory")
+    def _(place: Place) -> Any:
+        cached = resilient.cached("{n}", ttl=600, backend=place.backend("memory"))
+        return crowd(place, cached(function))
 
     return group
 

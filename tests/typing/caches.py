@@ -7,7 +7,7 @@ from typing import assert_type
 
 import resilient
 from resilient import MISSING, LocalCache, cached
-from resilient.policies.cached.controls import CacheStats, Missing
+from resilient.policies.cached.controls import CacheStats, Explanation, Missing
 
 
 @cached("{n}", ttl="10m", tags=("n:{n}",), local=LocalCache(100, ttl="30s"))
@@ -32,6 +32,16 @@ def blocking() -> None:
     assert_type(controls.peek(1), list[int] | Missing)
     assert_type(controls.clear(), None)
     assert_type(controls.stats(), CacheStats)
+    assert_type(controls.expire(1), bool)
+    assert_type(controls.explain(1), Explanation)
+    assert_type(controls.warm([(1,), (2,)]), None)
+    assert_type(controls.at(1).set([1]), None)
+    assert_type(controls.at(n=1).peek(), list[int] | Missing)
+    assert_type(controls.at(1).refresh(), list[int])
+    with controls.bypass():
+        assert_type(function(1), list[int])
+    controls.at(1).set("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    controls.at("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     controls.invalidate("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     controls.refresh()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     resilient.invalidate_tags("n:1", "n:2")
@@ -47,6 +57,10 @@ async def awaited() -> None:
     assert_type(await controls.peek(1), list[int] | Missing)
     assert_type(await controls.clear(), None)
     assert_type(controls.stats(), CacheStats)
+    assert_type(await controls.expire(1), bool)
+    assert_type(await controls.explain(1), Explanation)
+    assert_type(await controls.warm([(1,), (2,)]), None)
+    assert_type(await controls.at(1).set([1]), None)
     controls.clear()  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
     await resilient.ainvalidate_tags("n:1")
 
