@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Coroutine, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias
 
-from typing_extensions import TypeVar
-
 if TYPE_CHECKING:
     import asyncio
 
@@ -38,8 +36,16 @@ __all__ = [
     "all_of",
 ]
 
-T = TypeVar("T")
-Command = TypeVar("Command", contravariant=True, default=Any)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T")
+    Command = TypeVar("Command", contravariant=True, default=Any)
+else:  # defaults are for type checkers, and the module that has them is slow to import
+    from typing import TypeVar
+
+    T = TypeVar("T")
+    Command = TypeVar("Command", contravariant=True)
 
 Plan: TypeAlias = Coroutine[Any, Any, T]
 """A coroutine that awaits operations only, or a third party's ordinary awaitables."""

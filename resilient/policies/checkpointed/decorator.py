@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from typing_extensions import TypeVar
-
 from resilient.config import Source
 from resilient.engine.durations import Duration, optional_seconds
 from resilient.engine.durations import seconds as in_seconds
@@ -27,8 +25,16 @@ if TYPE_CHECKING:
 
 __all__ = ["checkpointed"]
 
-S = TypeVar("S", default=Any)
-K = TypeVar("K", default=None)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    S = TypeVar("S", default=Any)
+    K = TypeVar("K", default=None)
+else:  # defaults are for type checkers, and the module that has them is slow to import
+    from typing import TypeVar
+
+    S = TypeVar("S")
+    K = TypeVar("K")
 
 
 class Checkpointed:

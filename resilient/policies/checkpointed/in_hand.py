@@ -6,8 +6,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
-from typing_extensions import TypeVar
-
 from resilient.policies.checkpointed.progress import Progress
 
 if TYPE_CHECKING:
@@ -20,7 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["BY_ANNOTATION", "JobInHand", "S", "codec_of_results"]
 
-S = TypeVar("S", default=dict[str, Any])
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    S = TypeVar("S", default=dict[str, Any])
+else:  # defaults are for type checkers, and the module that has them is slow to import
+    from typing import TypeVar
+
+    S = TypeVar("S")
 
 BY_ANNOTATION: Any = object()
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from typing_extensions import Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from resilient.engine.block import Block
 from resilient.engine.keys import compile_keyword_template, key_function

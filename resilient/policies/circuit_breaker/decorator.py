@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, Protocol, TypeVar, get_args, overload
-
-from typing_extensions import Unpack
+from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, get_args, overload
 
 from resilient.engine.keys import key_function, refuse_missing_parentheses
 from resilient.engine.typing import Decorator, SkippingDecorator

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypeVar, overload
-
-from typing_extensions import Unpack
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from resilient.engine.keys import key_function, refuse_missing_parentheses
 from resilient.engine.typing import Decorator, SkippingDecorator

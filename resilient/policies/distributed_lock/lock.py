@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
-
-from typing_extensions import Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 from resilient.engine.block import Block, warn_if_in_loop
 from resilient.engine.drivers.sync import drive
