@@ -74,12 +74,16 @@ class AwaitableControl(Generic[P, T]):
         plan = self._plan
 
         @functools.wraps(plan)
-        async def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            from resilient.engine.drivers.aio import adrive
-
-            return await adrive(plan(instance, *args, **kwargs))
+        def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+            return _awaited(plan(instance, *args, **kwargs))  # wrong arguments are an error here
 
         return _bound(call)
+
+
+async def _awaited(plan: Plan[T]) -> T:
+    from resilient.engine.drivers.aio import adrive
+
+    return await adrive(plan)
 
 
 C = TypeVar("C", bound=Callable[..., Any])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, Unpack
 
-from resilient.engine.block import Block, warn_if_in_loop
-from resilient.engine.drivers.sync import drive
+from resilient.engine.block import Block
+from resilient.engine.controls import awaitable, control
 from resilient.engine.identity import describe, parse
 from resilient.engine.plan import Plan
 from resilient.errors import ConfigurationError, KeyMissing
@@ -102,36 +102,9 @@ class Lock(Block[LockLease, AsyncLease]):
         other.__dict__.update(self.__dict__, _entries={}, _token=token)
         return other
 
-    def info(self) -> LockInfo | None:
+    @control
+    async def info(self) -> LockInfo | None:
         """Who holds the lock now; `None` if nobody does."""
-        warn_if_in_loop("lock.info()", "await lock.ainfo()")
-        return drive(self._info())
-
-    async def ainfo(self) -> LockInfo | None:
-        """Who holds the lock now; `None` if nobody does."""
-        from resilient.engine.drivers.aio import adrive
-
-        return await adrive(self._info())
-
-    def force_release(self, *, reason: str) -> bool:
-        """Take the lock from whoever holds it; false if nobody did.
-
-        The holder is told with its next renewal, and the next fence is larger, so that its fenced
-        writes are refused from now on.
-
-        Args:
-            reason: Why, for the log of whoever operates this.
-        """
-        warn_if_in_loop("lock.force_release()", "await lock.aforce_release()")
-        return drive(self._force_release(reason))
-
-    async def aforce_release(self, *, reason: str) -> bool:
-        """Take the lock from whoever holds it; false if nobody did: see `force_release`."""
-        from resilient.engine.drivers.aio import adrive
-
-        return await adrive(self._force_release(reason))
-
-    async def _info(self) -> LockInfo | None:
         store = self._store()
         held = None if store is None else await store.holder(self.key, mode=self._mode)
         if held is None:
@@ -151,7 +124,18 @@ class Lock(Block[LockLease, AsyncLease]):
             waiters=held.waiters,
         )
 
-    async def _force_release(self, reason: str) -> bool:
+    ainfo = awaitable(info)
+
+    @control
+    async def force_release(self, *, reason: str) -> bool:
+        """Take the lock from whoever holds it; false if nobody did.
+
+        The holder is told with its next renewal, and the next fence is larger, so that its fenced
+        writes are refused from now on.
+
+        Args:
+            reason: Why, for the log of whoever operates this.
+        """
         store = self._store()
         if store is None:
             return False
@@ -161,6 +145,8 @@ class Lock(Block[LockLease, AsyncLease]):
             whose = "nobody" if held is None else describe(held.owner)
             emit(LockForceReleased(self.key, whose, reason))
         return released
+
+    aforce_release = awaitable(force_release)
 
     def _store(self) -> LockStore | None:
         backend = self._settings["sync"].source.backend()
