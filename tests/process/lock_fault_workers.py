@@ -65,6 +65,7 @@ def sleeper(url: str, prefix: str, mode: str, ttl: float, ledger: str, rounds: i
         return asyncio.run(_asleeper(ttl, Ledger(ledger), rounds))
     outcomes = []
     for number in range(rounds):
+        written = False
         try:
             with resilient.lock("k", ttl=ttl, wait=60) as lease:
                 written = _late(lease, Ledger(ledger), number)
