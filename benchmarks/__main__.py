@@ -29,10 +29,12 @@ FAMILIES = {
     "breaker": "benchmarks.breakers",
     "idempotent": "benchmarks.idempotency",
     "checkpoint": "benchmarks.checkpoints",
+    "postgres": "benchmarks.postgres",
 }
 PEERS = [
     "redis",
     "hiredis",
+    "psycopg",
     "tenacity",
     "stamina",
     "python-redis-lock",

@@ -1,0 +1,131 @@
+"""What operations on PostgreSQL cost beside plain statements: processor time of both sides.
+
+It is counted where it is spent, in the calling thread and in the server's process, so that what
+else the machine does adds little; best of many batches, interleaved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from resilient.backends.postgres import PostgresBackend, from_url
+from resilient.engine.drivers.sync import drive
+from tests.support.postgres import PostgresAt
+
+SCHEDSTAT = Path("/proc/self/schedstat")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not SCHEDSTAT.exists(), reason="the system does not tell"),
+]
+
+BATCHES, BATCH = 40, 20
+
+
+@pytest.fixture
+def backend(postgres: PostgresAt) -> Iterator[PostgresBackend]:
+    """A backend in a database of its own."""
+    backend = from_url(postgres.url)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def raw(postgres: PostgresAt) -> Iterator[psycopg.Cursor[Any]]:
+    """A connection that prepares its statements, and a table."""
+    with postgres.connect(autocommit=True, prepare_threshold=1) as connection:
+        connection.execute("CREATE TABLE raw (k text PRIMARY KEY, v bigint)")
+        connection.execute("INSERT INTO raw SELECT 'k' || n, n FROM generate_series(1, 999) AS n")
+        yield connection.cursor()
+
+
+def server_time(pid: int) -> int:
+    """Nanoseconds that a process has run."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+
+
+def cost(call: Callable[[], object], pid: int) -> float:
+    """Processor time of one call on both sides, in one batch."""
+    before, began = server_time(pid), time.thread_time_ns()
+    for _ in range(BATCH):
+        call()
+    return (time.thread_time_ns() - began + server_time(pid) - before) / BATCH
+
+
+def ratio(
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    backend: PostgresBackend,
+    raw: psycopg.Cursor[Any],
+) -> float:
+    """How much ours costs of theirs."""
+    for _ in range(5):
+        ours()
+        theirs()
+    transport: Any = backend._transport
+    pid = transport._blocking._idle[-1].pgconn.backend_pid
+    best = [float("inf")] * 2
+    for _ in range(BATCHES):
+        best[0] = min(best[0], cost(ours, pid))
+        best[1] = min(best[1], cost(theirs, raw.connection.info.backend_pid))
+    return best[0] / best[1]
+
+
+def selected(raw: psycopg.Cursor[Any]) -> None:
+    """One row by its key."""
+    raw.execute("SELECT v, k FROM raw WHERE k = %s", ("k7",))
+    raw.fetchone()
+
+
+def test_a_lock_beside_two_upserts(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
+    """Acquire and release: about 1.4 of two upserts of one row."""
+    locks = backend.require("locks")
+
+    def lock() -> None:
+        drive(locks.acquire("k", ttl=30, owner="ann"))
+        drive(locks.release("k", owner="ann"))
+
+    def upserts() -> None:
+        for _ in range(2):
+            raw.execute(
+                "INSERT INTO raw VALUES (%s, %s) "
+                "ON CONFLICT (k) DO UPDATE SET v = excluded.v RETURNING v",
+                ("lock", 1),
+            )
+            raw.fetchone()
+
+    measured = ratio(lock, upserts, backend, raw)
+    print(f"lock: {measured:.2f} of two upserts")
+    assert measured < 2.2
+
+
+def test_a_replay_beside_a_select(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
+    """A call that was made before: about 1.5 of a select by the primary key."""
+    calls = backend.require("idempotency")
+    drive(calls.claim("k", owner="ann", lease=30, ttl=600))
+    drive(calls.complete("k", owner="ann", result=b"result", ttl=600))
+
+    def replay() -> object:
+        return drive(calls.claim("k", owner="bob", lease=30, ttl=600))
+
+    measured = ratio(replay, lambda: selected(raw), backend, raw)
+    print(f"replay: {measured:.2f} of a select")
+    assert measured < 2.3
+
+
+def test_a_hit_beside_a_select(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
+    """A cached value: about 1.5 of a select by the primary key."""
+    cache = backend.require("cache")
+    drive(cache.set("k", b"value", ttl=600))
+
+    def hit() -> object:
+        return drive(cache.fetch("k", owner="ann", lease=30))
+
+    measured = ratio(hit, lambda: selected(raw), backend, raw)
+    print(f"hit: {measured:.2f} of a select")
+    assert measured < 2.3
