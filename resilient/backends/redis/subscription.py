@@ -35,6 +35,7 @@ class RedisSubscription:
         self._settings = settings
         self._connection: Any = None
         self._socket: Any = None
+        self._reader = new_reader(BaseParser.parse_error)
         self._asked: set[str] = set()
         self._pinged = False
         self._quiet_at = 0.0
