@@ -171,9 +171,7 @@ class Lease:
             return
         self._reason = reason
         events.emit(events.LeaseWasLost(self.kind, self.key, self.fence, reason))
-        callbacks, self._callbacks = self._callbacks, None
-        for callback in callbacks or ():
-            _told(callback)
+        self._tell()
 
     def when_lost(self, callback: Callable[[], object]) -> None:
         """Have a function called when it is lost, on the heartbeat's thread; at once if it is."""
@@ -181,6 +179,16 @@ class Lease:
             self._callbacks = []
         self._callbacks.append(callback)
         if self._reason is not None:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Call who asked to be told: each once, though two threads may be here."""
+        callbacks = self._callbacks
+        while callbacks:
+            try:
+                callback = callbacks.pop(0)
+            except IndexError:  # the other thread has taken the last one
+                return
             _told(callback)
 
     def inherit(self) -> None:

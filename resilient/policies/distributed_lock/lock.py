@@ -87,6 +87,8 @@ class Lock(Block[LockLease, AsyncLease]):
     def adopted(self, token: str) -> Self:
         """The same lock, entered under the hold that another lease has handed on.
 
+        It is there or it is not: `wait` and `replicas` play no part in taking it over.
+
         Args:
             token: What that `lease.transfer()` answered.
 
