@@ -118,6 +118,25 @@ def test_transitions_are_announced(run: Run, backend: PostgresBackend) -> None:
     assert (told.reopens_in, told.reason) == (60.0, view.reason)
 
 
+def test_many_processes_hear_the_same(
+    run: Run, backend: PostgresBackend, postgres_server: PostgresAt, prefix: str
+) -> None:
+    """A broadcast reaches every process, and none of them is in the way of the others."""
+    other = from_url(postgres_server.url, prefix=prefix)
+    heard: dict[str, list[str | None]] = {"one": [], "other": []}
+    backend.hub.listen("cache", heard["one"].append)
+    other.hub.listen("cache", heard["other"].append)
+    before, began = other.statements, time.monotonic()
+    time.sleep(2.2)
+    # A sign of life each second, and nothing else.
+    assert other.statements - before <= time.monotonic() - began + 1
+
+    run(backend.require("cache").invalidate_tags(["red"]))
+
+    assert soon(lambda: heard == {"one": ["#red"], "other": ["#red"]})
+    other.close()
+
+
 def test_what_is_too_long_to_be_sent(run: Run, backend: PostgresBackend) -> None:
     """A message beyond the 8000 bytes of a payload arrives as "something was missed"."""
     heard: list[str | None] = []

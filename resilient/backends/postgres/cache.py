@@ -16,8 +16,8 @@ from resilient.protocols.values import Encoded
 
 __all__ = ["PostgresCache"]
 
-STEP = 500
-"""How many rows one statement of a scan looks at."""
+STEP = 200
+"""How many rows one statement of a scan looks at; each that is removed is a lock of its own."""
 
 
 class PostgresCache(CacheDefaults):

@@ -6,8 +6,9 @@ import hashlib
 
 from resilient.errors import ConfigurationError
 
-__all__ = ["Keys"]
+__all__ = ["Keys", "is_shared"]
 
+_SHARED = "rsl_all_"
 LONGEST = 2000
 """Bytes of a key with its prefix: an index entry has no room for more than some 2700."""
 
@@ -36,4 +37,9 @@ class Keys:
     def broadcast(self, channel: str) -> str:
         """The channel on which every process hears the same; a name has at most 63 bytes."""
         whole = "\0".join((self._schema, self.prefix, channel))
-        return f"rsl_all_{hashlib.sha256(whole.encode()).hexdigest()[:24]}"
+        return f"{_SHARED}{hashlib.sha256(whole.encode()).hexdigest()[:24]}"
+
+
+def is_shared(channel: str) -> bool:
+    """Whether every process hears the channel, or one only."""
+    return channel.startswith(_SHARED)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from resilient.backends.postgres.failures import ConnectionLost, Refused, raised
+from resilient.backends.postgres.keys import is_shared
 from resilient.backends.postgres.line import Line, driven
 from resilient.backends.postgres.settings import Settings
 from resilient.engine.listening import Bell
@@ -51,8 +52,7 @@ class PostgresSubscription:
             names = "; ".join(f"LISTEN {channel}" for channel in sorted(new))
             with self._translating():
                 self._ask(names, self._settings.timeout)
-                for channel in new:
-                    self._be_present(channel)
+                self._be_present(new)
             self.confirmed |= new
 
     def receive(self) -> Iterator[tuple[str, str]]:
@@ -70,8 +70,7 @@ class PostgresSubscription:
                 self._hear()
             elif time.monotonic() >= self._quiet_at:
                 self._ask("SELECT 1", ANSWER)
-                for channel in self.confirmed - self._present:
-                    self._be_present(channel)
+                self._be_present(self.confirmed)
             if line.is_lost:
                 raise ConnectionLost("the server closed the connection")
         yield from found
@@ -87,15 +86,19 @@ class PostgresSubscription:
             else:
                 line.forget()
 
-    def _be_present(self, channel: str) -> None:
-        # The server may not have noticed the end of an earlier connection yet, or somebody looks
-        # for us just now: then once more a little later.
-        taken = f"SELECT pg_try_advisory_lock(hashtextextended('{channel}', 7))"
-        for pause in (0.0, 0.005, 0.02):
-            time.sleep(pause)
-            if self._ask(taken, self._settings.timeout) == b"t":
-                self._present.add(channel)
-                return
+    def _be_present(self, channels: Iterable[str]) -> None:
+        """Hold the lock of this process's own channel, as far as it is among these."""
+        for channel in channels:
+            if is_shared(channel) or channel in self._present:
+                continue
+            taken = f"SELECT pg_try_advisory_lock(hashtextextended('{channel}', 7))"
+            # The server may not have noticed the end of an earlier connection yet, or somebody
+            # looks for us just now: then once more a little later.
+            for pause in (0.0, 0.005, 0.02):
+                time.sleep(pause)
+                if self._ask(taken, self._settings.timeout) == b"t":
+                    self._present.add(channel)
+                    break
 
     def _refuse_a_pooler(self, line: Line) -> None:
         """A pooler that shares sessions would let nothing be heard, silently."""
