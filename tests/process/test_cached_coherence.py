@@ -14,6 +14,7 @@ import resilient
 from resilient import LocalCache, cached
 from resilient.backends.redis import from_url
 from resilient.engine.drivers.sync import drive
+from resilient.engine.flights import Flights
 from resilient.testing.faults import FaultProxy
 from tests.support.fixtures import Target
 from tests.support.modes import Mode
@@ -23,6 +24,7 @@ from tests.support.servers import RedisServer
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
 BATCH = 1000
+LARGE = 8_000_000
 COPIES = """
 local record = redis.call('GET', KEYS[1])
 local start = string.gsub(KEYS[1], '%-1$', '')
@@ -135,6 +137,51 @@ def test_invalidations_at_any_moment(shared_target: Target, local: Any) -> None:
             for reader in readers:
                 reader.join()
         assert stale == 0
+
+
+def nothing() -> bytes:
+    """What is cached, before it is set by hand."""
+    return b""
+
+
+def stays_stale(url: str, prefix: str, rounds: int) -> bool:
+    """Read a value of 8 MB while another process changes it; whether the old one ever stayed."""
+    chance, stale = random.Random(8), False
+    ours, theirs = from_url(url, prefix=prefix), from_url(url, prefix=prefix)
+    options: dict[str, Any] = {"ttl": 600, "namespace": "large", "backend_timeout": "10s"}
+    read = cached(local=LocalCache(ttl=600), backend=ours, **options)(nothing)
+    write = cached(local=None, backend=theirs, **options)(nothing)
+    key, arrived = cached.of(read).key(), threading.Event()
+    read()
+    ours.hub.listen("cache", lambda message: arrived.set() if message == key else None)
+    try:
+        for number in range(rounds):
+            if stale:
+                break
+            cached.of(write).at().set(b"%06d" % number + b"x" * LARGE)
+            assert arrived.wait(5)
+            arrived.clear()
+            reader = threading.Thread(target=read)
+            reader.start()
+            time.sleep(chance.random() * 0.01)
+            cached.of(write).at().set(b"new")
+            assert arrived.wait(5)
+            arrived.clear()
+            reader.join()
+            stale = read() != b"new"
+    finally:
+        ours.close()
+        theirs.close()
+    return stale
+
+
+def test_a_large_value_that_is_changed_while_it_is_read(
+    redis_server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read before a change is not kept after it; without the flight it would be."""
+    assert not stays_stale(redis_server.url, prefix, scaled(200, 15))
+    monkeypatch.setattr(Flights, "call_off", lambda self, key: None)
+    assert stays_stale(redis_server.url, f"{prefix}control:", 200)
 
 
 def test_a_large_namespace_is_cleared(redis_server: RedisServer, prefix: str) -> None:
