@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import resilient
 from resilient import checkpointed
 from resilient.testing import kill_at_random
 from tests.process import checkpointed_workers as workers
-from tests.support.fixtures import Target, alternating
+from tests.support.fixtures import TARGETS, Target, alternating
 from tests.support.jobs import each
 from tests.support.modes import Mode
 from tests.support.processes import Worker, group
@@ -31,13 +31,28 @@ def test_a_hundred_kills_lose_nothing(shared_target: Target, tmp_path: Path) -> 
     are `def` and `async def` by turns, and go on from what the other has saved.
     """
     kills = scaled(100, least=10)
-    effects = tmp_path / "effects"
-    items = 100 * kills
+    runs: list[list[int]] = []
+    # Where the machine is busy, most kills of the first try come before the first item.
+    for slower in (1, 4):
+        if len(runs) <= kills / 4:
+            runs = interrupted_runs(shared_target, tmp_path / f"{slower}", kills, slower)
+    assert len(runs) > kills / 4, "most processes were killed before their first item"
+    redone = [before[-1] + 1 - after[0] for before, after in pairwise(runs)]
+    print(
+        f"{kills} kills in {runs[-1][-1] + 1} items, redone: {sum(redone)}, {max(redone)} at most"
+    )
+    # An item whose trace was not written yet when the kill came is redone without one.
+    assert all(0 <= count <= workers.EVERY for count in redone)
+
+
+def interrupted_runs(target: Target, effects: Path, kills: int, slower: int) -> list[list[int]]:
+    """Kill the job, and see that nothing is lost; the items of each run that came to any."""
+    items = 100 * kills * slower
     report = kill_at_random(
         workers.run_batch,
-        *(shared_target.url, shared_target.prefix, str(effects), items),
+        *(target.url, target.prefix, str(effects), items),
         kills=kills,
-        within=0.15,
+        within=0.15 * slower,
         seed=7,
     )
     assert report.result == workers.uninterrupted(items)
@@ -50,11 +65,7 @@ def test_a_hundred_kills_lose_nothing(shared_target: Target, tmp_path: Path) -> 
     assert runs[-1][-1] == items - 1
     for each_run in runs:
         assert each_run == list(range(each_run[0], each_run[-1] + 1))
-    assert len(runs) > kills / 4, "most processes were killed before their first item"
-    redone = [before[-1] + 1 - after[0] for before, after in pairwise(runs)]
-    print(f"{kills} kills in {items} items, redone: {sum(redone)}, {max(redone)} at most")
-    # An item whose trace was not written yet when the kill came is redone without one.
-    assert all(0 <= count <= workers.EVERY for count in redone)
+    return runs
 
 
 @pytest.mark.slow
@@ -78,7 +89,11 @@ def test_a_map_that_is_killed_loses_nothing(shared_target: Target, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize(
+    ("shared_target", "kind"),
+    list(zip(TARGETS, cycle(["postgresql", "sqlite"]), strict=False)),
+    indirect=["shared_target"],
+)
 def test_kills_in_transaction_mode_redo_nothing(
     kind: str, shared_target: Target, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
