@@ -217,7 +217,7 @@ def test_ten_thousand_keys_cost_little() -> None:
 
     And when they are idle, no command for any of them.
     """
-    keys, weighed = 10_000, 2_000
+    keys, weighed = 10_000, 1_000
 
     @circuit_breaker("service:{n}")
     def call(n: int) -> None:
@@ -243,7 +243,7 @@ def test_ten_thousand_keys_cost_little() -> None:
         assert len(connections) - 1 <= 1 + 2  # without the one that asks
         time.sleep(0.5)
         quiet = _commands(client)
-        time.sleep(scaled(20, 2))
+        time.sleep(scaled(10, 1))
         assert _commands(client) == quiet
 
 

@@ -209,6 +209,7 @@ def _by_our_own_clock(url: str) -> Iterator[tuple[str, Callable[[int], None]]]:
         yield url, clock.advance
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
 def test_as_resilience4j_documents_it(kind: str, tmp_path: Path) -> None:
     """1,000 random configurations and histories, count and time windows: no difference."""
