@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fixtures import Target
+from tests.support.postgres import PostgresAt
 from tests.support.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,6 +133,16 @@ def test_killed_while_it_starts(importer: Importer, undisturbed: tuple[bytes, st
             process.kill()
     assert summary(importer.run()) == undisturbed[1]
     assert importer.result() == undisturbed[0]
+
+
+@pytest.mark.process
+def test_the_same_on_postgresql(
+    postgres_server: PostgresAt, tmp_path: Path, prefix: str, undisturbed: tuple[bytes, str]
+) -> None:
+    """The program is unchanged, the URL is another: the result is the same, byte for byte."""
+    importer = Importer(tmp_path, Target("postgres", postgres_server.url, prefix))
+    output = importer.run()
+    assert (importer.result(), summary(output)) == undisturbed
 
 
 @pytest.mark.process

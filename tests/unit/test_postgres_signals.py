@@ -118,6 +118,22 @@ def test_transitions_are_announced(run: Run, backend: PostgresBackend) -> None:
     assert (told.reopens_in, told.reason) == (60.0, view.reason)
 
 
+@pytest.mark.parametrize("run", ["sync"], indirect=True)
+def test_a_further_channel_is_heard_at_once(
+    run: Run, postgres_server: PostgresAt, prefix: str
+) -> None:
+    """Who listens to one more waits for the server only, not for the next sign of life."""
+    taken = []
+    for _ in range(3):
+        backend = from_url(postgres_server.url, prefix=prefix)
+        run.listen(backend)
+        started = time.perf_counter()
+        backend.hub.listen("cache", lambda message: None)
+        taken.append(time.perf_counter() - started)
+        backend.close()
+    assert min(taken) < 0.5
+
+
 def test_many_processes_hear_the_same(
     run: Run, backend: PostgresBackend, postgres_server: PostgresAt, prefix: str
 ) -> None:

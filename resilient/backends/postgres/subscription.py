@@ -54,6 +54,7 @@ class PostgresSubscription:
                 self._ask(names, self._settings.timeout)
                 self._be_present(new)
             self.confirmed |= new
+            self.bell.ring()  # who waits for this is told when `receive` returns
 
     def receive(self) -> Iterator[tuple[str, str]]:
         """Wait until something arrives or the bell rings; the channels and messages that did."""
