@@ -11,6 +11,7 @@ import pytest
 
 import resilient
 from resilient import idempotent
+from resilient.config import disabled
 from resilient.integrations.asgi import IdempotencyMiddleware, by_authorization
 from resilient.integrations.asgi.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -360,6 +361,71 @@ def test_a_response_is_held_back_until_it_is_recorded() -> None:
     asyncio.run(run())
 
 
+class Broken(Exception):
+    """The application's own."""
+
+
+def test_what_is_done_after_the_response_is_not_waited_for() -> None:
+    """A background task keeps no client waiting; its error is the server's, the response stands."""
+
+    async def run() -> None:
+        goes_on = asyncio.Event()
+        runs: list[int] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            runs.append(1)
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b"done"})
+            await goes_on.wait()
+            raise Broken
+
+        sent: list[Message] = []
+        again = protected(app)
+        first = asyncio.create_task(raw(again, REQUEST, sent=sent))
+        for _ in range(1000):
+            if len(sent) == 2:
+                break
+            await asyncio.sleep(0.001)
+        await raw(again, REQUEST, sent=sent)
+        assert not first.done()
+        goes_on.set()
+        with pytest.raises(Broken):
+            await first
+        await raw(again, REQUEST, sent=sent)
+        assert runs == [1]
+        assert [each.get("body") for each in sent] == [None, b"done"] * 3
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_request_leaves_nothing_running() -> None:
+    """A server that gives a request up stops the application with it, and the key is free."""
+
+    async def run() -> None:
+        ended: list[str] = []
+        running = asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            running.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+
+        again = protected(app)
+        for _ in range(2):
+            running.clear()
+            task = asyncio.create_task(raw(again, REQUEST, sent=[]))
+            await running.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert ended == ["cancelled"] * 2
+
+    asyncio.run(run())
+
+
 def test_a_client_that_hangs_up_does_not_stop_the_request() -> None:
     """It will come again for the response; one that goes before its body was read asks nothing."""
 
@@ -396,9 +462,6 @@ def test_an_error_leaves_the_key_free() -> None:
     @idempotent("inner", ttl=60, wait=0)
     async def inner() -> None:
         await inner()
-
-    class Broken(Exception):
-        pass
 
     async def broken() -> None:
         raise Broken
@@ -440,6 +503,14 @@ def test_a_request_that_was_taken_over_is_409(backend: resilient.Backend) -> Non
     first, again = retried(slow)
     assert (first.status_code, first.headers["retry-after"]) == (409, "1")
     assert (again.status_code, again.headers["idempotency-replayed"]) == (201, "true")
+    assert app.runs == 2
+
+
+def test_disabled_requests_pass_through() -> None:
+    """Every one of them runs."""
+    app = App()
+    with disabled():
+        assert [each.content for each in retried(protected(app))] == [b"done"] * 2
     assert app.runs == 2
 
 

@@ -184,9 +184,14 @@ class IdempotencyMiddleware:
         exchange = Exchange(
             self._app, scope, body, receive, send, self._max_response, self._is_outcome
         )
-        plan = once(self._settings, record, self._fingerprint(scope, body))
         try:
-            response = await adrive(plan, exchange.run)
+            await self._answer(exchange, record, self._fingerprint(scope, body), send)
+        finally:
+            await exchange.rest()
+
+    async def _answer(self, exchange: Exchange, record: str, fingerprint: str, send: Send) -> None:
+        try:
+            response = await adrive(once(self._settings, record, fingerprint), exchange.run)
         except NotKept:
             pass
         except ResilientError as error:

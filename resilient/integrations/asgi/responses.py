@@ -124,6 +124,8 @@ class Exchange:
         self._held = bytearray()
         self._settled = asyncio.Event()
         self._ended = False
+        self._whole = asyncio.Event()
+        self._running: asyncio.Future[None] | None = None
         self.is_passing = False
         """Whether the response goes to the client as it comes."""
         self.response: Response | None = None
@@ -132,25 +134,37 @@ class Exchange:
         """What the application raised."""
 
     async def run(self, _claim: Any) -> Response:
-        """Run the application; what it answered.
+        """Run the application until its response is whole; what it answered.
 
         Raises:
             NotKept: Its answer is no outcome.
         """
+        # A task of its own: the response does not wait for what is done after it (see `rest`).
+        running = asyncio.ensure_future(self._app(self._scope, self._receive, self._send))
+        running.add_done_callback(lambda _: self._whole.set())
+        self._running = running
         try:
-            await self._app(self._scope, self._receive, self._send)
+            await self._whole.wait()
+            if not self._ended:
+                running.result()  # raises what the application did
+                raise RuntimeError("the ASGI application returned without a whole response")
         except BaseException as error:
             self.error = error
+            running.cancel()
+            await asyncio.wait([running])
             raise
-        if not self._ended or self._start is None:
-            self.error = RuntimeError("the ASGI application returned without a whole response")
-            raise self.error
+        assert self._start is not None
         status, headers = self._start["status"], self._start.get("headers", ())
         body = None if self.is_passing else bytes(self._held)
         self.response = Response(status, [(bytes(k), bytes(v)) for k, v in headers], body)
         if not self._is_outcome(status):
             raise NotKept
         return self.response
+
+    async def rest(self) -> None:
+        """Let the application do what it does after its response, such as background tasks."""
+        if self.response is not None and self._running is not None:
+            await self._running
 
     async def _receive(self) -> Message:
         if self._request is not None:
@@ -169,21 +183,24 @@ class Exchange:
             await self._take(message)
 
     async def _take(self, message: Message) -> None:
+        if self._start is None:
+            raise RuntimeError("the ASGI application sent a body before its start")
         chunk, more = message.get("body", b""), message.get("more_body", False)
         if not self.is_passing:
             self._held += chunk
-            if len(self._held) > self._limit and self._start is not None:
+            if len(self._held) > self._limit:
                 self.is_passing = True
                 await self._server_send(self._start)
                 chunk, self._held = bytes(self._held), bytearray()
-        if not more:
-            self._ended = True
+        self._ended = not more
         if self.is_passing or self._ended:
             self._settled.set()
         if self.is_passing:
             await self._server_send(
                 {"type": "http.response.body", "body": chunk, "more_body": more}
             )
+        if self._ended:
+            self._whole.set()
 
 
 async def deliver(response: Response, send: Send, *more: tuple[bytes, bytes]) -> None:
