@@ -16,6 +16,8 @@ from resilient import LocalCache, cached
 from tests.support.processes import receive, tell
 
 NAMESPACE = "test"
+PATIENT = "10s"
+"""For tests that count executions: a busy machine is no backend that is away."""
 
 
 def told(path: str, word: str) -> None:
@@ -32,12 +34,12 @@ def cold(url: str, prefix: str, mode: str, ran: str, callers: int, seconds: floa
         told(ran, "ended")
         return {"user": 7, "tags": ("a", "b")}
 
-    @cached("{user}", ttl=60, namespace=NAMESPACE)
+    @cached("{user}", ttl=60, namespace=NAMESPACE, backend_timeout=PATIENT)
     def profile(user: int) -> dict[str, Any]:
         time.sleep(seconds)
         return end()
 
-    @cached("{user}", ttl=60, namespace=NAMESPACE)
+    @cached("{user}", ttl=60, namespace=NAMESPACE, backend_timeout=PATIENT)
     async def aprofile(user: int) -> dict[str, Any]:
         await asyncio.sleep(seconds)
         return end()
@@ -73,7 +75,7 @@ def some_cancelled(url: str, prefix: str, ran: str) -> list[str]:
     """Have thirty tasks wait for a value, cancel every third, the leader too; how they end."""
     resilient.configure(url, prefix=prefix)
 
-    @cached(ttl=60, namespace=NAMESPACE)
+    @cached(ttl=60, namespace=NAMESPACE, backend_timeout=PATIENT)
     async def f() -> str:
         told(ran, "began")
         await asyncio.sleep(0.5)
@@ -100,11 +102,11 @@ def computing(url: str, prefix: str, mode: str, answer: str) -> list[Any]:
         receive()
         return answer
 
-    @cached(ttl=60, namespace=NAMESPACE, tags=("tag",))
+    @cached(ttl=60, namespace=NAMESPACE, backend_timeout=PATIENT, tags=("tag",))
     def f() -> str:
         return compute()
 
-    @cached(ttl=60, namespace=NAMESPACE, tags=("tag",))
+    @cached(ttl=60, namespace=NAMESPACE, backend_timeout=PATIENT, tags=("tag",))
     async def af() -> str:
         return await asyncio.to_thread(compute)
 

@@ -23,7 +23,9 @@ def test_set(mode: Mode, target: Target, local: Any) -> None:
         ran.append(user)
         return "computed"
 
-    f = mode.decorate(cached("{user}", ttl=60, tags=("user:{user}",), local=local), f)
+    f = mode.decorate(
+        cached("{user}", ttl=60, tags=("user:{user}",), local=local, backend_timeout="10s"), f
+    )
     with resilient.using(target.url, prefix=target.prefix):
         assert mode.call(f, 7) == "computed"
         assert mode.call(cached.of(f).at(7).set, "by hand") is None
@@ -62,7 +64,7 @@ def test_expire(mode: Mode, target: Target, local: Any) -> None:
             raise OSError("the source is down")
         return "value"
 
-    f = mode.decorate(cached(ttl=60, stale_if_error="1h", local=local), f)
+    f = mode.decorate(cached(ttl=60, stale_if_error="1h", local=local, backend_timeout="10s"), f)
     with resilient.using(target.url, prefix=target.prefix):
         entry = cached.of(f).at()
         assert mode.call(entry.expire) is False
@@ -108,7 +110,7 @@ def test_warm(mode: Mode, target: Target) -> None:
         ran.append((user, page))
         return user
 
-    f = mode.decorate(cached(ttl=60), f)
+    f = mode.decorate(cached(ttl=60, backend_timeout="10s"), f)
     with resilient.using(target.url, prefix=target.prefix):
         mode.call(f, 1)
         mode.call(cached.of(f).warm, [(1,), (2,), (2, 1), (3, 2)])

@@ -35,7 +35,7 @@ def test_values_come_back(target: Target, codec: Any) -> None:
     ran: list[int] = []
     with resilient.using(target.url, prefix=target.prefix):
 
-        @cached(ttl=60, local=None, codec=codec)
+        @cached(ttl=60, local=None, codec=codec, backend_timeout="10s")
         def value(index: int) -> Any:
             ran.append(index)
             return PLAIN[index]

@@ -50,6 +50,9 @@ def tags_function(
     given: object = templates
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise ConfigurationError(f"{where}: tags={templates!r}: expected a tuple of templates")
+    if not templates:
+        alone = (first,)
+        return lambda *args, **kwargs: alone
     terms = [repr(first)]
     for template in templates:
         texts = []
