@@ -144,10 +144,10 @@ def test_our_own_queueing_is_not_the_services_time(mode: Mode) -> None:
             await mode.sleep(seconds)
 
         inner = mode.decorate(distributed_lock("busy", wait=5), body)
-        guarded = circuit_breaker("s", trip=SlowRate(0.2, over=0.2), min_calls=1)(inner)
-        mode.together(*[partial(guarded, 0.1)] * 4)
+        guarded = circuit_breaker("s", trip=SlowRate(0.1, over=0.5), min_calls=1)(inner)
+        mode.together(*[partial(guarded, 0.1)] * 6)
         assert circuit_breaker.of(guarded).at(0).state is CLOSED
-        mode.call(guarded, 0.3)
+        mode.call(guarded, 0.6)
         assert circuit_breaker.of(guarded).at(0).state is OPEN
 
 
