@@ -42,34 +42,40 @@ def installed() -> str | None:
 @contextlib.contextmanager
 def pgbouncer(url: str, *, sessions: int) -> Iterator[str]:
     """A pooler in transaction mode, with so few sessions, in front of a server; its URL."""
-    program = installed()
-    assert program is not None
-    parts, port = urlsplit(url), free_port()
     with tempfile.TemporaryDirectory(prefix="rsl-bouncer-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         (folder / "users").write_text('"postgres" ""\n')
-        (folder / "settings").write_text(
-            SETTINGS.format(
-                host=parts.hostname,
-                server=parts.port,
-                port=port,
-                users=folder / "users",
-                sessions=sessions,
-            )
-        )
-        # It refuses to run as root.
-        user = ["-u", "nobody"] if os.geteuid() == 0 else []
-        process = subprocess.Popen(
-            [program, "-q", *user, str(folder / "settings")], stderr=subprocess.DEVNULL
-        )
-        place = parts._replace(netloc=f"{parts.username}@127.0.0.1:{port}").geturl()
         try:
-            _await(place, process)
+            place, process = _start(url, folder, sessions)
+        except ServerDidNotStart:  # somebody else may have taken the port
+            place, process = _start(url, folder, sessions)
+        try:
             yield place
         finally:
             process.kill()
             process.wait()
+
+
+def _start(url: str, folder: Path, sessions: int) -> tuple[str, subprocess.Popen[bytes]]:
+    program = installed()
+    assert program is not None
+    parts, port = urlsplit(url), free_port()
+    settings = {"host": parts.hostname, "server": parts.port, "port": port, "sessions": sessions}
+    (folder / "settings").write_text(SETTINGS.format(users=folder / "users", **settings))
+    # It refuses to run as root.
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    process = subprocess.Popen(
+        [program, "-q", *user, str(folder / "settings")], stderr=subprocess.DEVNULL
+    )
+    place = parts._replace(netloc=f"{parts.username}@127.0.0.1:{port}").geturl()
+    try:
+        _await(place, process)
+    except ServerDidNotStart:
+        process.kill()
+        process.wait()
+        raise
+    return place, process
 
 
 def _await(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -43,11 +43,6 @@ def soon(condition: Callable[[], object], seconds: float = 10.0) -> bool:
     return True
 
 
-def behind(proxy: FaultProxy) -> str:
-    """The URL of the server through a network."""
-    return f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres"
-
-
 def test_a_hand_over_is_quick(run: Run, backend: PostgresBackend) -> None:
     """From a release to the waiter in much less than the second after which it would look."""
     locks = backend.require("locks")
@@ -167,7 +162,7 @@ def test_what_is_too_long_to_be_sent(run: Run, backend: PostgresBackend) -> None
 def test_after_a_gap_everybody_is_told(run: Run, postgres_server: PostgresAt, prefix: str) -> None:
     """What was sent while the connection was away is lost, and nobody goes on without knowing."""
     with FaultProxy(postgres_server.url) as proxy:
-        backend = from_url(behind(proxy), prefix=prefix)
+        backend = from_url(proxy.url, prefix=prefix)
         heard: list[str | None] = []
         backend.hub.listen("cache", heard.append)
         waiter, address = run.listen(backend)
@@ -198,7 +193,7 @@ def test_after_a_gap_everybody_is_told(run: Run, postgres_server: PostgresAt, pr
 def test_a_silent_connection_is_noticed(run: Run, postgres_server: PostgresAt, prefix: str) -> None:
     """A network that swallows everything: noticed by a sign of life that does not come."""
     with FaultProxy(postgres_server.url) as proxy:
-        backend = from_url(f"{behind(proxy)}?timeout=1", prefix=prefix)
+        backend = from_url(f"{proxy.url}?timeout=1", prefix=prefix)
         heard: list[str | None] = []
         backend.hub.listen("cache", heard.append)
 
