@@ -54,8 +54,9 @@ def _malformed(why: str) -> Problem:
 def by_authorization(scope: Scope) -> str:
     """The user of a request, by its `Authorization` header; all without one are one user.
 
-    Only a digest of the header is kept. A client that retries with a fresh token is another user,
-    and its request a new one: where tokens change, name the user by what stays.
+    So it is not for sessions that are kept by a cookie. Only a digest of the header is kept. A
+    client that retries with a fresh token is another user, and its request a new one: where tokens
+    change, name the user by what stays.
     """
     values = [value for name, value in scope["headers"] if name == b"authorization"]
     return sha256(b",".join(values)).hexdigest() if values else ""
