@@ -33,7 +33,15 @@ class Service:
 
     def __init__(self, runner: asyncio.Runner | None, name: str, **options: Any) -> None:
         self.breaker = CircuitBreaker(name, **options)
+        self.opened = threading.Event()
+        """Set when it has opened, also if it has closed again before anybody looked."""
+        self._name = name
         self._runner = runner
+        resilient.subscribe(self._see)
+
+    def _see(self, event: Event) -> None:
+        if isinstance(event, CircuitChanged) and (event.key, event.after) == (self._name, "open"):
+            self.opened.set()
 
     def call(
         self, error: Exception | None = None, seconds: float = 0.0, *, probes_fail_until: int = 0
@@ -173,8 +181,7 @@ class Fleet:
         receive(60)
         if trips:
             service.call(ConnectionError())
-        while service.is_closed():
-            time.sleep(0.005)
+        assert service.opened.wait(60)
         probes = []
         while not service.is_closed():
             call = service.call(seconds=0.01, probes_fail_until=rounds)
@@ -197,12 +204,13 @@ def serve(mode: str) -> None:
 
 
 def probe_and_hang(url: str, prefix: str, mode: str, lease: float) -> None:
-    """Take the only permit and do not come back."""
+    """Take the only permit, say since when at the earliest, and do not come back."""
     service = _probed(url, prefix, mode, lease)
     service.call(ConnectionError())
     time.sleep(0.15)
+    moment = time.monotonic()
     with service.breaker.guard() as call:
-        tell("probing", call.is_probe)
+        tell("probing", moment if call.is_probe else None)
         receive(60)
 
 
@@ -235,12 +243,11 @@ def in_another_time(url: str, prefix: str, mode: str, hours: float) -> dict[str,
     time.time = clock.wall = lambda: honest() + 3600 * hours
     clock.SystemClock.wall = staticmethod(time.time)
     resilient.configure(url, prefix=prefix)
-    options: dict[str, Any] = {"window": TimeWindow(60), "min_calls": 12, "open_for": 2}
+    options: dict[str, Any] = {"window": TimeWindow(60), "min_calls": 12, "open_for": 1}
     service = Service(runner_of(mode), "service", half_open=HalfOpen(permits=3), **options)
     for _ in range(4):
         service.call(ConnectionError())
-    while service.is_closed():
-        time.sleep(0.005)
+    assert service.opened.wait(60)
     tell("open", service.breaker.at().metrics().reopens_in)
     probes = 0
     while not service.is_closed():

@@ -28,6 +28,9 @@ from tests.support.servers import RedisServer
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
 PROCESSES = 20
+MOST_ROUNDS = 20
+SLACK = 2.0
+"""Seconds that a busy machine may add."""
 OPEN = CircuitState.OPEN
 
 
@@ -86,7 +89,7 @@ def test_all_processes_know_at_once_that_it_is_open(fleet: Fleet) -> None:
 
     In the best of some rounds: twenty processes on a busy machine get their turns when they do.
     """
-    middle, latest = _delays(fleet, "see_it_open", scaled(10, 3))
+    middle, latest = _delays(fleet, "see_it_open", scaled(10, 3), 0.1)
     measured(f"a trip is seen, {fleet.target.kind}, median", middle * 1000, "ms")
     measured(f"a trip is seen, {fleet.target.kind}, by all", latest * 1000, "ms")
     assert middle <= 0.05, (middle, latest)
@@ -111,7 +114,7 @@ def test_all_processes_know_soon_where_nobody_can_tell_them(
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        _, latest = _delays(fleet, "see_it_forced", scaled(10, 2))
+        _, latest = _delays(fleet, "see_it_forced", scaled(10, 2), 1)
     finally:
         over.set()
         killer.join()
@@ -119,14 +122,19 @@ def test_all_processes_know_soon_where_nobody_can_tell_them(
     assert latest <= 1
 
 
-def _delays(fleet: Fleet, name: str, rounds: int) -> tuple[float, float]:
-    """The median and the longest delay of a round, each in the best of them."""
-    middle, latest = [], []
-    for number in range(rounds):
+def _delays(fleet: Fleet, name: str, rounds: int, limit: float) -> tuple[float, float]:
+    """The median and the longest delay of a round, each in the best of them.
+
+    There are more of them until one keeps the limit.
+    """
+    middle, latest = math.inf, math.inf
+    for number in range(MOST_ROUNDS):
         tripped, *seen = fleet.do(name, number, one_more=(True, False))
-        middle.append(statistics.median(seen) - tripped)
-        latest.append(max(seen) - tripped)
-    return min(middle), min(latest)
+        middle = min(middle, statistics.median(seen) - tripped)
+        latest = min(latest, max(seen) - tripped)
+        if number + 1 >= rounds and latest <= limit:
+            break
+    return middle, latest
 
 
 def test_failures_of_all_processes_count_together(fleet: Fleet) -> None:
@@ -135,7 +143,7 @@ def test_failures_of_all_processes_count_together(fleet: Fleet) -> None:
     Until it is so in one of some rounds: a process that gets no turn for a while cannot be told.
     """
     fewest = 9 * PROCESSES
-    for number in range(scaled(20, 6)):
+    for number in range(MOST_ROUNDS):
         fewest = min(fewest, sum(fleet.do("share_failures", number)))
         with resilient.using(fleet.target.url, prefix=fleet.target.prefix) as backend:
             assert backend.sync.circuits.view(f"shared-{number}").state is OPEN
@@ -170,21 +178,20 @@ def test_the_permit_of_a_killed_probe_comes_back(
     kind: str, mode: str, request: pytest.FixtureRequest
 ) -> None:
     """By its lease: others are refused until then, and probe soon after."""
-    lease = 1.5
+    lease = 2.0
     target = _target(kind, request)
     arguments = (target.url, target.prefix, mode, lease)
     with (
         group(breaker_workers.probe_when_possible, [arguments]) as (other,),
         group(breaker_workers.probe_and_hang, [arguments]) as (prober,),
     ):
-        assert prober.wait_for("probing") is True
-        began = time.monotonic()
+        began = prober.wait_for("probing")
         other.send()
         assert other.wait_for("refused") == "half_open"
         prober.kill()
         waited = other.result() - began
     measured(f"a killed probe's permit comes back, {kind}", waited - lease, "s after its lease")
-    assert lease - 0.3 <= waited <= lease + 0.5
+    assert lease <= waited <= lease + SLACK
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
@@ -256,7 +263,7 @@ def test_the_wall_clock_of_a_process_does_not_matter(
     ]
     with group(breaker_workers.in_another_time, arguments) as workers:
         for worker in workers:
-            assert worker.wait_for("open", 30) <= 2
+            assert worker.wait_for("open", 60) <= 1
         results = [worker.result(30) for worker in workers]
     assert sum(result["probes"] for result in results) == 3
     with resilient.using(target.url, prefix=target.prefix) as backend:
