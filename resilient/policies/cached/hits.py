@@ -93,17 +93,7 @@ def aliased_by(
 def wrapped(layer: CachedLayer, signature: Signature, alias: Aliases) -> Callable[..., Any]:
     """The wrapper of a cached function."""
     is_async = layer.shape is Shape.COROUTINE
-    given = forwarding(signature)
     keyed = forwarding(without(signature, layer.context))
-    terms = None if alias is None else _tuple([term for pair in alias for term in pair])
-    wait = "await " if is_async else ""
-    if layer.context is None:
-        # No lambda of its own: for that the arguments would have to lie in cells, at every call.
-        context, later = "", f"_resilient_later(_resilient_function, {given})"
-    else:
-        inner = _with_context(signature, layer.context)
-        context = ", _resilient_Context()"
-        later = f"lambda _resilient_value: _resilient_function({inner})"
     at_hand = [
         "try:",
         f" _resilient_entry = _resilient_view.{_place(alias, keyed)}",
@@ -115,24 +105,23 @@ def wrapped(layer: CachedLayer, signature: Signature, alias: Aliases) -> Callabl
         "  _resilient_entry.hits += 1",
         f"  return {_copied(layer)}",
     ]
-    found_by_key = [
-        "_resilient_entry = _resilient_near.find(_resilient_key, _resilient_alias)",
-        "if _resilient_entry is not None:",
-        f" return {_copied(layer)}",
-    ]
     if layer.settings.local is None:  # nothing ever is
-        at_hand, found_by_key, terms = [], [], None
+        at_hand, alias = [], None
+    terms = None if alias is None else _tuple([term for pair in alias for term in pair])
+    bound = "None"
+    if layer.context is not None:
+        # Else no lambda: for that the arguments would have to lie in cells, at every call.
+        inner = _with_context(signature, layer.context)
+        bound = f"lambda _resilient_value: _resilient_function({inner})"
+    wait = "await " if is_async else ""
     body = [
         *at_hand,
         "_resilient_near = _resilient_attend()",
         "if _resilient_near is None:",
-        f" return {wait}_resilient_function({given})",
-        f"_resilient_key = _resilient_keyed({keyed})",
-        f"_resilient_alias = {terms}",
-        *found_by_key,
-        f"_resilient_call = _resilient_Call(_resilient_key, _resilient_alias, "
-        f"_resilient_tags({keyed}){context})",
-        f"return {wait}_resilient_fly(_resilient_near, _resilient_call, {later})",
+        f" return {wait}_resilient_function({forwarding(signature)})",
+        # All else is in functions that are the same for all, because compiling takes long.
+        f"return {wait}_resilient_fly(_resilient_near, _resilient_keyed({keyed}), {terms}, "
+        f"{bound}, {keyed})",
     ]
     names: dict[str, object] = {
         "_resilient_clock": clock,
@@ -142,23 +131,14 @@ def wrapped(layer: CachedLayer, signature: Signature, alias: Aliases) -> Callabl
         "_resilient_Exception": Exception,
         "_resilient_attend": layer.attend,
         "_resilient_function": layer.function,
-        "_resilient_later": _later,
         "_resilient_keyed": layer.key,
-        "_resilient_tags": layer.tags,
         "_resilient_decode": layer.settings.records.decode,
-        "_resilient_Call": Call,
-        "_resilient_Context": CacheContext,
-        "_resilient_fly": partial(_afly if is_async else _fly, layer.settings),
+        "_resilient_fly": partial(_afly if is_async else _fly, layer),
     }
     compiled = compile_with_signature(
         layer.function, body, names, is_async=is_async, signature=signature
     )
     return finish(layer, compiled, signature=signature)
-
-
-def _later(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
-    """The function with its arguments, for whoever comes to call it."""
-    return lambda _: function(*args, **kwargs)
 
 
 def _place(alias: Aliases, keyed: str) -> str:
@@ -204,14 +184,37 @@ def _errand(
     )
 
 
-def _fly(settings: Settings, near: Near, call: Call, function: Callable[[Any], Any]) -> Any:
-    """A miss in this process: compute or fetch the value, or wait for who does."""
+def _fly(
+    layer: CachedLayer,
+    near: Near,
+    key: str,
+    alias: Alias | None,
+    bound: Callable[[Any], Any] | None,
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """What a call does that found nothing in its dict.
+
+    Args:
+        layer: Whose call it is.
+        near: Where its values are.
+        key: What identifies it.
+        alias: What identifies it in this process.
+        bound: The function with its arguments, of a context; `None`: it takes none.
+        *args: The arguments that identify the call.
+        **kwargs: The same by name.
+    """
+    settings = layer.settings
+    if (entry := near.find(key, alias)) is not None:
+        return near.given(entry)
+    call = Call(key, alias, layer.tags(*args, **kwargs), CacheContext() if bound else None)
     if near.local is None:
         found = drive(read(settings, near, call, NOTHING))
         if found is not NOTHING:
             return found
-    errand = _errand(settings, near, call, function)
-    if (stale := near.stale(call.key)) is not None:
+    errand = _errand(settings, near, call, bound or (lambda _: layer.function(*args, **kwargs)))
+    if (stale := near.stale(key)) is not None:
         launch(near.nearby.flights, errand)
         return near.given(stale)
     try:
@@ -221,15 +224,29 @@ def _fly(settings: Settings, near: Near, call: Call, function: Callable[[Any], A
     return value if ours else _shared(near, call, value)
 
 
-async def _afly(settings: Settings, near: Near, call: Call, function: Callable[[Any], Any]) -> Any:
+async def _afly(
+    layer: CachedLayer,
+    near: Near,
+    key: str,
+    alias: Alias | None,
+    bound: Callable[[Any], Any] | None,
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """The same for a coroutine function."""
+    settings = layer.settings
+    if (entry := near.find(key, alias)) is not None:
+        return near.given(entry)
+    call = Call(key, alias, layer.tags(*args, **kwargs), CacheContext() if bound else None)
     if near.local is None:
         from resilient.engine.drivers.aio import adrive
 
         found = await adrive(read(settings, near, call, NOTHING))
         if found is not NOTHING:
             return found
-    errand = _errand(settings, near, call, function)
-    if (stale := near.stale(call.key)) is not None:
+    errand = _errand(settings, near, call, bound or (lambda _: layer.function(*args, **kwargs)))
+    if (stale := near.stale(key)) is not None:
         await alaunch(near.nearby.flights, errand)
         return near.given(stale)
     try:
