@@ -10,7 +10,6 @@ whoever needs one.
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import threading
 import time
@@ -23,6 +22,7 @@ from resilient.backends.sqlite import schema
 from resilient.backends.sqlite.clock import StoreClock
 from resilient.backends.sqlite.forks import Forkable, outlive_forks
 from resilient.backends.sqlite.trouble import is_busy, translated
+from resilient.engine import chance
 from resilient.engine.budget import remaining
 from resilient.errors import BackendError, ConfigurationError
 
@@ -242,7 +242,7 @@ class Database(Forkable):
                     raise BackendError(
                         f"{self.path} was locked by another process for {patience:g} seconds"
                     ) from error
-            time.sleep(random.uniform(pause / 4, pause))
+            time.sleep(chance.uniform(pause / 4, pause))
             pause = min(2 * pause, LONGEST_PAUSE)
 
     # --- forks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sqlite3
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from resilient.backends.sqlite.clock import StoreClock
+from resilient.engine import chance
 from resilient.engine.identity import is_dead
 from resilient.engine.transactional import Record, Table
 from resilient.errors import CodecError
@@ -79,7 +79,7 @@ class SqliteTransaction:
         """Store a record."""
         row = (self._prefix, table.name, key, self.now + ttl, _encode(record))
         self._connection.execute(PUT, row)
-        if random.random() < SWEEP_CHANCE:
+        if chance.random() < SWEEP_CHANCE:
             self._sweep()
 
     def delete(self, table: Table[R], key: str) -> None:
@@ -125,7 +125,7 @@ class SqliteTransaction:
         for channel, message in self.signals:
             if channel is not None or not message.startswith(f"{origin}:"):
                 self._connection.execute(SEND, (origin, self._prefix, channel, message))
-        if random.random() < SWEEP_CHANCE * len(self.signals):
+        if chance.random() < SWEEP_CHANCE * len(self.signals):
             self._connection.execute(TRIM, (EVENTS,))
 
     def _sweep(self) -> None:

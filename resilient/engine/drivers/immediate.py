@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from resilient.engine import clock, identity
+from resilient.engine import chance, clock, identity
 from resilient.engine.plan import ATTEMPT, ENTRY, NEW_OWNER, NOW, RANDOM, IsDead
 
 __all__ = ["ANSWERS", "caller"]
 
-
 ANSWERS: dict[type, Callable[[Any], Any]] = {
     type(NOW): lambda _: clock.now(),
-    type(RANDOM): lambda _: random.random(),
+    type(RANDOM): lambda _: chance.random(),
     type(NEW_OWNER): lambda _: identity.new_owner(),
     type(ATTEMPT): lambda _: (clock.now(), identity.new_owner()),
     type(ENTRY): lambda _: (clock.now(), identity.new_owner(), caller()),

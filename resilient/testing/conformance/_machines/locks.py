@@ -12,7 +12,8 @@ from resilient.testing.conformance.models.locks import LockModel, Mode
 __all__ = ["LockMachine"]
 
 KEYS = st.sampled_from(["a", "a", "b"])
-OWNERS = st.sampled_from(["ann", "bob", "cid"])
+NAMES = ["ann", "bob", "cid"]
+OWNERS = st.sampled_from(NAMES)
 MODES = st.sampled_from([LOCK, LOCK, READ, WRITE, semaphore_of(2)])
 TIMES = st.integers(1, 2)
 """How often the same is asked: a client whose reply was lost asks again."""
@@ -28,11 +29,20 @@ class LockMachine(Machine):
     @rule(key=KEYS, owner=OWNERS, ttl=LEASES, times=TIMES, mode=MODES)
     def acquire(self, key: str, owner: str, ttl: float, times: int, mode: LockMode) -> None:
         for _ in range(times):
-            expected = self.model.acquire(key, ttl=ttl, owner=owner, mode=Mode(*mode), note=owner)
-            actual = self.ask(
-                self.store.acquire(self.name(key), ttl=ttl, owner=owner, mode=mode, note=owner)
-            )
-            self.agree(mode.family + key, expected, actual)
+            self._acquire(key, owner, ttl, mode)
+
+    @rule(key=KEYS, ttl=LEASES, mode=MODES, first=st.sampled_from(range(3)))
+    def acquire_in_turn(self, key: str, ttl: float, mode: LockMode, first: int) -> None:
+        """One after the other, so that there are more than may hold it."""
+        for owner in NAMES[first:] + NAMES[:first]:
+            self._acquire(key, owner, ttl, mode)
+
+    def _acquire(self, key: str, owner: str, ttl: float, mode: LockMode) -> None:
+        expected = self.model.acquire(key, ttl=ttl, owner=owner, mode=Mode(*mode), note=owner)
+        actual = self.ask(
+            self.store.acquire(self.name(key), ttl=ttl, owner=owner, mode=mode, note=owner)
+        )
+        self.agree(mode.family + key, expected, actual)
 
     @rule(owner=OWNERS, ttl=LEASES, times=TIMES)
     def acquire_all(self, owner: str, ttl: float, times: int) -> None:
