@@ -13,6 +13,8 @@ import pytest
 
 from resilient.backends.postgres import PostgresBackend, from_url
 from resilient.engine.drivers.sync import drive
+from resilient.engine.guard import NotHeld
+from resilient.engine.plan import Ask
 from resilient.errors import BackendError, ConfigurationError
 from resilient.protocols.checkpoints import Started
 from resilient.protocols.circuits import CircuitRules, CircuitState
@@ -140,6 +142,42 @@ def test_a_pooler_that_shares_sessions(run: Run, backend: PostgresBackend) -> No
     for _ in range(5):
         assert isinstance(run(locks(backend).acquire("k", ttl=30, owner="ann")), Grant)
     assert transport._settings.server.prepares is False
+
+
+def test_writes_under_a_lock(run: Run, backend: PostgresBackend) -> None:
+    """A write under a lock is made while it is held, and refused by the server afterwards."""
+    store, cache = locks(backend), backend.require("cache")
+    calls, jobs = backend.require("idempotency"), backend.require("checkpoints")
+    run(calls.claim("k", owner="ann", lease=30, ttl=600))
+    run(cache.fetch("k", owner="ann", lease=30))
+    started = run(jobs.start("job", owner="ann", lease=30, ttl=600))
+    assert isinstance(started, Started)
+    run(store.acquire("k", ttl=30, owner="ann"))
+    guard = store.guard("k", owner="ann")
+
+    async def under(plan: Any) -> Any:
+        operation = plan.send(None)
+        try:
+            answer = await Ask(operation.transport, guard.wrap(operation.command))
+        finally:
+            plan.close()
+        return answer
+
+    writes: list[Callable[[], Any]] = [
+        lambda: cache.fill("k", b"v", owner="ann", ttl=30),
+        lambda: cache.invalidate_tags(["red"]),
+        lambda: calls.complete("k", owner="ann", result=b"r", ttl=600),
+        lambda: jobs.save("job", b"state", fence=started.fence, ttl=600),
+    ]
+    first, _, third, row = [run(under(write())) for write in writes]
+    assert (first, third, row[0]) == (True, True, 1)
+    run(store.release("k", owner="ann"))
+    for write in writes:
+        with pytest.raises(NotHeld, match="ann"):
+            run(under(write()))
+    latest = run(jobs.latest("job"))
+    assert latest is not None
+    assert latest.sequence == 1
 
 
 # --- the network
