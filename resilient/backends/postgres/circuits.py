@@ -1,6 +1,6 @@
 """Circuit breakers on PostgreSQL: a row for the state, another for the window.
 
-The state machine is `sql/circuits.sql`; the rules go with each operation.
+The state machine is `sql/circuit_machine.sql`; the rules go with each operation.
 """
 
 from __future__ import annotations

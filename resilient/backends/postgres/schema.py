@@ -14,7 +14,10 @@ SCHEMA = "resilient"
 VERSION = 1
 WRONG_VERSION = "RSL02"
 """The SQLSTATE for tables that a later version has made."""
-PARTS = ("prelude", "locks", "idempotency", "checkpoints", "cache", "circuits")
+PARTS = (
+    *("prelude", "locks", "idempotency", "checkpoints", "cache"),
+    *("circuit_rows", "circuit_machine", "circuits"),
+)
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 # One statement, so one transaction on any connection, also behind a pooler. Whoever comes second
