@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     import queue
 
 __all__ = ["Crew"]
+
+log = logging.getLogger("resilient")
 
 LINGER = 10.0
 """Seconds without work after which a thread ends."""
@@ -42,7 +45,7 @@ class Crew:
         self._unfinished = 0
 
     def submit(self, job: Job) -> None:
-        """Have a job done. It must not raise."""
+        """Have a job done. What it raises is logged."""
         with self._lock:
             self._jobs.put(job)
             self._unfinished += 1
@@ -67,10 +70,14 @@ class Crew:
                 return
             if job is None:
                 return
-            job()
-            del job  # not to be kept alive while this thread waits for the next
-            with self._lock:
-                self._unfinished -= 1
+            try:
+                job()
+            except BaseException:  # a thread that died would be missed by all jobs to come
+                log.exception("A job failed in a thread of %s.", self._name)
+            finally:
+                del job  # not to be kept alive while this thread waits for the next
+                with self._lock:
+                    self._unfinished -= 1
 
     def stop(self) -> None:
         """End the threads when what was submitted is done; a later job starts others."""

@@ -31,6 +31,7 @@ from resilient.engine.flights import (
     share,
 )
 from resilient.engine.flights import sharing as module
+from resilient.engine.flights.flight import TaskRider, ThreadRider
 from resilient.engine.plan import Body
 from tests.support.modes import Mode
 
@@ -552,6 +553,49 @@ def test_many_threads_and_keys(flights: Flights) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(call, range(3000)))
+
+
+# --- callers who are served while the flight goes on
+
+
+@pytest.mark.parametrize("kind", [ThreadRider, TaskRider])
+def test_riders_may_be_woken_twice(kind: type[ThreadRider | TaskRider]) -> None:
+    """A flight that serves a value and lands before its rider has looked wakes it twice."""
+
+    async def main() -> None:
+        rider = kind()
+        for _ in range(2):
+            rider.wake()
+        if isinstance(rider, ThreadRider):
+            assert rider.wait(0)
+            assert not rider.wait(0)
+        else:
+            assert await rider.wait(None)
+
+    asyncio.run(main())
+
+
+def test_waking_a_task_whose_loop_is_closed(flights: Flights) -> None:
+    """Nobody waits there any more, and whoever lands the flight is not told so."""
+
+    async def main() -> TaskRider:
+        return TaskRider()
+
+    asyncio.run(main()).wake()
+
+
+def test_served_and_landed_at_once(flights: Flights) -> None:
+    """Riders get the value, whoever waits when it is served and the flight lands right after."""
+    riding = ThreadRider()
+    flight, _ = flights.board("k", (), ThreadRider(), None)
+    assert flight is not None
+    assert flights.board("k", (), riding, None) == (flight, False)
+    flight.serve("stale")
+    flights.land(flight, Returned("fresh"))
+    assert riding.wait(0)
+    outcome = flights.taken(flight, riding)
+    assert outcome is not None
+    assert outcome.value == "fresh"
 
 
 # --- callers in a hurry, and nobody

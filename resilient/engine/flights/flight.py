@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
@@ -94,7 +95,7 @@ class Rider(Protocol):
     """Whoever waits for a flight."""
 
     def wake(self) -> None:
-        """Tell it, from any thread, that the flight has landed."""
+        """Tell it, from any thread, that there is something for it; once or more often."""
         ...
 
 
@@ -132,8 +133,9 @@ class ThreadRider:
         self._landed.acquire()
 
     def wake(self) -> None:
-        """The flight has landed."""
-        self._landed.release()
+        """The flight has landed, or serves a value; it may well be told of both."""
+        with suppress(RuntimeError):  # it has been woken already
+            self._landed.release()
 
     def wait(self, seconds: float) -> bool:
         """Block until it has; false if it has not within so many seconds."""
@@ -152,11 +154,12 @@ class TaskRider:
         self._landed: asyncio.Future[None] = self.loop.create_future()
 
     def wake(self) -> None:
-        """The flight has landed."""
+        """The flight has landed, or serves a value; it may well be told of both."""
         if running_loop() is self.loop:
             self._set()
-        elif not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._set)
+        else:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self.loop.call_soon_threadsafe(self._set)
 
     def _set(self) -> None:
         if not self._landed.done():
