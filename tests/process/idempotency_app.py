@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
@@ -45,9 +46,15 @@ async def pay(order: str, request: Request) -> Response:
 
 @app.post("/export")
 async def export() -> Response:
-    """A long answer, as a stream."""
+    """A long answer, as a stream that takes a while."""
     effect("export")
-    return StreamingResponse(iter([b"x" * 10_000] * 50))
+
+    async def rows() -> AsyncIterator[bytes]:
+        for _ in range(50):
+            yield b"x" * 10_000
+            await asyncio.sleep(0.01)
+
+    return StreamingResponse(rows())
 
 
 @app.post("/busy")

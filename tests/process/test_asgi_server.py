@@ -114,5 +114,14 @@ def test_duplicates_over_workers_take_effect_once(shared_target: Target, tmp_pat
         assert (second.status_code, "retry-after" in second.headers) == (409, False)
         assert effects.read_text().count("export") == 1
 
+        # Whoever hangs up in the middle of that does not have it run again.
+        hasty = {"Authorization": "Bearer hasty", "Idempotency-Key": "k"}
+        with client.stream("POST", "/export", headers=hasty) as response:
+            next(response.iter_raw())
+        while "retry-after" in (done := client.post("/export", headers=hasty)).headers:
+            time.sleep(0.05)
+        assert (done.status_code, done.json()["title"]) == (409, "Request is done")
+        assert effects.read_text().count("export") == 2
+
         refused = client.post("/busy")
         assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (409, True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import StreamingResponse
 
 import resilient
 from resilient import idempotent
@@ -317,8 +319,13 @@ def test_a_long_response_is_passed_on_and_never_run_again() -> None:
     assert ("retry-after" in second.headers, app.runs) == (False, 1)
 
 
-async def raw(app: ASGIApp, *received: Message, sent: list[Message]) -> None:
-    """One request by hand: what the server receives, then nothing; what it is to send."""
+async def raw(
+    app: ASGIApp, *received: Message, sent: list[Message], fails: BaseException | None = None
+) -> None:
+    """One request by hand: what the server receives, then nothing; what it is to send.
+
+    With `fails` it can send one chunk, and nothing more.
+    """
     messages = list(received)
 
     async def receive() -> Message:
@@ -328,10 +335,13 @@ async def raw(app: ASGIApp, *received: Message, sent: list[Message]) -> None:
         raise AssertionError
 
     async def send(message: Message) -> None:
+        if fails is not None and len(sent) >= 2:
+            raise fails
         sent.append(message)
 
     scope = {
         "type": "http", "method": "POST", "path": "/", "headers": [(b"idempotency-key", b"k")],
+        "asgi": {"spec_version": "2.3" if fails is None else "2.4"},
     }  # fmt: skip
     await app(scope, receive, send)
 
@@ -363,6 +373,103 @@ def test_a_response_is_held_back_until_it_is_recorded() -> None:
 
 class Broken(Exception):
     """The application's own."""
+
+
+@pytest.mark.parametrize("fails", [None, OSError("gone")], ids=["disconnect", "send"])
+def test_a_hang_up_in_a_long_response_never_runs_it_again(fails: OSError | None) -> None:
+    """By a message, or by an error where ASGI 2.4 sends: the stream goes on to its end."""
+
+    async def run() -> None:
+        runs: list[str] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+
+            async def rows() -> AsyncIterator[bytes]:
+                for _ in range(5):
+                    yield b"x" * 1000
+                    await asyncio.sleep(0.001)
+                runs.append("ended")
+
+            await StreamingResponse(rows(), 201)(scope, receive, send)
+
+        again = protected(app, max_response=1500)
+        first: list[Message] = []
+        second: list[Message] = []
+        await raw(again, REQUEST, GONE, sent=first, fails=fails)
+        await raw(again, REQUEST, sent=second)
+        assert (first[0]["status"], second[0]["status"], runs) == (201, 409, ["ended"])
+
+    asyncio.run(run())
+
+
+def test_what_the_server_refuses_to_send_is_told_to_it() -> None:
+    """A response against the protocol is the server's to complain of; the request is done."""
+
+    async def run() -> None:
+        sent: list[Message] = []
+        app = App(*[b"x" * 1000] * 5)
+        again = protected(app, max_response=1500)
+        with pytest.raises(RuntimeError, match="too much"):
+            await raw(again, REQUEST, sent=sent, fails=RuntimeError("too much"))
+        await raw(again, REQUEST, sent=sent)
+        assert ([each.get("status") for each in sent], app.runs) == ([201, None, 409, None], 1)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("limit", [0, 100], ids=["passing", "held"])
+@pytest.mark.parametrize("status", [201, 500])
+@pytest.mark.parametrize("end", ["raises", "returns", "is cancelled"])
+def test_an_outcome_that_has_begun_is_done(end: str, status: int, limit: int) -> None:
+    """However the rest fares: the error is the server's, a retry is told. A 500 is no outcome."""
+
+    async def run() -> None:
+        runs: list[int] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            runs.append(1)
+            await send({"type": "http.response.start", "status": status})
+            await send({"type": "http.response.body", "body": b"1", "more_body": True})
+            begun.set()
+            if end == "raises":
+                raise Broken
+            if end == "is cancelled":
+                await asyncio.sleep(60)
+
+        kinds = {"raises": Broken, "returns": RuntimeError, "is cancelled": asyncio.CancelledError}
+        again = protected(app, max_response=limit)
+        begun = asyncio.Event()
+        first = asyncio.create_task(raw(again, REQUEST, sent=[]))
+        await begun.wait()
+        if end == "is cancelled":
+            first.cancel()
+        with pytest.raises(kinds[end]):
+            await first
+        sent: list[Message] = []
+        with suppress(Broken, RuntimeError, TimeoutError):
+            async with asyncio.timeout(0.2):
+                await raw(again, REQUEST, sent=sent)
+        if status == 500:
+            assert len(runs) == 2
+        else:
+            assert (sent[0]["status"], runs) == (409, [1])
+
+    asyncio.run(run())
+
+
+def test_an_application_answers_once() -> None:
+    """A second start and a body after the end are errors, as they are of a server."""
+    start = {"type": "http.response.start", "status": 200}
+    body = {"type": "http.response.body", "body": b""}
+    for messages in ([start, start], [start, body, body], [body]):
+
+        async def app(scope: Scope, receive: Receive, send: Send, told: Any = messages) -> None:
+            for message in told:
+                await send(message)
+
+        with pytest.raises(RuntimeError, match="the ASGI application"):
+            asked(protected(app, user=lambda _, told=messages: repr(told)), {"headers": KEY})
 
 
 def test_what_is_done_after_the_response_is_not_waited_for() -> None:
@@ -472,17 +579,6 @@ def test_an_error_leaves_the_key_free() -> None:
             with pytest.raises(kind):
                 asked(protected(app), {"headers": {"Idempotency-Key": kind.__name__}})
         assert app.runs == 2
-
-
-def test_half_a_response_is_no_outcome() -> None:
-    """An application that returns in its middle has failed."""
-
-    async def half(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200})
-        await send({"type": "http.response.body", "body": b"1", "more_body": True})
-
-    with pytest.raises(RuntimeError, match="whole response"):
-        asked(protected(half), {"headers": KEY})
 
 
 def test_a_request_that_was_taken_over_is_409(backend: resilient.Backend) -> None:

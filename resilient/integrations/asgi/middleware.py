@@ -181,9 +181,7 @@ class IdempotencyMiddleware:
         if body is None:
             return
         record = record_key(scope, self._user(scope), key)
-        exchange = Exchange(
-            self._app, scope, body, receive, send, self._max_response, self._is_outcome
-        )
+        exchange = Exchange(self._app, scope, body, send, self._max_response, self._is_outcome)
         try:
             await self._answer(exchange, record, self._fingerprint(scope, body), send)
         finally:
@@ -197,12 +195,16 @@ class IdempotencyMiddleware:
         except ResilientError as error:
             if error is exchange.error or exchange.is_passing:
                 raise
+            if exchange.error is not None and isinstance(error, BackendError):
+                raise exchange.error from error
             if exchange.response is None or not isinstance(error, BackendError):
                 raise _problem(error) from error
             # It has taken effect, which could not be recorded: whoever has the response will not
             # ask again, whoever is told of a failure will.
             events.emit(events.BackendTrouble(POLICY, record, error))
         else:
+            if exchange.error is not None:
+                raise exchange.error  # after its response had begun: the request is done
             if exchange.response is None:
                 await deliver(response, send, (b"idempotency-replayed", b"true"))
                 return
@@ -244,7 +246,7 @@ def _problem(error: ResilientError) -> Problem:
             return Problem(
                 409,
                 "Request is done",
-                "This request has taken effect; its response was too long to be kept.",
+                "This request has taken effect; its response could not be kept.",
             )
     return problem_of(error)
 

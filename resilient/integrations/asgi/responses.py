@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from resilient.engine import codecs
 from resilient.errors import CodecError
-from resilient.integrations.asgi.types import ASGIApp, Message, Receive, Scope, Send
+from resilient.integrations.asgi.types import ASGIApp, Message, Scope, Send
 from resilient.protocols.values import Encoded
 
 __all__ = [
@@ -52,7 +53,7 @@ def is_final(status: int) -> bool:
 
 
 class Response(NamedTuple):
-    """What an application answered; without a body if that was too long to be kept."""
+    """What an application answered; without a body if that was too long, or cut off."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -72,7 +73,7 @@ class ResponseCodec:
     def encode(self, value: Response) -> Encoded:
         """The stored form; `CodecError` without a body, so that the call is done without it."""
         if value.body is None:
-            raise CodecError("the response was too long to be kept")
+            raise CodecError("the response was too long to be kept, or was cut off")
         kept = [(name, text) for name, text in value.headers if name.lower() in self._kept]
         return codecs.encode((value.status, kept, value.body))
 
@@ -89,14 +90,16 @@ class Exchange:
     """One run of the application: what it reads, and what it answers.
 
     The response is held back until it is recorded: a client must not see what a crash could still
-    undo. One that grows beyond the limit is passed on as it comes, and will not be replayed. A
-    client that hangs up does not stop the application meanwhile: it will ask again.
+    undo. One that grows beyond the limit is passed on as it comes, and will not be replayed.
+
+    A client that hangs up does not stop the application, which is not told before its response is
+    whole: the client will ask again. Once the application has begun to answer with an outcome, its
+    call has taken effect, however the rest of the response fares.
 
     Args:
         app: The application.
         scope: The request.
         body: Its body.
-        receive: The server's.
         send: The server's.
         limit: Bytes of a response that is kept.
         is_outcome: Whether a response of this status is the outcome of the request.
@@ -107,7 +110,6 @@ class Exchange:
         app: ASGIApp,
         scope: Scope,
         body: bytes,
-        receive: Receive,
         send: Send,
         limit: int,
         is_outcome: Callable[[int], bool],
@@ -116,13 +118,13 @@ class Exchange:
         # No extension: each is another way to answer (a path of a file, trailers).
         self._scope = {**scope, "extensions": {}}
         self._request: bytes | None = body
-        self._server_receive = receive
         self._server_send = send
         self._limit = limit
         self._is_outcome = is_outcome
         self._start: Message | None = None
+        self._is_decided = False
         self._held = bytearray()
-        self._settled = asyncio.Event()
+        self._unsent: Exception | None = None
         self._ended = False
         self._whole = asyncio.Event()
         self._running: asyncio.Future[None] | None = None
@@ -131,7 +133,7 @@ class Exchange:
         self.response: Response | None = None
         """What the application answered, once it is whole."""
         self.error: BaseException | None = None
-        """What the application raised."""
+        """What the application raised, or what stopped it."""
 
     async def run(self, _claim: Any) -> Response:
         """Run the application until its response is whole; what it answered.
@@ -151,56 +153,71 @@ class Exchange:
         except BaseException as error:
             self.error = error
             running.cancel()
-            await asyncio.wait([running])
-            raise
+            with suppress(asyncio.CancelledError):  # once more: it has been told
+                await asyncio.wait([running])
+            if not self._is_decided:
+                raise
         assert self._start is not None
         status, headers = self._start["status"], self._start.get("headers", ())
-        body = None if self.is_passing else bytes(self._held)
-        self.response = Response(status, [(bytes(k), bytes(v)) for k, v in headers], body)
-        if not self._is_outcome(status):
+        is_kept = self._ended and not self.is_passing
+        body = bytes(self._held) if is_kept else None
+        response = Response(status, [(bytes(k), bytes(v)) for k, v in headers], body)
+        if self._ended:
+            self.response = response
+        if not self._is_decided:
             raise NotKept
-        return self.response
+        return response
 
     async def rest(self) -> None:
         """Let the application do what it does after its response, such as background tasks."""
-        if self.response is not None and self._running is not None:
-            await self._running
+        if self.response is None or self.error is not None or self._running is None:
+            return
+        await self._running
+        if self._unsent is not None and not isinstance(self._unsent, OSError):
+            raise self._unsent  # no hang-up: the server tells of a fault
 
     async def _receive(self) -> Message:
         if self._request is not None:
             body, self._request = self._request, None
             return {"type": "http.request", "body": body, "more_body": False}
-        await self._settled.wait()
-        if self._ended:
-            return {"type": "http.disconnect"}
-        return await self._server_receive()
+        await self._whole.wait()
+        return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.response.start":
+            if self._start is not None:
+                raise RuntimeError("the ASGI application started two responses")
+            self._is_decided = self._is_outcome(message["status"])
             self._start = message
         elif kind == "http.response.body":
             await self._take(message)
 
     async def _take(self, message: Message) -> None:
-        if self._start is None:
-            raise RuntimeError("the ASGI application sent a body before its start")
+        if self._start is None or self._ended:
+            raise RuntimeError(
+                "the ASGI application sent a body before its start, or after its end"
+            )
         chunk, more = message.get("body", b""), message.get("more_body", False)
         if not self.is_passing:
             self._held += chunk
             if len(self._held) > self._limit:
                 self.is_passing = True
-                await self._server_send(self._start)
+                await self._pass_on(self._start)
                 chunk, self._held = bytes(self._held), bytearray()
-        self._ended = not more
-        if self.is_passing or self._ended:
-            self._settled.set()
         if self.is_passing:
-            await self._server_send(
-                {"type": "http.response.body", "body": chunk, "more_body": more}
-            )
-        if self._ended:
+            await self._pass_on({"type": "http.response.body", "body": chunk, "more_body": more})
+        if not more:
+            self._ended = True
             self._whole.set()
+
+    async def _pass_on(self, message: Message) -> None:
+        """Send, while somebody listens; the application goes on to its end all the same."""
+        if self._unsent is None:
+            try:
+                await self._server_send(message)
+            except Exception as error:
+                self._unsent = error
 
 
 async def deliver(response: Response, send: Send, *more: tuple[bytes, bytes]) -> None:
