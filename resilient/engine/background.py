@@ -79,11 +79,17 @@ class Worker:
             return
         with self._lock:
             self._event.set()
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._work, name=f"resilient-worker-{self._backend.name}", daemon=True
                 )
                 self._thread.start()
+
+    def go_on(self) -> None:
+        """Have another thread do what one that was stopped has left, unless the process ends."""
+        if "sync" in self._backend.modes:
+            with contextlib.suppress(RuntimeError):
+                self.nudge()
 
     def stop(self) -> None:
         """End the thread after what it does now; a later `nudge` starts another."""
@@ -121,7 +127,7 @@ class Worker:
         for plan in plans:
             try:
                 drive(plan)
-            except Exception:
+            except BaseException:  # even `sys.exit()` in a user's function: others need this thread
                 log.exception("background work on %s failed", self._backend.name)
 
     def _lingers(self) -> bool:

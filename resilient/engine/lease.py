@@ -72,6 +72,7 @@ class Lease:
         "kind",
         "owner",
         "store",
+        "trouble",
         "ttl",
     )
 
@@ -96,6 +97,7 @@ class Lease:
         self.store = store
         self.heartbeat = heartbeat
         self.inherited = False
+        self.trouble: Exception | None = None
         self._reason: str | None = None
         self._callbacks: list[Callable[[], object]] | None = None
         self.ttl = ttl
@@ -154,16 +156,19 @@ class Lease:
     @property
     def overdue(self) -> str:
         """Why it is lost when its deadline is over."""
-        return "it was not renewed in time"
+        why = "" if self.trouble is None else f": {self.trouble!r}"
+        return f"it was not renewed in time{why}"
 
     def error(self) -> LeaseLost:
         """The exception that tells its holder of the loss."""
         reason = self._reason or self.overdue
-        return LeaseLost(
+        error = LeaseLost(
             f"the {self.kind} {self.key!r} (fence {self.fence}) is lost: {reason}",
             key=self.key,
             fence=self.fence,
         )
+        error.__cause__ = self.trouble
+        return error
 
     def lose(self, reason: str) -> None:
         """Mark it lost and tell whoever asked to be told."""
@@ -200,11 +205,14 @@ class Lease:
     def settle(self, answer: object, began: float) -> None:
         """Take the answer to a renewal that was sent at `began`."""
         if answer is True:
+            self.trouble = None
             self.renewed(began)
         elif answer is False:
             self.lose("the server says that it has expired or was taken over")
         else:  # an error: try again until the deadline
             self.due = min(clock.now() + self.ttl * RETRY_AFTER, self.deadline)
+            assert isinstance(answer, Exception)
+            self.trouble = answer
 
 
 def _told(callback: Callable[[], object]) -> None:
@@ -255,7 +263,9 @@ class Heartbeat:
                 lease.drop()
 
     async def finish(self) -> None:
-        """Nothing: what is held is released by its holder, or runs out."""
+        """Go on with what is held: to close a backend gives back no lock."""
+        if self.leases:
+            self.worker.go_on()
 
     def _forget(self) -> None:
         for lease in self.leases:

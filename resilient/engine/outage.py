@@ -95,10 +95,12 @@ class Outage:
             return
         try:
             await within(PATIENCE, probe())
-        except BackendError:
+        except Exception as error:
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
             # Not all processes at once.
             self._next = await NOW + self._pause * (0.5 + await RANDOM / 2)
+            if not isinstance(error, BackendError):
+                raise
         else:
             self._end()
 
