@@ -31,7 +31,10 @@ class Closing(BaseException):
 
 def thrown(plan: Plan[Any], error: BaseException) -> Any:
     """Throw an error into a plan: the operation that it awaits next."""
-    return plan.throw(Closing() if isinstance(error, GeneratorExit) else error)
+    try:
+        return plan.throw(Closing() if isinstance(error, GeneratorExit) else error)
+    finally:
+        del error  # its traceback holds this frame: a cycle, if the frame holds it
 
 
 def resume(plan: Plan[Any], answer: Any, error: BaseException | None) -> Any:
