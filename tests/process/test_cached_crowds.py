@@ -42,7 +42,7 @@ def test_a_crowd_at_a_cold_key(mode: Mode, shared_target: Target) -> None:
             assert ran == list(range(attempt + 1))
             if took <= 1.25 * TAKES:
                 break
-    assert took <= 2 * TAKES
+    assert took <= 4 * TAKES
 
 
 def test_round_trips_of_a_crowd(mode: Mode, redis_server: RedisAt, prefix: str) -> None:
