@@ -32,6 +32,11 @@ EXPIRY_SLACK = 0.002
 """Seconds past a holder's TTL at which to look, so that the look is not a moment too early."""
 
 
+FRESH = 1.5
+"""Times a receiver's patience for which a gift is taken unseen, of the two that it lives: who comes
+to it later, because its thread or loop stood still, asks whether it still has it."""
+
+
 class Contest(Protocol[A]):
     """One caller's attempt to obtain one thing. A busy answer has an `owner` and a `ttl`."""
 
@@ -128,8 +133,8 @@ async def queued(
             left: float = answer.ttl + EXPIRY_SLACK  # type: ignore[attr-defined]  # it is busy
             await Wait(waiter, min(wait - waited, left, patience))
             received = _received(contest, waiter, answer)
-            if received is not None:
-                # It came after the request that registered us, so it is held from then on at least.
+            # It came after the request that registered us, so it is held from then on at least.
+            if received is not None and await NOW - began < FRESH * patience:
                 return began, received
     except BaseException:
         await _withdrawn(contest, address)

@@ -94,7 +94,8 @@ def lock_all(*keys: str, **options: Unpack[LockOptions]) -> AllLocks:
 
     Raises:
         LockNotAcquired: On entry: one of them was held for as long as `wait`; none is held.
-        LeaseLost: On exit: one was lost while the body ran.
+        LeaseLost: On exit: one was lost while the body ran. On entry: one was lost while another
+            was waited for; none is held.
         ConfigurationError: An option is wrong, or there is no key.
 
     Example:
@@ -119,10 +120,12 @@ async def all_guarded(settings: Settings, keys: tuple[str, ...]) -> Any:
     try:
         for lease in leases:
             lease.outer = current.get()
+            lease.is_entered = True
             lease.keep()
             current.set(lease)
         if callable(on_lost):
             held.when_lost(lambda: on_lost(held))
+        held.check()  # the first may have been lost while the last was waited for
         answer = await Body(held, held, cancel=on_lost == "cancel")
     except BaseException as error:
         current.set(outer)
@@ -178,6 +181,8 @@ async def in_turn(settings: Settings, backend: Backend, keys: tuple[str, ...]) -
 
 async def given_back(leases: list[HeldLock]) -> LeaseLost | None:
     """Give all of them back; what the first one that was lost was lost by."""
+    for lease in leases:
+        lease.drop()  # whatever becomes of the releases, nothing renews one for ever
     answers = await Together([lease.releasing() for lease in leases])
     for answer in answers:
         if isinstance(answer, LeaseLost):
