@@ -14,6 +14,8 @@ from starlette.responses import StreamingResponse
 import resilient
 from resilient import idempotent
 from resilient.config import disabled
+from resilient.engine import clock
+from resilient.engine.clock import ManualClock
 from resilient.integrations.asgi import IdempotencyMiddleware, by_authorization
 from resilient.integrations.asgi.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -438,7 +440,7 @@ def test_an_outcome_that_has_begun_is_done(end: str, status: int, limit: int) ->
                 await asyncio.sleep(60)
 
         kinds = {"raises": Broken, "returns": RuntimeError, "is cancelled": asyncio.CancelledError}
-        again = protected(app, max_response=limit)
+        again = protected(app, max_response=limit, on_cancel="release")
         begun = asyncio.Event()
         first = asyncio.create_task(raw(again, REQUEST, sent=[]))
         await begun.wait()
@@ -506,7 +508,7 @@ def test_what_is_done_after_the_response_is_not_waited_for() -> None:
 
 
 def test_a_cancelled_request_leaves_nothing_running() -> None:
-    """A server that gives a request up stops the application with it, and the key is free."""
+    """A server that gives a request up stops the application with it; by choice its key is free."""
 
     async def run() -> None:
         ended: list[str] = []
@@ -520,7 +522,7 @@ def test_a_cancelled_request_leaves_nothing_running() -> None:
                 ended.append("cancelled")
                 raise
 
-        again = protected(app)
+        again = protected(app, on_cancel="release")
         for _ in range(2):
             running.clear()
             task = asyncio.create_task(raw(again, REQUEST, sent=[]))
@@ -531,6 +533,39 @@ def test_a_cancelled_request_leaves_nothing_running() -> None:
         assert ended == ["cancelled"] * 2
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(("on_takeover", "status", "runs"), [("rerun", 201, 2), ("raise", 409, 1)])
+def test_a_cancelled_request_is_like_one_whose_process_died(
+    on_takeover: str, status: int, runs: int
+) -> None:
+    """It may have taken effect: its key is taken while the lease lasts, then `on_takeover` says."""
+    manual = ManualClock()
+
+    async def run() -> None:
+        running = asyncio.Event()
+
+        async def during() -> None:
+            running.set()
+            if app.runs == 1:
+                await asyncio.sleep(60)
+
+        app = App(during=during)
+        again = protected(app, lease=5, on_takeover=on_takeover)
+        task = asyncio.create_task(raw(again, REQUEST, sent=[]))
+        await running.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        at_once: list[Message] = []
+        later: list[Message] = []
+        await raw(again, REQUEST, sent=at_once)
+        manual.advance(6)
+        await raw(again, REQUEST, sent=later)
+        assert (at_once[0]["status"], later[0]["status"], app.runs) == (409, status, runs)
+
+    with clock.installed(manual), resilient.using("memory://"):
+        asyncio.run(run())
 
 
 def test_a_client_that_hangs_up_does_not_stop_the_request() -> None:
@@ -643,6 +678,7 @@ def test_other_requests_and_protocols_pass() -> None:
         {"max_request": -1},
         {"max_response": True},
         {"on_takeover": "guess"},
+        {"on_cancel": "free"},
         {"on_backend_error": "pass"},
         {"backend": 7},
     ],

@@ -79,6 +79,9 @@ class IdempotencyMiddleware:
             as it comes; its request is done, and a retry is told that with a 409.
         on_takeover: When a process died while it ran the request: `"rerun"` it, or `"raise"`:
             answer 409 until somebody has looked.
+        on_cancel: When the server cancels a request that it runs, before there is a response:
+            `"keep"` its key until the lease is over, as if the process had died, since the request
+            may have taken effect; or `"release"` it to the next retry at once.
         on_backend_error: `"raise"`: answer 503 when the backend is away; or `"run"` the request
             without its promise.
         documentation: The page about the header to which refusals link.
@@ -110,6 +113,7 @@ class IdempotencyMiddleware:
         max_request: int = MEBIBYTE,
         max_response: int = MEBIBYTE,
         on_takeover: Literal["rerun", "raise"] = "rerun",
+        on_cancel: Literal["release", "keep"] = "keep",
         on_backend_error: Literal["raise", "run"] = "raise",
         documentation: str = DRAFT,
         backend: BackendLike | None = None,
@@ -119,6 +123,7 @@ class IdempotencyMiddleware:
         if not isinstance(required, bool):
             _check_texts("required", required)
         _check_choice("on_takeover", on_takeover, "rerun", "raise")
+        _check_choice("on_cancel", on_cancel, "release", "keep")
         _check_choice("on_backend_error", on_backend_error, "raise", "run")
         _check_size("max_request", max_request)
         _check_size("max_response", max_response)
@@ -147,6 +152,7 @@ class IdempotencyMiddleware:
             wait=optional_seconds(wait, option="wait", allow_zero=True),
             unguarded=on_backend_error == "run",
             takes_over=on_takeover == "rerun",
+            frees_on_cancel=on_cancel == "release",
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
