@@ -71,10 +71,12 @@ def test_a_loss_tells_why_nothing_was_renewed() -> None:
 
     store.renew = refuses
     with resilient.using(backend):
-        with pytest.raises(LeaseLost, match="NOPERM") as caught:
-            with resilient.lock("k", ttl=TTL) as lease:
-                assert eventually(lambda: lease.lost)
-                lease.check()
+        with (
+            pytest.raises(LeaseLost, match="NOPERM") as caught,
+            resilient.lock("k", ttl=TTL) as lease,
+        ):
+            assert eventually(lambda: lease.lost)
+            lease.check()
         assert isinstance(caught.value.__cause__, BackendError)
 
 
