@@ -46,7 +46,8 @@ def _steps_in_a_file(mode: Mode) -> Group:
     group = Group(f"checkpoint: a step in a SQLite file, of a job with {STEPS}", mode)
     group.case("sqlite3: INSERT and commit, NORMAL", per=STEPS)(_inserts("NORMAL"))
     group.case("resilient, sqlite", per=STEPS)(_job_of_steps("sqlite"))
-    group.case("sqlite3: INSERT and commit, FULL", per=STEPS)(_inserts("FULL"))
+    if mode == "sync":
+        group.case("sqlite3: INSERT and commit, FULL", per=STEPS)(_inserts("FULL"))
     group.case("DBOS, sqlite", per=STEPS)(_dbos)
     return group
 

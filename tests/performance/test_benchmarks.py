@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 @pytest.mark.process
+@pytest.mark.timeout(300)
 def test_every_case_of_ours_is_measured() -> None:
     """One round of all of them: ours are measured, and others are measured or say why not."""
     done = subprocess.run(
