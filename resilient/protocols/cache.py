@@ -20,12 +20,14 @@ class Entry(NamedTuple):
         fresh: Seconds until somebody should compute it anew, at most as many; less than nothing
             if that time has come.
         kept: Seconds for which it is kept, served or not; at least as many as the TTL.
+        tags: What it can be invalidated by, as it was stored; not only what the caller knows of.
     """
 
     value: Encoded
     ttl: float
     fresh: float
     kept: float
+    tags: tuple[str, ...]
 
 
 class Leased(NamedTuple):

@@ -35,7 +35,7 @@ class PostgresCache(CacheDefaults):
         """The live value."""
         call = Call("cache_get", self._keys.name(key), read=first, many=True)
         row = await Ask(self._transport, call)
-        return None if row is None else _entry(*row)
+        return None if row is None else self._entry(*row)
 
     async def has(self, key: str) -> bool:
         """Whether there is a live value."""
@@ -57,8 +57,8 @@ class PostgresCache(CacheDefaults):
             *(waiter or "", self._keep()),
             read=same,
         )
-        answer, value, ttl, fresh, kept, holder, number = await Ask(self._transport, call)
-        found = None if value is None else _entry(value, ttl, fresh, kept)
+        answer, *copy, holder, number = await Ask(self._transport, call)
+        found = None if copy[0] is None else self._entry(*copy)
         if answer == "leased":
             return Leased(number, found)
         if answer == "busy":
@@ -174,6 +174,10 @@ class PostgresCache(CacheDefaults):
                 return
             after = rows[-1][0]
 
+    def _entry(self, value: bytes, ttl: int, fresh: int, kept: int, names: list[str]) -> Entry:
+        tags = tuple(map(self._key, names))
+        return Entry(Encoded(value), ttl / 1e6, fresh / 1e6, kept / 1e6, tags)
+
     def _names(self, tags: Sequence[str]) -> list[str]:
         return [self._keys.name(tag) for tag in tags]
 
@@ -182,10 +186,6 @@ class PostgresCache(CacheDefaults):
 
     def _keep(self) -> int:
         return microseconds(self._max_ttl(), "max_ttl")
-
-
-def _entry(value: bytes, ttl: int, fresh: int, kept: int) -> Entry:
-    return Entry(Encoded(value), ttl / 1e6, fresh / 1e6, kept / 1e6)
 
 
 def _times(ttl: float, fresh: float | None, stale: float) -> tuple[int, int, int]:

@@ -13,7 +13,6 @@ for by the script at once, so that a miss comes with the lease in one.
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
@@ -27,6 +26,7 @@ from resilient.backends.redis.cache_records import (
     newest,
     numbers_of,
     stored_of,
+    tags_of,
     times_of,
 )
 from resilient.backends.redis.commands import Batch, Command, Plain, Script, milliseconds, text
@@ -91,7 +91,7 @@ class RedisCache(CacheDefaults):
         record, numbers = await self._looked(key, ())
         if record is None or record.entry.ttl <= 0:
             return None
-        of_value = await self._oldest_valid(record.born, record.tags, numbers)
+        of_value = await self._oldest_valid(record.born, record.entry.tags, numbers)
         return record.entry if of_value <= record.born else None
 
     async def has(self, key: str) -> bool:
@@ -112,7 +112,7 @@ class RedisCache(CacheDefaults):
             return None
         born, ends = stored[:16], HEAD + int(stored[104:HEAD])
         if stored[HEAD:ends] != look.stored:  # it has other tags than those of its call
-            actual = json.loads(stored[HEAD:ends] or "[]")
+            actual = tags_of(stored[HEAD:ends])
             self._present[key] = self._look_at(key, actual)._replace(tags=look.tags)
             return None
         for number in numbers:
@@ -141,7 +141,7 @@ class RedisCache(CacheDefaults):
         if key in self._present:
             record, numbers = await self._looked(key, tags)
             if record is not None:
-                of_value = await self._oldest_valid(record.born, record.tags, numbers)
+                of_value = await self._oldest_valid(record.born, record.entry.tags, numbers)
                 if of_value <= record.born and record.entry.fresh > 0:
                     return record.entry
             of_lease = newest(numbers)
@@ -156,7 +156,7 @@ class RedisCache(CacheDefaults):
             numbers = numbers_of(tags, found[0]) if found else {}
             record = Record.of(stored, int(now))
             if record is not None:
-                of_value = await self._oldest_valid(record.born, record.tags, numbers)
+                of_value = await self._oldest_valid(record.born, record.entry.tags, numbers)
             valid = record.entry if record is not None and of_value <= record.born else None
             if outcome == b"hit":
                 if valid is not None:
@@ -215,7 +215,7 @@ class RedisCache(CacheDefaults):
         for key, stored in zip(wanted, found, strict=False):
             record = Record.of(stored, now)
             if record is not None and record.entry.fresh > 0:
-                of_value = await self._oldest_valid(record.born, record.tags, numbers)
+                of_value = await self._oldest_valid(record.born, record.entry.tags, numbers)
                 if of_value <= record.born:
                     hits[key] = record.entry
         return hits
@@ -231,11 +231,10 @@ class RedisCache(CacheDefaults):
             self._present.clear()
         self._present.setdefault(key, None)
 
-    async def _oldest_valid(self, born: int, stored_tags: bytes, numbers: Numbers) -> int:
+    async def _oldest_valid(self, born: int, tags: Sequence[str], numbers: Numbers) -> int:
         """The earliest birth of a value with these tags that may be served, as of now."""
-        if not stored_tags:
+        if not tags:
             return 0
-        tags: list[str] = json.loads(stored_tags)
         unknown = [tag for tag in tags if tag not in numbers]
         if unknown:
             found = await Ask(self._transport, Plain("MGET", *map(self._keys.tag, unknown)))
@@ -325,7 +324,7 @@ class RedisCache(CacheDefaults):
         if was is None:
             return False
         born, tags = was
-        return await self._oldest_valid(int(born), tags, {}) <= int(born)
+        return await self._oldest_valid(int(born), tags_of(tags), {}) <= int(born)
 
     async def invalidate_tags(self, tags: Sequence[str]) -> None:
         """Make every entry that has one of these tags a miss."""

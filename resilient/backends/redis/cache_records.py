@@ -10,7 +10,17 @@ from resilient.backends.redis.commands import milliseconds
 from resilient.protocols.cache import Entry
 from resilient.protocols.values import Encoded
 
-__all__ = ["HEAD", "MICRO", "Numbers", "Record", "newest", "numbers_of", "stored_of", "times_of"]
+__all__ = [
+    "HEAD",
+    "MICRO",
+    "Numbers",
+    "Record",
+    "newest",
+    "numbers_of",
+    "stored_of",
+    "tags_of",
+    "times_of",
+]
 
 HEAD = 113
 """Bytes of a record before its tags."""
@@ -24,14 +34,12 @@ class Record(NamedTuple):
     """What is kept of a value (`lua/cache/record.lua`).
 
     Attributes:
-        entry: The value and its times.
+        entry: The value, its times and its tags.
         born: When it was, in µs.
-        tags: Its tags, as JSON; nothing for none.
     """
 
     entry: Entry
     born: int
-    tags: bytes
 
     @classmethod
     def of(cls, stored: bytes | None, now: int) -> Record | None:
@@ -41,8 +49,9 @@ class Record(NamedTuple):
         ends = HEAD + int(stored[104:HEAD])
         ttl, fresh = int(stored[16:32]) - now, int(stored[32:48]) - now
         kept = int(stored[48:64]) - now
-        entry = Entry(Encoded(stored[ends:]), ttl / MICRO, fresh / MICRO, kept / MICRO)
-        return cls(entry, int(stored[:16]), stored[HEAD:ends])
+        value, tags = Encoded(stored[ends:]), tags_of(stored[HEAD:ends])
+        entry = Entry(value, ttl / MICRO, fresh / MICRO, kept / MICRO, tags)
+        return cls(entry, int(stored[:16]))
 
 
 def numbers_of(tags: Sequence[str], found: Sequence[bytes | None]) -> Numbers:
@@ -68,3 +77,8 @@ def stored_of(tags: Iterable[str]) -> str:
     """Tags as they lie beside their value; nothing for none."""
     listed = list(tags)
     return json.dumps(listed) if listed else ""
+
+
+def tags_of(stored: bytes) -> tuple[str, ...]:
+    """The tags that lie beside a value."""
+    return tuple(json.loads(stored)) if stored else ()

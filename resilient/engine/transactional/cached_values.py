@@ -100,7 +100,7 @@ def copy(tx: Transaction, key: str) -> Entry | None:
         return None
     kept = value.expires - tx.now
     ttl = kept - value.stale
-    return Entry(Encoded(value.data), ttl, ttl - value.lag, kept)
+    return Entry(Encoded(value.data), ttl, ttl - value.lag, kept, value.tags)
 
 
 def entry(tx: Transaction, key: str) -> Entry | None:

@@ -41,6 +41,30 @@ class CacheReads(Conformance):
             assert run(cache.look("k", tags=tags)) is None
         assert run(cache.look("never", tags=())) is None
 
+    @pytest.mark.parametrize("how", ["set", "fill"])
+    def test_tags_are_told(self, run: Run, cache: CacheStore, how: str) -> None:
+        """A value comes with the tags that it was stored with, whichever its reader knows of."""
+        tags = ["one", 'tw"o', "dr\u00e9i\n"]
+        if how == "set":
+            run(cache.set("k", ONE, ttl=LONG, stale=LONG, tags=tags))
+        else:
+            run(cache.fetch("k", owner="ann", lease=LONG, tags=tags[:1]))
+            run(cache.fill("k", ONE, owner="ann", ttl=LONG, stale=LONG, tags=tags))
+        run(cache.set("none", ONE, ttl=LONG))
+        for key, expected in (("k", tuple(tags)), ("none", ())):
+            got = run(cache.get(key))
+            fetched = run(cache.fetch(key, owner="bob", lease=LONG, tags=["other"]))
+            [batched] = run(cache.fetch_many([key], owner="bob", lease=LONG, tags=[["other"]]))
+            for entry in (got, fetched, batched):
+                assert isinstance(entry, Entry)
+                assert entry.tags == expected
+        run(cache.expire("k"))
+        for owner, kind in (("bob", Leased), ("cid", Busy)):
+            answer = run(cache.fetch("k", owner=owner, lease=LONG, tags=["other"]))
+            assert isinstance(answer, kind)
+            assert answer.stale is not None
+            assert answer.stale.tags == tuple(tags)
+
     # --- several at once
 
     def test_several_at_once(self, run: Run, cache: CacheStore) -> None:

@@ -30,6 +30,16 @@ class TagsAreForgotten(Cache):
         return
 
 
+class TagsAreNotTold(Cache):
+    """A value comes with the tags that its reader asked for, not with those that it has."""
+
+    async def fetch(
+        self, key: str, *, tags: Sequence[str] = (), **options: Any
+    ) -> Entry | Leased | Busy:
+        answer: Entry | Leased | Busy = await self.store.fetch(key, tags=tags, **options)
+        return answer._replace(tags=tuple(tags)) if isinstance(answer, Entry) else answer
+
+
 class TagsMissComputations(Cache):
     """A value computed before an invalidation is stored as if it was computed after it."""
 

@@ -26,10 +26,10 @@ CREATE UNLOGGED TABLE {schema}.tag (
 ) WITH (fillfactor = 70);
 INSERT INTO {schema}.sweep VALUES ('cache'), ('computation'), ('tag');
 
-CREATE TYPE {schema}.entry AS (value bytea, ttl bigint, fresh bigint, kept bigint);
+CREATE TYPE {schema}.entry AS (value bytea, ttl bigint, fresh bigint, kept bigint, tags text[]);
 -- What there is for a key: "entry", "leased" or "busy", with the stale copy for the latter two.
 CREATE TYPE {schema}.fetched AS (answer text, value bytea, ttl bigint, fresh bigint, kept bigint,
-  owner text, number bigint);
+  tags text[], owner text, number bigint);
 
 -- --- rows
 
@@ -112,8 +112,8 @@ DECLARE
   _row {schema}.cache := {schema}.cache_copy(_key, _t);
 BEGIN
   IF _row.served > _t THEN
-    RETURN NEXT ROW(_row.value, _row.served - _t, _row.fresh - _t,
-      _row.expires - _t)::{schema}.entry;
+    RETURN NEXT ROW(_row.value, _row.served - _t, _row.fresh - _t, _row.expires - _t,
+      _row.tags)::{schema}.entry;
   END IF;
 END
 $$;
@@ -130,12 +130,14 @@ BEGIN
   SELECT * INTO _row FROM {schema}.cache WHERE key = _key AND fresh > _t;
   IF _row.key IS NOT NULL
       AND (cardinality(_row.tags) = 0 OR {schema}.tags_current(_row.tags, _row.born, _t)) THEN
-    RETURN ROW('entry', _row.value, _row.served - _t, _row.fresh - _t, _row.expires - _t, '', 0)::{schema}.fetched;
+    RETURN ROW('entry', _row.value, _row.served - _t, _row.fresh - _t, _row.expires - _t, _row.tags,
+      '', 0)::{schema}.fetched;
   END IF;
   _t := {schema}.enter(_key, 5);
   _row := {schema}.cache_copy(_key, _t);
   IF _row.fresh > _t THEN  -- filled meanwhile
-    RETURN ROW('entry', _row.value, _row.served - _t, _row.fresh - _t, _row.expires - _t, '', 0)::{schema}.fetched;
+    RETURN ROW('entry', _row.value, _row.served - _t, _row.fresh - _t, _row.expires - _t, _row.tags,
+      '', 0)::{schema}.fetched;
   END IF;
   SELECT * INTO _running FROM {schema}.computation WHERE key = _key;
   IF _running.until > _t AND (cardinality(_tags) = 0 OR NOT EXISTS (
@@ -148,7 +150,7 @@ BEGIN
         END IF;
       END IF;
       RETURN ROW('busy', _row.value, _row.served - _t, _row.fresh - _t, _row.expires - _t,
-        _running.owner, _running.until - _t)::{schema}.fetched;
+        _row.tags, _running.owner, _running.until - _t)::{schema}.fetched;
     END IF;
     _fence := _running.fence;
     UPDATE {schema}.computation SET until = _t + _lease, expires = _t + _lease WHERE key = _key;
@@ -165,8 +167,8 @@ BEGIN
     ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, fence = excluded.fence,
       until = excluded.until, expires = excluded.expires, queue = excluded.queue;
   END IF;
-  RETURN ROW('leased', _row.value, _row.served - _t, _row.fresh - _t, _row.expires - _t, '',
-    _fence)::{schema}.fetched;
+  RETURN ROW('leased', _row.value, _row.served - _t, _row.fresh - _t, _row.expires - _t, _row.tags,
+    '', _fence)::{schema}.fetched;
 END
 $$;
 

@@ -26,6 +26,7 @@ class Entry(NamedTuple):
     ttl: float
     fresh: float
     kept: float
+    tags: tuple[str, ...]
 
 
 class Leased(NamedTuple):
@@ -91,8 +92,8 @@ class CacheModel:
         stored = self._slot(key).stored
         if stored is None or self._is_invalid(stored):
             return None
-        now = self.now
-        return Entry(stored.value, stored.expires - now, stored.fresh - now, stored.kept - now)
+        ttl, fresh = stored.expires - self.now, stored.fresh - self.now
+        return Entry(stored.value, ttl, fresh, stored.kept - self.now, stored.tags)
 
     def fetch(
         self, key: str, *, owner: str, lease: float, tags: Sequence[str]
