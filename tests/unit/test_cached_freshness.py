@@ -47,11 +47,14 @@ class Source:
         self.mode = mode
         self.calls = 0
         self.error: Exception | None = None
+        self.is_held = False
 
         async def read(x: int = 7) -> str:
             self.calls += 1
             number = self.calls
             await mode.sleep(0.02)
+            while self.is_held:
+                await mode.sleep(0.005)
             if self.error is not None:
                 raise self.error
             return f"{x}: {number}"
@@ -106,6 +109,27 @@ def test_stale_while_one_refreshes(mode: Mode, manual: ManualClock, local: Any) 
     assert cached.of(source.cached).stats().stale >= 1
     manual.advance(60)
     assert source() == "7: 3", "past its TTL nobody gets it any more"
+
+
+@LOCAL
+def test_a_refresh_that_hangs(mode: Mode, manual: ManualClock, local: Any) -> None:
+    """However long it takes, nobody gets the former value after its TTL: they wait for the new."""
+    source = Source(mode, ttl=60, soft_ttl=10, local=local)
+    assert source() == "7: 1"
+    source.is_held = True
+    manual.advance(11)
+    assert source() == "7: 1"
+    manual.advance(48)
+    assert source() == "7: 1"
+    manual.advance(2)
+
+    async def release() -> None:
+        await mode.sleep(0.05)
+        source.is_held = False
+
+    late = [lambda: source.cached()] * 3
+    assert mode.together(*late, mode.function(release)) == ["7: 2"] * 3 + [None]
+    assert source.calls == 2
 
 
 @LOCAL

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from resilient.engine import clock
+from resilient.engine.clock import ManualClock
 from resilient.engine.flights import (
     Errand,
     Flight,
@@ -34,6 +36,9 @@ from resilient.engine.flights import sharing as module
 from resilient.engine.flights.flight import TaskRider, ThreadRider
 from resilient.engine.plan import Body
 from tests.support.modes import Mode
+
+
+FOREVER = float("inf")
 
 
 @pytest.fixture
@@ -590,12 +595,34 @@ def test_served_and_landed_at_once(flights: Flights) -> None:
     flight, _ = flights.board("k", (), ThreadRider(), None)
     assert flight is not None
     assert flights.board("k", (), riding, None) == (flight, False)
-    flight.serve("stale")
+    flight.serve("stale", until=FOREVER)
     flights.land(flight, Returned("fresh"))
     assert riding.wait(0)
     outcome = flights.taken(flight, riding)
     assert outcome is not None
     assert outcome.value == "fresh"
+
+
+def test_served_until_it_is_too_old(flights: Flights) -> None:
+    """Who comes while a value may be served gets it at once; who comes later, the outcome."""
+    with clock.installed(manual := ManualClock()):
+        flight, _ = flights.board("k", (), ThreadRider(), None)
+        assert flight is not None
+        flight.serve("stale", until=manual.now() + 10)
+        manual.advance(9.9)
+        early, late = ThreadRider(), ThreadRider()
+        flights.board("k", (), early, None)
+        assert early.wait(0)
+        served = flights.taken(flight, early)
+        manual.advance(0.1)
+        flights.board("k", (), late, None)
+        assert not late.wait(0)
+        flights.land(flight, Returned("fresh"))
+        assert late.wait(0)
+        outcome = flights.taken(flight, late)
+    assert served is not None
+    assert outcome is not None
+    assert (served.value, outcome.value) == ("stale", "fresh")
 
 
 # --- callers in a hurry, and nobody

@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
+from resilient.engine import clock
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -45,6 +47,7 @@ class Flight:
         loop: The event loop in which a task flies it.
         fallback: What its riders may have instead of waiting long, once the flight knows of it.
         served: What they get at once, while the flight goes on for those who come later.
+        served_until: Until when, on the local clock; whoever comes then waits for the outcome.
     """
 
     __slots__ = (
@@ -59,6 +62,7 @@ class Flight:
         "landed",
         "loop",
         "served",
+        "served_until",
         "stale",
         "tags",
     )
@@ -71,6 +75,7 @@ class Flight:
         self.landed = False
         self.fallback: Returned[Any] | None = None
         self.served: Returned[Any] | None = None
+        self.served_until = 0.0
         self._table = table
         self._pinned = False
         self._riders: list[Rider] = []
@@ -82,9 +87,19 @@ class Flight:
         """Let it end by itself, whoever still wants it."""
         self._pinned = True
 
-    def serve(self, value: Any) -> None:
-        """Give its riders a value now; what it goes on to bring is for those who come later."""
-        self._table.serve(self, Returned(value))
+    def serve(self, value: Any, until: float) -> None:
+        """Give its riders a value now; what it goes on to bring is for those who come later.
+
+        Args:
+            value: What they get.
+            until: When, on the local clock, it is too old for those who come then.
+        """
+        self._table.serve(self, Returned(value), until)
+
+    @property
+    def serves(self) -> bool:
+        """Whether there is a value for those who come now."""
+        return self.served is not None and clock.now() < self.served_until
 
     def is_stale(self) -> bool:
         """Whether its result must not be kept."""

@@ -90,14 +90,14 @@ class Flights:
             elif here is not None and flight.loop is here and isinstance(rider, ThreadRider):
                 return None, False
             flight._riders.append(rider)
-            if flight.served is not None:
+            if flight.serves:
                 rider.wake()
         return flight, leads
 
-    def serve(self, flight: Flight, value: Returned[Any]) -> None:
-        """Whoever waits, or comes before it lands, gets this value."""
+    def serve(self, flight: Flight, value: Returned[Any], until: float) -> None:
+        """Whoever waits, or comes before it lands and the value is too old, gets this value."""
         with self._lock:
-            flight.served = value
+            flight.served, flight.served_until = value, until
             flight.pin()
             riders = list(flight._riders)
         for rider in riders:

@@ -117,8 +117,8 @@ async def loaded(settings: Settings, near: Near, call: Call, flight: Flight) -> 
         call.remember(stale.value)
         if stale.entry.ttl > 0:
             near.counters.stale += 1
-            flight.serve(stale.value)
-        elif settings.freshness.stale:
+            flight.serve(stale.value, until=began + stale.entry.ttl)
+        if settings.freshness.stale:
             flight.fallback = Returned(stale.value)
     lease = leased(near, call, owner, answer.fence, began)
     return await filled(settings, near, call, lease, stale, flight)
