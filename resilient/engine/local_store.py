@@ -163,7 +163,7 @@ class LocalStore:
             self._remove(self.entries.get(key))
             while len(self.entries) >= self.maxsize:
                 self._evict()
-            _ticks()
+            self._prune(_ticks())
             behind = clock.behind()
             entry = Entry(key, value, expires - behind, tuple(tags))
             if stale_until is not None:
@@ -216,11 +216,12 @@ class LocalStore:
             now = _ticks()
             kept = {**self._doubtful, **self.entries}
             self.clear()
-            self._doubtful = {
-                key: entry
+            worth = [
+                (key, entry)
                 for key, entry in kept.items()
                 if entry.kept_until > max(entry.stale_until, now)
-            }
+            ]
+            self._doubtful = dict(worth[-self.maxsize :])  # the newest are last
 
     def clear(self) -> None:
         """Remove every entry."""
@@ -241,6 +242,14 @@ class LocalStore:
         self.clear()
 
     # --- eviction
+
+    def _prune(self, now: float) -> None:
+        """Remove doubtful entries that are over, from the oldest to the first that is not."""
+        while self._doubtful:
+            key = next(iter(self._doubtful))
+            if self._doubtful[key].kept_until > now:
+                break
+            del self._doubtful[key]
 
     def _evict(self) -> None:
         now = clock.ticks()

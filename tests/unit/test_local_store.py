@@ -64,6 +64,27 @@ def test_is_bounded() -> None:
     assert len(store._tagged) == 100
 
 
+def test_doubtful_values_are_bounded() -> None:
+    """Of what is kept for trouble only, the newest stay, at most `maxsize`, until they expire."""
+    manual = ManualClock()
+    with clock.installed(manual):
+        store = LocalStore(10)
+        for number in range(100):
+            now = manual.now()
+            store.put(f"k{number}", number, now + 1, stale_until=now + 1, kept_until=now + 60)
+            if number % 7 == 0:
+                store.doubt()
+        store.doubt()
+        assert list(store._doubtful) == [f"k{number}" for number in range(90, 100)]
+        assert store.find_kept("k89") is None
+        kept = store.find_kept("k99")
+        assert kept is not None
+        assert kept.value == 99
+        manual.advance(60)
+        store.put("new", 1, manual.now() + 1)
+        assert not store._doubtful
+
+
 class Sieve:
     """The algorithm of the paper's figure 1, with a list: newest first."""
 
