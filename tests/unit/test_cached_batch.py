@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 import resilient
 from resilient import BackendError, ConfigurationError, LocalCache, cached
 from resilient.engine.budget import remaining
+from resilient.engine.drivers.sync import drive
 from resilient.policies.cached.context import CacheContext
+from resilient.protocols.cache import CacheStore, Leased
 from resilient.testing.faults import FaultProxy
 from tests.support.fixtures import Target
 from tests.support.modes import Mode
@@ -204,6 +207,39 @@ def test_methods_and_copies(mode: Mode) -> None:
         assert one.lists([1]) == {1: ["one"]}
         assert other.lists([1]) == {1: ["other"]}
         assert cached.batch.of(one.lists).invalidate([1]) == 1
+
+
+@pytest.mark.parametrize("error", [LookupError("no 1"), KeyboardInterrupt()])
+def test_an_item_that_raises_keeps_no_lease(
+    mode: Mode, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """A batch that ends at a stored exception, or is interrupted, lets others compute the rest."""
+
+    async def one(n: int) -> int:
+        if n == 1 and isinstance(error, Exception):
+            raise error
+        return n
+
+    async def many(ids: list[int]) -> dict[int, int]:
+        return {n: n for n in ids}
+
+    options: dict[str, Any] = {"ttl": 60, "namespace": "n", "local": None}
+    single = mode.decorate(cached("{n}", error_ttl={LookupError: 60}, **options), one)
+    batch = mode.decorate(cached.batch("{ids}", key_arg="ids", **options), many)
+    with resilient.using("memory://") as backend:
+        store: CacheStore = backend.require("cache")
+        with suppress(LookupError):
+            mode.call(single, 1)
+        if not isinstance(error, Exception):
+
+            def interrupt(*_: Any) -> None:
+                raise error
+
+            monkeypatch.setattr("resilient.policies.cached.gathering.readable", interrupt)
+        with pytest.raises(type(error)):
+            mode.call(batch, [3, 1, 2])
+        for key in (cached.of(single).key(2), cached.of(single).key(3)):
+            assert isinstance(drive(store.fetch(key, owner="other", lease=1)), Leased)
 
 
 def test_wrong_declarations() -> None:

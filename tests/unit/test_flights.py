@@ -37,7 +37,6 @@ from resilient.engine.flights.flight import TaskRider, ThreadRider
 from resilient.engine.plan import Body
 from tests.support.modes import Mode
 
-
 FOREVER = float("inf")
 
 

@@ -7,7 +7,7 @@ it waits for the rest: so no two wait for one another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -132,13 +132,14 @@ class Gathering:
             raise
 
     async def _sorted(
-        self, answers: Iterable[Entry | Leased | Busy]
+        self, answers: Sequence[Entry | Leased | Busy]
     ) -> tuple[dict[Any, Lease], list[tuple[Call, Busy]]]:
         """Take what there is; the leases that are ours, and what others compute."""
         ours: dict[Any, Lease] = {}
         theirs: list[tuple[Call, Busy]] = []
+        asked = list(self.wanted.items())
         try:
-            for (item, call), answer in zip(list(self.wanted.items()), answers, strict=True):
+            for (item, call), answer in zip(asked, answers, strict=True):
                 if isinstance(answer, Leased):
                     ours[item] = leased(self._near, call, self._owner, answer.fence, self._began)
                 elif isinstance(answer, Entry):
@@ -148,8 +149,9 @@ class Gathering:
                     await self._received(item, call, answer.stale)
                 else:
                     theirs.append((call, answer))
-        except BaseException:  # the value of one of them is an exception
-            await self._withdrawn([self.wanted[item] for item in ours])
+        except BaseException:  # the value of one of them is an exception, or it is cancelled
+            pairs = zip(asked, answers, strict=True)
+            await self._withdrawn([call for (_, call), got in pairs if isinstance(got, Leased)])
             raise
         return ours, theirs
 
