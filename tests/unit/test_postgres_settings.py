@@ -7,10 +7,12 @@ from typing import Any
 import psycopg_pool
 import pytest
 import sqlalchemy
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import resilient
 from resilient.backends.postgres import from_client, from_url
+from resilient.backends.postgres.settings import settings_of_client
 from resilient.engine.drivers.sync import drive
 from resilient.errors import ConfigurationError
 from resilient.protocols.locks import Grant
@@ -83,6 +85,16 @@ def test_another_object(client: Any) -> None:
     """What is neither is refused."""
     with pytest.raises(ConfigurationError, match=r"neither|PostgreSQL"):
         from_client(client)
+
+
+def test_what_an_engine_says() -> None:
+    """Several hosts are libpq's list; an option of another driver is not dropped but refused."""
+    several = "postgresql+psycopg://u:p@/db?host=h1:5432&host=h2:5433&sslmode=verify-full"
+    said = conninfo_to_dict(settings_of_client(sqlalchemy.create_engine(several)).conninfo)
+    assert (said["host"], said["port"], said["sslmode"]) == ("h1,h2", "5432,5433", "verify-full")
+    other = sqlalchemy.create_engine("postgresql+psycopg://h/db?prepare_threshold=2")
+    with pytest.raises(ConfigurationError, match="'prepare_threshold'"):
+        settings_of_client(other)
 
 
 def test_a_pool_that_makes_up_its_settings() -> None:

@@ -23,6 +23,8 @@ __all__ = ["Looped"]
 
 MOST = 8
 """Connections a loop: whoever comes when all are in use waits for its turn."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+"""Seconds before another connection is tried after one was refused while others are open."""
 
 
 class _Flight:
@@ -111,6 +113,8 @@ class Looped:
         self._wires: set[_Wire] = set()
         self._idle: list[_Wire] = []
         self._connecting = 0
+        self._pause = 0.0
+        self._connects_from = 0.0
         self._owner: AsyncGenerator[None] | None = None
         self._ending = False
 
@@ -169,23 +173,34 @@ class Looped:
         wanted = len(self._waiting) - self._connecting
         if wanted <= 0 or len(self._wires) + self._connecting >= MOST:
             return
+        if self._loop.time() < self._connects_from:
+            return
         self._connecting += 1
         if self._owner is None and not self._ending:
             self._own()
         # In a thread: libpq looks names up before it lets anybody wait for it.
-        opening = self._loop.run_in_executor(
-            None, self._settings.line, self._settings.connect_timeout
-        )
+        line, patience = self._settings.line, self._settings.connect_timeout
+        try:
+            opening = self._loop.run_in_executor(None, line, patience)
+        except RuntimeError as over:  # the loop ends, and its threads have
+            self._connecting -= 1
+            while self._waiting:
+                self._fail(self._waiting.popleft(), over)
+            return
         opening.add_done_callback(self._connected)
 
     def _connected(self, opening: asyncio.Future[Line]) -> None:
         self._connecting -= 1
         error = None if opening.cancelled() else opening.exception()
         if error is not None:
-            if not self._wires:
-                while self._waiting:
-                    self._fail(self._waiting.popleft(), error)
+            if self._wires:  # whose turn it is has one of these; a server that is full is let be
+                self._pause = min(2 * self._pause or FIRST_PAUSE, LONGEST_PAUSE)
+                self._connects_from = self._loop.time() + self._pause
+                self._loop.call_later(self._pause, self._connect)
+            while self._waiting and not self._wires:
+                self._fail(self._waiting.popleft(), error)
         elif not opening.cancelled():
+            self._pause = 0.0
             wire = _Wire(self, self._loop, opening.result())
             self._wires.add(wire)
             self._rest(wire)

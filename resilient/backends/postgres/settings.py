@@ -82,13 +82,32 @@ def settings_of_client(client: Any) -> Settings:
     if root == "sqlalchemy" and url is not None:
         if url.get_backend_name() not in SQLALCHEMY:
             raise ConfigurationError(f"{client!r} is no engine on PostgreSQL")
-        named = {"host": url.host, "port": url.port, "user": url.username, "dbname": url.database}
-        options = {**named, "password": url.password, **_of_libpq(dict(url.query))}
-        return _settings({name: value for name, value in options.items() if value is not None})
+        return _settings(_of_engine(client, url))
     raise ConfigurationError(
         f"{client!r} is neither a psycopg pool nor an SQLAlchemy engine: "
         "a single connection cannot serve several callers"
     )
+
+
+def _of_engine(engine: Any, url: Any) -> dict[str, Any]:
+    """What libpq is told by an engine's URL; what else its driver is told cannot be seen."""
+    query = {name: value for name, value in url.query.items() if name != "host"}
+    strange = sorted(query.keys() - _of_libpq(query).keys())
+    if strange:
+        raise ConfigurationError(
+            f"{engine!r}: {strange[0]!r} in its URL is an option of its own driver: "
+            "give a URL with libpq's options instead"
+        )
+    hosts = url.query.get("host", ())  # several, as SQLAlchemy writes them: host=a:1&host=b:2
+    places = [place.partition(":") for place in ((hosts,) if isinstance(hosts, str) else hosts)]
+    named = {
+        "host": ",".join(host for host, _, _ in places) or url.host,
+        "port": ",".join(port for _, _, port in places).strip(",") or url.port,
+        "user": url.username,
+        "password": url.password,
+        "dbname": url.database,
+    }
+    return {name: value for name, value in {**named, **query}.items() if value is not None}
 
 
 def _of_libpq(options: dict[str, Any]) -> dict[str, Any]:
