@@ -383,6 +383,28 @@ def test_an_unknown_option_is_refused() -> None:
             circuit_breaker("x", **{option: None})  # type: ignore[call-overload]  # on purpose
 
 
+@pytest.mark.parametrize("answer", [float("nan"), float("inf"), -1.0, "soon", ZeroDivisionError()])
+def test_a_retry_after_function_that_fails_hides_nothing(mode: Mode, answer: Any) -> None:
+    """The call's own error is raised and counted, whatever the function does."""
+
+    def retry_after(error: BaseException) -> float:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]  # on purpose: not even a number
+
+    def fails() -> None:
+        raise OSError("down")
+
+    guarded = mode.decorate(
+        circuit_breaker("s", trip=Consecutive(2), retry_after=retry_after), fails
+    )
+    for _ in range(2):
+        with pytest.raises(OSError, match="down"):
+            mode.call(guarded)
+    with pytest.raises(CircuitOpen):
+        mode.call(guarded)
+
+
 # --- by hand
 
 

@@ -522,6 +522,7 @@ def untyped(kind: Any) -> Any:
         (partial(resilient.Quorum, 0), "nodes"),
         (partial(resilient.Quorum, 1, fraction=2), "fraction"),
         (partial(untyped(CircuitBreaker), "s", consistency="lazy"), "consistency"),
+        (partial(CircuitBreaker, "s", consistency="strict", quorum=resilient.Quorum(2)), "quorum"),
         (partial(untyped(CircuitBreaker), "s", ramp=30), "ramp"),
         (partial(untyped(CircuitBreaker), "s", quorum=2), "quorum"),
         (partial(untyped(CircuitBreaker), "s", record_result=1), "record_result"),

@@ -85,6 +85,11 @@ def declared(
         raise ConfigurationError(
             f"@{POLICY}: consistency={consistency!r}: expected one of {get_args(Consistency)}"
         )
+    if consistency == "strict" and quorum is not None:
+        raise ConfigurationError(
+            f'@{POLICY}: quorum={quorum!r} with consistency="strict": a quorum counts the processes '
+            "that find the service bad by themselves, and in strict consistency none judges"
+        )
     rules = circuit_rules(trip, window, min_calls, open_for, half_open, ramp, quorum, policy=POLICY)
     return Declaration(
         backend,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["POLICY", "Consistency", "Errors", "FallbackOn", "Settings"]
 
 POLICY = "circuit_breaker"
+log = logging.getLogger("resilient")
 Errors = tuple[type[Exception], ...]
 Consistency = Literal["eventual", "strict", "local"]
 FallbackOn = Literal["open", "error"]
@@ -115,7 +118,12 @@ class Settings:
         """For how long a failure asks that the dependency be left alone."""
         if self.retry_after is None or outcome != FAILURE or not isinstance(error, Exception):
             return 0.0
-        return self.retry_after(error)
+        try:
+            pause = float(self.retry_after(error))
+        except Exception:  # the function's own error is the one to be counted, and to be raised
+            log.exception("retry_after= of a circuit breaker failed")
+            return 0.0
+        return pause if 0 < pause < math.inf else 0.0
 
     def raised(
         self,
