@@ -87,8 +87,8 @@ def declared(
         )
     if consistency == "strict" and quorum is not None:
         raise ConfigurationError(
-            f'@{POLICY}: quorum={quorum!r} with consistency="strict": a quorum counts the processes '
-            "that find the service bad by themselves, and in strict consistency none judges"
+            f'@{POLICY}: quorum={quorum!r} with consistency="strict": a quorum counts the '
+            "processes that find the service bad, and in strict consistency none judges by itself"
         )
     rules = circuit_rules(trip, window, min_calls, open_for, half_open, ramp, quorum, policy=POLICY)
     return Declaration(
