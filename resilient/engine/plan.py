@@ -34,6 +34,7 @@ __all__ = [
     "Transport",
     "Wait",
     "all_of",
+    "shielded",
 ]
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ class Together(Operation["list[Any]"]):
     """Run several plans side by side; what they ask of one transport at once is one trip.
 
     Answers a list of results in the order of the plans; a plan that raised has its exception there.
+    They come to their ends even if the plan that awaits them is cancelled.
     """
 
     __slots__ = ("plans",)
@@ -195,3 +197,9 @@ async def all_of(plans: Sequence[Plan[T]]) -> list[T]:
         if isinstance(result, BaseException):
             raise result
     return results
+
+
+async def shielded(plan: Plan[T]) -> T:
+    """The result of a plan that comes to its end, even if the plan that awaits it is cancelled."""
+    (result,) = await all_of([plan])
+    return result

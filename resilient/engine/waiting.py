@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from resilient.engine.persistence import BUDGET, asked_again
-from resilient.engine.plan import NOW, IsDead, Listen, Plan, Wait
+from resilient.engine.plan import NOW, IsDead, Listen, Plan, Wait, shielded
 from resilient.engine.signals import Hub
 from resilient.errors import BackendError, Rejected
 
@@ -181,6 +181,11 @@ def _owner(answer: Any) -> str:
 
 
 async def _withdrawn(contest: Contest[Any], waiter: str | None) -> None:
+    """Withdraw, whoever is cancelled meanwhile."""
+    await shielded(_withdrawal(contest, waiter))
+
+
+async def _withdrawal(contest: Contest[Any], waiter: str | None) -> None:
     """Withdraw; where the server cannot be told, the TTLs of hold and waiter do it.
 
     A waiter that stays behind is handed what it does not wait for any more, and holds up all
@@ -191,9 +196,5 @@ async def _withdrawn(contest: Contest[Any], waiter: str | None) -> None:
             await contest.withdraw(waiter)
         except BackendError as error:
             if waiter is not None:
-                ask = partial(_withdrawal, contest, waiter)
+                ask = partial(contest.withdraw, waiter)
                 await asked_again(error, ask, until=await NOW + BUDGET)
-
-
-async def _withdrawal(contest: Contest[Any], waiter: str) -> None:
-    await contest.withdraw(waiter)

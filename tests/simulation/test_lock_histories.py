@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resilient.engine.drivers import aio, immediate, sync
-from resilient.engine.plan import Ask, Body
+from resilient.engine.plan import Ask, Body, Together
 from resilient.policies.distributed_lock.leases import HeldLock
 from resilient.testing.simulation import tasks
 from tests.simulation import model
@@ -77,6 +77,6 @@ def test_one_seed_is_one_history() -> None:
 def test_the_three_drivers_answer_the_same_operations() -> None:
     """An operation that one driver knows, all know."""
     blocking = {*sync.ANSWERS, Body}
-    awaiting = {*aio.ANSWERS, *immediate.ANSWERS, Body, Ask}
+    awaiting = {*aio.ANSWERS, *immediate.ANSWERS, Body, Ask, Together}
     simulated = {*tasks.ANSWERED_AT_ONCE, *tasks.ANSWERED_LATER}
     assert blocking == awaiting == simulated

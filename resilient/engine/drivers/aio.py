@@ -1,8 +1,9 @@
 """The async driver: answers a plan's operations in the running event loop.
 
-What a plan asks of a transport is always answered: a cancellation that arrives meanwhile is thrown
-into the plan together with the knowledge that the command is over, so that it can be undone. Once
-a plan is unwinding, further cancellations wait until its clean-up is through.
+What a plan asks of a transport is always answered, and plans side by side always end: a
+cancellation that arrives meanwhile is thrown into the plan together with the knowledge that the
+command is over, so that it can be undone. Once a plan is unwinding, further cancellations wait
+until its clean-up is through.
 """
 
 from __future__ import annotations
@@ -40,21 +41,24 @@ class Reply(asyncio.Future[Any]):
     @classmethod
     def of(cls, awaitable: Coroutine[Any, Any, Any]) -> Reply:
         """The answer of a coroutine, which goes on in a task of its own."""
-        loop = asyncio.get_running_loop()
-        reply = cls(loop=loop)
-        task = loop.create_task(awaitable)
-        task.add_done_callback(reply._take)
+        return cls.behind(asyncio.get_running_loop().create_task(awaitable))
+
+    @classmethod
+    def behind(cls, future: asyncio.Future[Any]) -> Reply:
+        """The answer of a task or another future."""
+        reply = cls(loop=future.get_loop())
+        future.add_done_callback(reply._take)
         return reply
 
-    def _take(self, task: asyncio.Task[Any]) -> None:
+    def _take(self, future: asyncio.Future[Any]) -> None:
         if self.done():
             return
-        if task.cancelled():
+        if future.cancelled():
             self.set_exception(ConnectionAbortedError("the event loop is shutting down"))
-        elif error := task.exception():
+        elif error := future.exception():
             self.set_exception(error)
         else:
-            self.set_result(task.result())
+            self.set_result(future.result())
 
 
 async def adrive(plan: Plan[T], function: Callable[[Any], Awaitable[Any]] | None = None) -> T:
@@ -96,7 +100,12 @@ class Stepper:
         self._unwinding = self._unwinding or isinstance(error, asyncio.CancelledError)
         try:
             while True:
-                operation = resume(self._plan, answer, error)
+                try:
+                    operation = resume(self._plan, answer, error)
+                except Exception:
+                    if deferred is not None:
+                        raise deferred  # noqa: B904 - as if it had interrupted the clean-up here
+                    raise
                 kind = type(operation)
                 if kind is Body or kind is Done:
                     if deferred is not None:
@@ -106,6 +115,9 @@ class Stepper:
                 try:
                     if kind is Ask:
                         reply = operation.transport.asend(operation.command)
+                        answer = yield from reply
+                    elif kind is Together:
+                        reply = _together(operation)
                         answer = yield from reply
                     elif (immediately := immediate.ANSWERS.get(kind)) is not None:
                         answer = immediately(operation)
@@ -254,14 +266,13 @@ async def _sleep(operation: Sleep) -> None:
             await asyncio.sleep(operation.seconds)
 
 
-async def _together(operation: Together) -> list[Any]:
+def _together(operation: Together) -> Reply:
     """In tasks of one turn of the loop: a transport makes one pipeline of what they ask."""
-    return list(await asyncio.gather(*map(adrive, operation.plans), return_exceptions=True))
+    return Reply.behind(asyncio.gather(*map(adrive, operation.plans), return_exceptions=True))
 
 
 ANSWERS: dict[type, Callable[[Any], Coroutine[Any, Any, Any]]] = {
     Sleep: _sleep,
     Listen: _listen,
     Wait: _wait,
-    Together: _together,
 }

@@ -11,7 +11,7 @@ from resilient.engine.durations import Duration, optional_seconds, seconds
 from resilient.engine.guard import Guard, current
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import BUDGET, asked_again
-from resilient.engine.plan import NOW, Plan
+from resilient.engine.plan import NOW, Plan, shielded
 from resilient.errors import BackendError, ConfigurationError, LeaseLost
 from resilient.protocols.locks import LOCK, Grant, LockStore
 
@@ -174,7 +174,10 @@ class HeldLock(Lease):
         try:
             held = await self._given_back()
         except BackendError as error:
-            held = await self._released_later(error)
+            held = await shielded(self._released_later(error))
+        except BaseException:  # cancelled: was it done, or did the connection break?
+            await self._surely_given_back()
+            raise
         if not held:
             gone = "the server says that it has expired or was taken over"
             self.lose(self.overdue if self.lost else gone)
@@ -192,6 +195,12 @@ class HeldLock(Lease):
     async def _kept_on(self) -> bool:
         left = self.since + self.settings.min_hold - await NOW
         return await (self._renew(left) if left > 0 else self._freed())  # it frees itself then
+
+    async def _surely_given_back(self) -> bool:
+        try:
+            return await self._given_back()
+        except BackendError as error:
+            return await self._released_later(error)
 
     async def _released_later(self, error: BackendError) -> bool:
         until = min(self.deadline, await NOW + BUDGET)

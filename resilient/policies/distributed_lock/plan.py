@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from resilient import events
 from resilient.engine.guard import current
 from resilient.engine.identity import describe
-from resilient.engine.plan import ENTRY, Body, Plan
+from resilient.engine.plan import ENTRY, Body, Plan, Together
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, LeaseLost, LockNotAcquired
 from resilient.policies.distributed_lock.leases import HeldLock
@@ -123,7 +123,11 @@ async def adopted(settings: Settings, key: str, token: str) -> Any:
     store = backend.locks
     assert store is not None  # its source has looked
     began, owner, caller = await ENTRY
-    grant = await store.transfer(key, owner=token, to=owner, ttl=settings.ttl)
+    try:
+        grant = await store.transfer(key, owner=token, to=owner, ttl=settings.ttl)
+    except BaseException:
+        await Together([store.release(key, owner=owner)])  # nobody has a token for it any more
+        raise
     if grant is None:
         raise LeaseLost(
             f"the lock {key!r} cannot be taken over: the hold that was handed on has expired, or "

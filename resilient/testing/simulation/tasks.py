@@ -95,7 +95,9 @@ class Task:
         """End the plan without answering anything that it still asks."""
         while not self.done:
             try:
-                self._context.run(self._plan.throw, _Abandoned())
+                asked = self._context.run(self._plan.throw, _Abandoned())
+                for plan in asked.plans if isinstance(asked, Together) else ():
+                    plan.close()
             except (_Abandoned, StopIteration):
                 self.done = True
 
