@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+import pydantic
 import pytest
 
 import resilient
@@ -821,17 +822,27 @@ def test_other_arguments_under_the_same_key_are_refused(mode: Mode) -> None:
     assert mode.call(loose, "z", 5) == 4
 
 
-def test_a_result_without_a_stored_form_is_not_computed_again(mode: Mode) -> None:
-    """The caller gets it; a later one is told that it is not there, and nothing runs."""
+class Total(pydantic.BaseModel):
+    """A result."""
+
+    rows: int
+
+
+@pytest.mark.parametrize("result", [asyncio.Lock(), Total.__new__(Total)], ids=["Lock", "Total"])
+def test_a_result_without_a_stored_form_is_not_computed_again(mode: Mode, result: Any) -> None:
+    """The caller gets it; a later one is told that it is not there, and nothing runs.
+
+    So also of one that is half made, which raises when it is looked at.
+    """
     runs: list[int] = []
 
     async def body(job: Any) -> Any:
         runs.append(1)
-        return asyncio.Lock()
+        return result
 
     decorated = mode.decorate(checkpointed("k"), body)
-    assert isinstance(mode.call(decorated), asyncio.Lock)
-    with pytest.raises(resilient.ResultUnavailable, match="Lock"):
+    assert mode.call(decorated) is result
+    with pytest.raises(resilient.ResultUnavailable, match=type(result).__name__):
         mode.call(decorated)
     assert runs == [1]
 

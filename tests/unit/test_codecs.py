@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from typing_extensions import TypeAliasType
 
 from resilient.engine.codecs import ANY, Codec, SignedPickle, codec_for, codec_of, decode, encode
-from resilient.engine.codecs.base import BY_ANNOTATION
+from resilient.engine.codecs.base import BY_ANNOTATION, reason_of
 from resilient.errors import CodecError, ConfigurationError, LockNotAcquired
 from resilient.protocols.values import Encoded
 
@@ -1008,3 +1008,32 @@ def test_importing_the_keys_does_not_import_msgspec() -> None:
     script = "import sys, resilient.engine.keys\nassert 'msgspec' not in sys.modules"
 
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+class Loaded(msgspec.Struct):
+    number: int
+
+
+class Fetched(pydantic.BaseModel):
+    number: int
+
+
+def test_an_object_that_is_half_made_has_no_stored_form() -> None:
+    """Whatever it raises when looked at: a codec has one error, and it names the type."""
+    loaded = Loaded(1)
+    del loaded.number
+    for value in (loaded, Fetched.__new__(Fetched)):
+        for codec in (ANY, codec_of(type(value))):
+            for told in (value, [value]):
+                with pytest.raises(CodecError, match=type(told).__name__):
+                    codec.encode(told)
+
+
+def test_the_reason_of_an_error_is_always_told() -> None:
+    """Also of one that cannot be written."""
+
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise LookupError
+
+    assert reason_of(Silent()) == "Silent"

@@ -18,6 +18,9 @@ import redis
 
 import resilient
 from resilient import idempotent
+from resilient.engine.codecs import decode
+from resilient.policies.idempotent.outcomes import stored
+from resilient.protocols.values import Encoded
 from tests.support.fixtures import Target
 from tests.support.modes import Mode
 from tests.support.servers import RedisAt
@@ -148,6 +151,60 @@ def test_a_result_without_a_stored_form_is_never_run_again(target: Target, mode:
         assert runs == [1]
         if mode.is_async:
             mode.call(resilient.aclose)
+
+
+class Declined(Exception):
+    """An error that keeps what has no stored form, and cannot even be written."""
+
+    def __str__(self) -> str:
+        """Fail."""
+        raise LookupError
+
+
+def test_an_answer_that_breaks_its_encoder_is_never_run_again(mode: Mode) -> None:
+    """Half-made objects raise anything when looked at; the call has taken effect all the same."""
+    half_made = Model.__new__(Model)
+    declined = Declined(object())
+
+    async def fails() -> None:
+        failed.append(1)
+        raise declined
+
+    failed: list[int] = []
+    with resilient.using("memory://"):
+        for annotation in (Any, Model):
+            call, runs = answering(mode, str(annotation), half_made, annotation)
+            assert mode.call(call) is half_made
+            for _ in range(2):
+                with pytest.raises(resilient.ResultUnavailable, match="Model"):
+                    mode.call(call)
+            assert runs == [1]
+        call = mode.decorate(idempotent("fails", ttl=60, replay_errors=(Declined,)), fails)
+        with pytest.raises(Declined) as caught:
+            mode.call(call)
+        assert caught.value is declined
+        for _ in range(2):
+            with pytest.raises(resilient.ResultUnavailable, match="Declined"):
+                mode.call(call)
+        assert failed == [1]
+
+
+class BrokenCodec:
+    """A codec with a fault of its own."""
+
+    def encode(self, value: Any) -> Encoded:
+        """Fail."""
+        raise Declined
+
+    def decode(self, data: Encoded) -> Any:
+        """Fail."""
+        raise Declined
+
+
+def test_a_fault_of_a_codec_is_an_outcome_without_a_value() -> None:
+    """Nothing that a codec raises may keep a call that took effect from being recorded."""
+    outcome, reason = stored(BrokenCodec(), "done")
+    assert (outcome, decode(reason)) == ("unstored", "Declined")
 
 
 def test_no_key_is_without_a_ttl(redis_server: RedisAt, prefix: str, mode: Mode) -> None:

@@ -14,7 +14,7 @@ nothing ever comes back as a different type.
 
 from __future__ import annotations
 
-from resilient.engine.codecs.base import Codec
+from resilient.engine.codecs.base import Codec, reason_of
 from resilient.engine.codecs.guided import codec_for, codec_of
 from resilient.engine.codecs.pickled import SignedPickle
 from resilient.engine.codecs.plain_json import Json
@@ -29,4 +29,5 @@ __all__ = [
     "codec_of",
     "decode",
     "encode",
+    "reason_of",
 ]

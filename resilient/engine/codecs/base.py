@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from resilient.errors import CodecError
 from resilient.protocols.values import Encoded
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "SELF_DESCRIBING",
     "SIGNED_PICKLE",
     "Codec",
+    "reason_of",
     "wrapped",
 ]
 
@@ -45,6 +47,19 @@ class Codec(Protocol):
             CodecError: The bytes are damaged, foreign, or of a type that is no longer there.
         """
         ...
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says of why a value has no stored form; never raises itself.
+
+    Example:
+        >>> reason_of(CodecError("a file cannot be stored")), reason_of(TypeError("not set"))
+        ('a file cannot be stored', 'TypeError: not set')
+    """
+    try:
+        return str(error) if isinstance(error, CodecError) else f"{type(error).__name__}: {error}"
+    except Exception:  # the error is the user's, and so is how it is written
+        return type(error).__name__
 
 
 def wrapped(inner: Any, default: Codec) -> Any:

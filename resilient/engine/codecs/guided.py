@@ -85,8 +85,8 @@ class Guided:
         try:
             if self._matches(value):
                 return Encoded(self._head + _write(value))
-        except (OverflowError, RecursionError, UnicodeEncodeError):
-            pass  # beyond what msgspec can write: the other form decides
+        except Exception:
+            pass  # beyond what msgspec can write, or half made: the other form decides
         return self._otherwise.encode(value)
 
     def decode(self, data: Encoded) -> Any:

@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 from msgspec.msgpack import Decoder, Encoder, Ext
 
-from resilient.engine.codecs.base import BY_ANNOTATION, SELF_DESCRIBING, SIGNED_PICKLE
+from resilient.engine.codecs.base import BY_ANNOTATION, SELF_DESCRIBING, SIGNED_PICKLE, reason_of
 from resilient.engine.codecs.classes import KINDS, Classes, class_named, kind_of, name_for
 from resilient.engine.names import name_of
 from resilient.errors import CodecError
@@ -55,6 +55,12 @@ class SelfDescribing:
                 f"a {name_of(type(value))} cannot be stored: it contains itself, or is nested "
                 "too deeply"
             ) from None
+        except CodecError:
+            raise
+        except Exception as error:  # whatever an object that is half made raises when looked at
+            raise CodecError(
+                f"a {name_of(type(value))} cannot be stored: {reason_of(error)}"
+            ) from error
 
     def decode(self, data: Encoded) -> Any:
         """Return the stored value; see `Codec.decode`."""

@@ -20,7 +20,6 @@ from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NOW, Plan
 from resilient.errors import (
     BackendError,
-    CodecError,
     JobCancelled,
     LeaseLost,
     StaleRunner,
@@ -386,8 +385,10 @@ class Run:
     def _encoded_result(self, answer: Any) -> Encoded:
         try:
             return self.settings.result.encode(answer)
-        except CodecError as error:
-            return self.settings.result.encode(Unstored(str(error)))
+        except Exception as error:  # the job has run to its end, whatever a codec raises
+            from resilient.engine.codecs import reason_of
+
+            return self.settings.result.encode(Unstored(reason_of(error)))
 
     async def insisted(self, ask: Callable[[], Plan[T]], until: float | None = None) -> T:
         """Ask, again after lost replies for as long as the lease lasts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resilient.errors import CodecError, FingerprintMismatch, OutcomeUnknown, ResultUnavailable
+from resilient.errors import FingerprintMismatch, OutcomeUnknown, ResultUnavailable
 from resilient.policies.idempotent.settings import Settings
 from resilient.protocols.idempotency import Completed, Unknown
 from resilient.protocols.values import Encoded
@@ -16,13 +16,16 @@ __all__ = ["replayed", "stored", "stored_error", "unknown", "unlike"]
 
 
 def stored(codec: Codec, answer: Any) -> tuple[str, Encoded]:
-    """The outcome of a call that returned; without a value if that has no stored form."""
+    """The outcome of a call that returned; without a value if that has no stored form.
+
+    The call has taken effect: nothing that a codec raises may keep that from being recorded.
+    """
     try:
         return "value", codec.encode(answer)
-    except CodecError as error:
+    except Exception as error:
         from resilient.engine import codecs
 
-        return "unstored", codecs.encode(str(error))
+        return "unstored", codecs.encode(codecs.reason_of(error))
 
 
 def stored_error(error: Exception) -> tuple[str, Encoded]:
@@ -31,8 +34,9 @@ def stored_error(error: Exception) -> tuple[str, Encoded]:
 
     try:
         return "error", codecs.encode(error)
-    except CodecError as unstorable:
-        return "unstored", codecs.encode(f"it raised {error!r}: {unstorable}")
+    except Exception as unstorable:
+        raised, reason = codecs.reason_of(error), codecs.reason_of(unstorable)
+        return "unstored", codecs.encode(f"it raised {raised}: {reason}")
 
 
 def replayed(settings: Settings, key: str, outcome: Completed) -> Any:
