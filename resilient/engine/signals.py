@@ -94,7 +94,12 @@ class Hub:
         return waiter.id if self._source is None else self._source.address(waiter.id)
 
     def listen(self, channel: str, listener: Listener, *, doubts: bool = False) -> None:
-        """Have a listener called with every broadcast on a channel from now on.
+        """Have a listener called with every broadcast on a channel from now on; may block."""
+        self.enlist(channel, listener, doubts=doubts)
+        self.start()
+
+    def enlist(self, channel: str, listener: Listener, *, doubts: bool = False) -> None:
+        """Have a listener called with every broadcast on a channel, once the source has started.
 
         Args:
             channel: The channel.
@@ -106,7 +111,6 @@ class Hub:
             self.channels = tuple(self._listeners)
             if doubts:
                 self._doubters.append(listener)
-        self.start()
 
     def doubt(self) -> None:
         """Tell those who want to know that nothing is heard any more."""

@@ -216,12 +216,12 @@ class KnownCircuits:
         hub = self._backend.hub
         if self._listens and hub.is_listening:
             return
-        await Listen(hub)
         with self._lock:
             first, self._listens = not self._listens, True
         if first:
-            hub.listen(CHANNEL, self._hear)
-        else:
+            hub.enlist(CHANNEL, self._hear)
+        await Listen(hub)  # which does not block an event loop
+        if not first:
             self._must_reread = True
 
     def trouble(self, key: str, error: BackendError) -> None:
