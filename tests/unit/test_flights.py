@@ -34,6 +34,7 @@ from resilient.engine.flights import (
 )
 from resilient.engine.flights import sharing as module
 from resilient.engine.flights.flight import TaskRider, ThreadRider
+from resilient.engine.flights.recent import MOST
 from resilient.engine.plan import Body
 from tests.support.modes import Mode
 
@@ -721,3 +722,33 @@ def test_a_launched_flight_that_fails(mode: Mode, flights: Flights) -> None:
 
     mode.call(mode.function(later))
     assert len(flights) == 0
+
+
+# --- tags
+
+
+def test_tags_that_are_known_late(flights: Flights) -> None:
+    """A flight that learns of a tag is called off if that was invalidated since it began."""
+    flights.call_off_tag("before")
+    flight = flights.launch("k", ())
+    assert flight is not None
+    flights.call_off_tag("other")
+    flight.tag(("before",))
+    assert not flight.is_stale()
+    flights.call_off_tag("late")
+    flight.tag(("before", "late"))
+    assert flight.is_stale()
+    assert len(flights) == 0
+
+
+@pytest.mark.parametrize(("others", "is_stale"), [(MOST - 1, False), (MOST + 1, True)])
+def test_few_tags_are_remembered(flights: Flights, others: int, is_stale: bool) -> None:
+    """After so many invalidations that one may be forgotten, a tag counts as invalidated."""
+    flight = flights.launch("k", ())
+    assert flight is not None
+    for number in range(others):
+        flights.call_off_tag(f"t{number}")
+    assert len(flights._recent._moments) <= MOST
+    flight.tag(("quiet",))
+    assert flight.is_stale() is is_stale
+    flights.land(flight, None)

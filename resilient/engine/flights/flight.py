@@ -43,6 +43,9 @@ class Flight:
         tags: What it can be told to be stale by, besides its key.
         stale: Whether it was, since it began: its result is true for its riders, who came before,
             but not to be kept.
+        began: The moment of its beginning, in invalidations of tags.
+        is_outdated: Whether it learnt late of a tag that was invalidated since: so some of its
+            riders may have come after that, and its result is not for them.
         is_nested: Whether another flight waits for it.
         loop: The event loop in which a task flies it.
         fallback: What its riders may have instead of waiting long, once the flight knows of it.
@@ -56,8 +59,10 @@ class Flight:
         "_riders",
         "_table",
         "_task",
+        "began",
         "fallback",
         "is_nested",
+        "is_outdated",
         "key",
         "landed",
         "loop",
@@ -67,18 +72,22 @@ class Flight:
         "tags",
     )
 
-    def __init__(self, table: Flights, key: str, tags: Iterable[str], *, is_nested: bool) -> None:
+    def __init__(
+        self, table: Flights, key: str, tags: Iterable[str], began: int, *, is_nested: bool
+    ) -> None:
         self.key = key
         self.tags = frozenset(tags)
         self.is_nested = is_nested
         self.stale = False
+        self.began = began
+        self.is_outdated = False
         self.landed = False
         self.fallback: Returned[Any] | None = None
         self.served: Returned[Any] | None = None
         self.served_until = 0.0
         self._table = table
         self._pinned = False
-        self._riders: list[Rider] = []
+        self._riders: dict[Rider, int] = {}  # and the moment when each came
         self._outcome: Outcome = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -100,6 +109,11 @@ class Flight:
     def serves(self) -> bool:
         """Whether there is a value for those who come now."""
         return self.served is not None and clock.now() < self.served_until
+
+    def tag(self, tags: Iterable[str]) -> None:
+        """Its result turns out to have these tags, too: they may have been invalidated already."""
+        if not self.tags.issuperset(tags):
+            self._table.tag(self, tags)
 
     def is_stale(self) -> bool:
         """Whether its result must not be kept."""

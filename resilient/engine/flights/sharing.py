@@ -231,7 +231,7 @@ def _lead(flights: Flights, flight: Flight, rider: Rider, errand: Errand[T]) -> 
     lands_here = True
     outer = flown.set((*flown.get(), flight))
     try:
-        flight._riders.remove(rider)
+        del flight._riders[rider]
         plan = errand.plan(flight)
         if errand.may_serve:
             step = advance(plan)

@@ -16,6 +16,7 @@ from resilient.engine.flights.flight import (
     ThreadRider,
     flown,
 )
+from resilient.engine.flights.recent import RecentTags
 from resilient.engine.forks import forget_in_child
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Flights:
         # Reentrant: the garbage collector may close a generator, or end a task, in here.
         self._lock = threading.RLock()
         self._flying: dict[str, Flight] = {}
+        self._recent = RecentTags()
         self._tasks: set[asyncio.Task[None]] = set()  # a loop refers to its tasks weakly
         self.crew.forget()
 
@@ -59,6 +61,7 @@ class Flights:
     def call_off_tag(self, tag: str) -> None:
         """The same for every flight with this tag."""
         with self._lock:
+            self._recent.add(tag)
             for flight in list(self._flying.values()):
                 if tag in flight.tags:
                     self.call_off(flight.key)
@@ -68,6 +71,14 @@ class Flights:
         with self._lock:
             for key in list(self._flying):
                 self.call_off(key)
+
+    def tag(self, flight: Flight, tags: Iterable[str]) -> None:
+        """A flight has further tags; it is called off if one was invalidated since it began."""
+        with self._lock:
+            flight.tags = flight.tags.union(tags)
+            if self._recent.any_since(flight.began, tags):
+                flight.stale = flight.is_outdated = True
+                self._remove(flight)
 
     # --- used by `share` and `ashare`
 
@@ -86,10 +97,10 @@ class Flights:
             flight = self._flying.get(key)
             leads = flight is None
             if flight is None:
-                flight = self._flying[key] = Flight(self, key, tags, is_nested=bool(outer))
+                flight = self._begun(key, tags, is_nested=bool(outer))
             elif here is not None and flight.loop is here and isinstance(rider, ThreadRider):
                 return None, False
-            flight._riders.append(rider)
+            flight._riders[rider] = self._recent.moment
             if flight.serves:
                 rider.wake()
         return flight, leads
@@ -110,8 +121,13 @@ class Flights:
         with self._lock:
             if key in self._flying:
                 return None
-            flight = self._flying[key] = Flight(self, key, tags, is_nested=False)
+            flight = self._begun(key, tags, is_nested=False)
             flight.pin()
+        return flight
+
+    def _begun(self, key: str, tags: Iterable[str], *, is_nested: bool) -> Flight:
+        flight = Flight(self, key, tags, self._recent.moment, is_nested=is_nested)
+        self._flying[key] = flight
         return flight
 
     def land(self, flight: Flight, outcome: Outcome) -> None:
@@ -131,9 +147,11 @@ class Flights:
         """What came of it, for one rider; `None` if nothing did. Raises what it raised."""
         with self._lock:
             outcome = flight._outcome if flight.landed else flight.served
-            flight._riders.remove(rider)
+            came = flight._riders.pop(rider)
             if not flight._riders:
                 flight._outcome = None
+            if flight.is_outdated and came > flight.began:
+                return None  # it may have come after the invalidation
         if not isinstance(outcome, Raised):
             return outcome
         error, traceback = outcome.error, outcome.traceback
@@ -147,7 +165,7 @@ class Flights:
     def left(self, flight: Flight, rider: Rider) -> asyncio.Task[None] | None:
         """A rider waits no longer; the task to cancel, if it was the last one to want it."""
         with self._lock:
-            flight._riders.remove(rider)
+            del flight._riders[rider]
             if flight._riders or flight.landed or flight._pinned or flight._task is None:
                 return None  # a thread cannot be stopped: whoever comes next rides along
             self._remove(flight)  # nobody shall join what is about to be cancelled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import Parameter, Signature
 from typing import Any
 
@@ -36,7 +37,7 @@ class CacheContext:
         'sunny in Bern'
     """
 
-    __slots__ = ("has_stale", "is_stored", "stale", "tags", "ttl")
+    __slots__ = ("_learn", "has_stale", "is_stored", "stale", "tags", "ttl")
 
     def __init__(self) -> None:
         self.ttl: float | None = None
@@ -44,6 +45,11 @@ class CacheContext:
         self.stale: Any = None
         self.has_stale = False
         self.is_stored = True
+        self._learn: Callable[[tuple[str, ...]], None] | None = None
+
+    def tell(self, learn: Callable[[tuple[str, ...]], None]) -> None:
+        """Tell the computation of further tags as soon as they are known."""
+        self._learn = learn
 
     def keep_for(self, ttl: Duration) -> None:
         """Serve the result for so long, in seconds or as `"5m"`."""
@@ -52,13 +58,16 @@ class CacheContext:
     def tag(self, *tags: str) -> None:
         """Give the result further tags, for `resilient.invalidate_tags`.
 
-        An invalidation that comes while it is computed is noticed for these tags too.
+        They count from the beginning of the computation: if one was invalidated since, before or
+        after this is called, the result is not stored, and who called after that does not get it.
         """
         for tag in tags:
             given: object = tag
             if not isinstance(given, str) or not given:
                 raise ConfigurationError(f"tag(): {tag!r} is no tag: expected a text")
         self.tags = (*self.tags, *tags)
+        if self._learn is not None:
+            self._learn(tags)
 
     def no_store(self) -> None:
         """Give the result to those who wait for it, and keep it nowhere."""

@@ -162,6 +162,7 @@ class Gathering:
                 await within(self._budget, self._store.delete(call.key))
             return
         self._near.counters.hits += 1
+        call.add_tags(entry.tags)
         self._keep(call, stored.value, life_of(entry))
         self._take(item, raised_or(stored.value))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,12 @@ class Call:
         self.alias = alias
         self.tags = tags
         self.context = context
+
+    def add_tags(self, tags: Iterable[str]) -> None:
+        """Its value has these tags, too."""
+        new = [tag for tag in tags if tag not in self.tags]
+        if new:
+            self.tags = (*self.tags, *new)
 
     def remember(self, stale: Any) -> None:
         """There is a value that is to be replaced."""

@@ -98,6 +98,8 @@ async def loaded(settings: Settings, near: Near, call: Call, flight: Flight) -> 
         return await without_backend(settings, near, call)
     if near.wants_to_watch:
         await watched(near)
+    if call.context is not None:
+        call.context.tell(flight.tag)
     owner = await NEW_OWNER
     try:
         began, answer, stale = await asked(settings, near, call, owner, flight)
@@ -109,8 +111,14 @@ async def loaded(settings: Settings, near: Near, call: Call, flight: Flight) -> 
     if isinstance(answer, Stored):
         near.counters.misses -= 1
         near.counters.hits += 1
+        call.add_tags(answer.entry.tags)
+        flight.tag(call.tags)
         near.keep(call, answer.value, life_of(answer.entry), began=began, unless=flight.is_stale)
         return raised_or(answer.value)
+    if stale is not None:
+        flight.tag(stale.entry.tags)
+        if flight.is_outdated:  # some who wait came after it was invalidated
+            stale = None
     if stale is None:
         near.values.drop(call.key)
     else:
@@ -228,6 +236,7 @@ async def filled(
                 life = settings.freshness.of_fallback(stale.entry.ttl, stale.entry.kept)
                 if life is not None:
                     outcome, encoded = stale.value, stale.entry.value
+                    call.add_tags(stale.entry.tags)
                     near.counters.stale += 1
                     events.emit(events.StaleServed(call.key, error))
             if encoded is None:
@@ -284,7 +293,7 @@ async def stored(
     budget = settings.asking.hard
     assert budget is not None
     if call.context is not None:
-        call.tags = (*call.tags, *call.context.tags)
+        call.add_tags(call.context.tags)
     fill = partial(
         store.fill,
         call.key,
