@@ -134,7 +134,9 @@ class Afterwards:
 
 def after(backend: Backend, operation: str) -> None:
     """Have the tag heard to be invalidated when the reply of the next such operation has come."""
-    store = backend.cache if isinstance(backend.cache, Afterwards) else Afterwards(backend.cache)
+    store: Any = (
+        backend.cache if isinstance(backend.cache, Afterwards) else Afterwards(backend.cache)
+    )
     store.after[operation] = partial(backend.hub.deliver, "cache", "#t")
     backend.cache = store
 
