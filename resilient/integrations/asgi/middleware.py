@@ -127,13 +127,9 @@ class IdempotencyMiddleware:
         _check_choice("on_backend_error", on_backend_error, "raise", "run")
         _check_size("max_request", max_request)
         _check_size("max_response", max_response)
-        for option, given in (
-            ("user", user),
-            ("fingerprint", fingerprint),
-            ("is_outcome", is_outcome),
-        ):
-            if not callable(given):
-                raise ConfigurationError(f"{NAME}: {option}={given!r} is no function")
+        _check_function("user", user)
+        _check_function("fingerprint", fingerprint)
+        _check_function("is_outcome", is_outcome)
         self._app = app
         self._user = user
         self._required = required
