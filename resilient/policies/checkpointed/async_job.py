@@ -163,6 +163,7 @@ class AsyncJob(JobInHand[S]):
             return await self._map_inside(
                 function, items, codec_of_results(function, returns), name, total, conn
             )
+        await adrive(self._run.settle_left())
         workers = WORKERS if workers is None else workers
         mapping = Mapping(
             self._run, items, codec_of_results(function, returns), name=name, total=total,

@@ -6,6 +6,7 @@ follows it: it is saved after each commit, and is corrected by what is read when
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from resilient.connections.cursors import UserCursor
@@ -29,16 +30,21 @@ def ledger_of(run: Run, loop: Place, connection: Any, *, mode: Mode, what: str) 
     """Keep a loop that begins in the user's own database.
 
     Raises:
-        ConfigurationError: It is no known connection, or lies in another such loop.
+        ConfigurationError: It is no known connection, lies in another such loop, or was left.
     """
     if loop.is_provisional:
         loop.is_open = False
         raise ConfigurationError(
             f"{what}: inside of a loop with conn=, whose transaction would be committed half-way"
         )
-    ledger = Ledger(run, loop, recognised(connection, mode=mode, what=what))
+    if any(left.loop is loop for left in run.left):
+        loop.is_open = False
+        raise ConfigurationError(
+            f"{what}: the job {run.task!r} has left its loop {loop.name!r} with conn=, which is "
+            "over with that"
+        )
+    ledger = Ledger(run, loop, connection, recognised(connection, mode=mode, what=what))
     loop.has_ledger = True
-    run.ledgers.append(ledger)
     return ledger
 
 
@@ -46,13 +52,18 @@ class Ledger:
     """What one loop has done in the user's database, and what of it is not committed yet.
 
     Attributes:
+        loop: The loop.
+        in_hand: How many items the body has in hand, with the key of the last one and the digest
+            of all up to it.
         is_claimed: Whether it has been read, and is this run's to write.
-        is_open: Whether a transaction of it is open.
     """
 
-    def __init__(self, run: Run, loop: Place, connection: UserConnection) -> None:
+    def __init__(self, run: Run, loop: Place, own: Any, connection: UserConnection) -> None:
+        self.loop = loop
+        self.in_hand: tuple[int, Any, bytes] | None = None
+        self.is_claimed = False
         self._run = run
-        self._loop = loop
+        self._own = own
         self._connection = connection
         self._cursor = (
             None
@@ -62,18 +73,23 @@ class Ledger:
             )
         )
         self._pending = 0
-        self._after: tuple[Any, bytes] = (None, b"")
+        self._after: Sequence[Any] = (None, b"")
         self._due = 0.0
         self._results: list[Any] = []  # of a run of which nothing is kept
-        self.is_claimed = False
-        self.is_open = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a transaction of it is open."""
+        return self in self._run.ledgers
 
     async def claim(self) -> None:
         """Go on where the last commit was.
 
         Raises:
             StaleRunner: A later runner has been here.
+            ConfigurationError: The connection is in the middle of another loop.
         """
+        self._refuse_shared()
         self.is_claimed = True
         await self.begin()
         if self._cursor is None:
@@ -82,7 +98,7 @@ class Ledger:
         if not is_ours:
             await self.roll_back()
             raise self._run.stale("a later runner has written to the database")
-        loop, total = self._loop, self._loop.total
+        loop, total = self.loop, self.loop.total
         before = loop.done, loop.is_complete
         if data is None:
             loop.go_to([0, total, False, {}])
@@ -96,20 +112,32 @@ class Ledger:
         self._after = loop.cursor, loop.digest
         loop.is_open = not loop.is_complete
         if loop.is_complete:
-            await self.roll_back()
+            # Not undone: what the body has written here before is committed by every run.
+            await self._commit()
+
+    def _refuse_shared(self) -> None:
+        for other in self._run.ledgers:
+            if other._own is self._own:
+                raise ConfigurationError(
+                    f"conn={self._own!r} has the open transaction of the loop {other.loop.name!r}: "
+                    "another thread or task is in that, or an error that is still handled has "
+                    "left it"
+                )
 
     async def begin(self) -> None:
         """Have a transaction open, in which the body makes its effects."""
         if not self.is_open:
             await self._connection.begin()
-            self.is_open = True
+            self._run.ledgers.append(self)
             self._due = clock.now() + self._run.settings.seconds
 
-    def item_done(self, count: int, cursor: Any, digest: bytes) -> bool:
-        """So many items are done; whether it is time to commit."""
-        self._pending += count
-        self._after = cursor, digest
-        self._loop.next_item(0)
+    def item_done(self) -> bool:
+        """What the body has in hand is done; whether it is time to commit."""
+        if self.in_hand is not None:
+            count, *self._after = self.in_hand
+            self.in_hand = None
+            self._pending += count
+            self.loop.next_item(0)
         return (
             self._pending >= self._run.settings.every
             or clock.now() >= self._due
@@ -122,7 +150,7 @@ class Ledger:
         Raises:
             StaleRunner: The loop has another runner; nothing is committed.
         """
-        run, loop = self._run, self._loop
+        run, loop = self._run, self.loop
         if self._cursor is not None:
             run.check()
             await self.begin()
@@ -130,24 +158,43 @@ class Ledger:
             if not await self._cursor.move(run.record({loop.name: position}).encode()):
                 await self.roll_back()
                 raise run.stale("a later runner has written to the database")
-        await self._connection.commit()
-        self.is_open = False
+        await self._commit()
         loop.cursor, loop.digest = self._after
         pending, self._pending = self._pending, 0
         return run.item_done(loop, pending) if pending else False
 
+    async def end(self) -> bool:
+        """The loop is over, and what the body has in hand is done: commit it, as `settle` does.
+
+        So it is too when the body leaves the loop by `break`: what it has written for the item
+        cannot be told from what it has written for those before.
+        """
+        self.item_done()
+        is_due = await self.settle(is_complete=True)
+        self._run.loop_done(self.loop)
+        return is_due
+
     async def roll_back(self) -> None:
         """Undo what is not committed."""
-        self.is_open = False
+        self._close()
         self._pending = 0
+        self.in_hand = None
         await self._connection.rollback()
+
+    async def _commit(self) -> None:
+        await self._connection.commit()
+        self._close()
+
+    def _close(self) -> None:
+        if self.is_open:
+            self._run.ledgers.remove(self)
 
     async def keep(self, result: Any, codec: Codec) -> None:
         """Store what the item in hand has brought, to be committed with it."""
         if self._cursor is None:
             self._results.append(result)
         else:
-            await self._cursor.keep(self._loop.done + self._pending, codec.encode(result))
+            await self._cursor.keep(self.loop.done + self._pending, codec.encode(result))
 
     async def results(self, codec: Codec) -> list[Any]:
         """What all items have brought."""
@@ -156,4 +203,4 @@ class Ledger:
         await self._connection.begin()
         kept = await self._cursor.kept()
         await self._connection.rollback()
-        return [codec.decode(Encoded(kept[number])) for number in range(self._loop.done)]
+        return [codec.decode(Encoded(kept[number])) for number in range(self.loop.done)]

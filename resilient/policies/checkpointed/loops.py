@@ -42,7 +42,7 @@ class ItemsInHand(Generic[T]):
         if not count:
             return False
         if self.ledger is not None:
-            return self.ledger.item_done(count, self._cursor, self._digest)
+            return self.ledger.item_done()
         self._loop.cursor, self._loop.digest = self._cursor, self._digest
         return self._run.item_done(self._loop, count)
 
@@ -60,12 +60,11 @@ class ItemsInHand(Generic[T]):
         if verify:
             for item in items:
                 self._digest = chained(self._digest, item)
+        if self.ledger is not None:
+            self.ledger.in_hand = self._in_hand, self._cursor, self._digest
         if here.get() is not self._loop:
             here.set(self._loop)
         return taken
-
-    def _ended(self) -> None:
-        self._run.loop_done(self._loop)
 
     @property
     def _skips(self) -> bool:
@@ -98,6 +97,8 @@ class ItemsInHand(Generic[T]):
     def __del__(self) -> None:
         # The body has left the loop, by `break` or an exception: what it begins now is beside it.
         self._loop.is_open = False
+        if self.ledger is not None and self.ledger.is_open:
+            self._run.left.append(self.ledger)
 
 
 class Items(ItemsInHand[T], Iterator[T]):
@@ -117,6 +118,8 @@ class Items(ItemsInHand[T], Iterator[T]):
 
     def __next__(self) -> T:
         ledger = self.ledger
+        if self._run.left:
+            drive(self._run.settle_left())
         if self._is_due():
             drive(self._tend())
         if ledger is not None and not ledger.is_claimed:
@@ -127,9 +130,10 @@ class Items(ItemsInHand[T], Iterator[T]):
             self._begin()
         taken = self._taken()
         if taken is NOTHING:
-            if ledger is not None:
-                drive(ledger.settle(is_complete=True))
-            self._ended()
+            if ledger is None:
+                self._run.loop_done(self._loop)
+            else:
+                drive(ledger.end())
             raise StopIteration
         if ledger is not None and not ledger.is_open:
             drive(ledger.begin())
@@ -166,6 +170,8 @@ class AsyncItems(ItemsInHand[T], AsyncIterator[T]):
         from resilient.engine.drivers.aio import adrive
 
         ledger = self.ledger
+        if self._run.left:
+            await adrive(self._run.settle_left())
         if self._is_due():
             await adrive(self._tend())
         if ledger is not None and not ledger.is_claimed:
@@ -176,9 +182,10 @@ class AsyncItems(ItemsInHand[T], AsyncIterator[T]):
             await self._begin()
         taken = await self._taken()
         if taken is NOTHING:
-            if ledger is not None:
-                await adrive(ledger.settle(is_complete=True))
-            self._ended()
+            if ledger is None:
+                self._run.loop_done(self._loop)
+            else:
+                await adrive(ledger.end())
             raise StopAsyncIteration
         if ledger is not None and not ledger.is_open:
             await adrive(ledger.begin())

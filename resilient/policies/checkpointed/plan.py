@@ -163,16 +163,18 @@ async def resumable(settings: Settings, task: str, fingerprint: str) -> Any:
         if not settings.unguarded:
             raise
         events.emit(events.BackendTrouble(POLICY, task, error))
-        return await carried_out(Run(settings, task))
-    if isinstance(answer, Started):
-        return await carried_out(contest.run(answer, began), answer)
-    if isinstance(answer, Finished):
-        return replayed(settings, task, answer)
-    raise FingerprintMismatch(
-        f"the job {task!r} was started with other arguments of {settings.name} than these: "
-        "what tells two jobs apart belongs into the key",
-        key=task,
-    )
+    else:
+        if isinstance(answer, Started):
+            return await carried_out(contest.run(answer, began), answer)
+        if isinstance(answer, Finished):
+            return replayed(settings, task, answer)
+        raise FingerprintMismatch(
+            f"the job {task!r} was started with other arguments of {settings.name} than these: "
+            "what tells two jobs apart belongs into the key",
+            key=task,
+        )
+    # Not in the `except` above: the body handles no error of ours.
+    return await carried_out(Run(settings, task))
 
 
 async def carried_out(run: Run, started: Started | None = None) -> Any:

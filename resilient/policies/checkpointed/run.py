@@ -8,6 +8,7 @@ saved never holds half an item.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -64,7 +65,8 @@ class Run:
         scope: What tells it from jobs of its name in other tenants.
         life: What tells it from an earlier job of its name.
         steps: The steps of its body.
-        ledgers: Of its loops that are kept in the user's own database.
+        ledgers: Of the loops that have a transaction open in the user's own database.
+        left: Those of them that the body has left, and that are not settled yet.
         state: The body's own, as it is now.
         whole: The place around its loops.
         unsaved: Items done since the last save.
@@ -102,6 +104,8 @@ class Run:
         self.scope = scope
         self.life = life
         self.ledgers: list[Ledger] = []
+        self.left: list[Ledger] = []
+        self._handled = id(sys.exc_info()[1])  # what our caller handles, if anything
         self.state: Any = settings.state.make()
         self.whole = Place(self, here.get())
         self.whole.is_open = True
@@ -245,6 +249,16 @@ class Run:
             rate=None if self._meter is None else self._meter.rate(),
         )
 
+    async def settle_left(self) -> None:
+        """Commit what was done in loops with `conn=` that the body has left by `break`.
+
+        Not while it handles an error: that may have left the loop in the middle of an item.
+        """
+        while self.left and id(sys.exc_info()[1]) == self._handled:
+            ledger = self.left.pop(0)
+            if ledger.is_open:
+                await ledger.end()
+
     async def save(self, label: str) -> None:
         """Save now; in a loop, as soon as the item in hand is done."""
         if self.lease is None:
@@ -252,6 +266,7 @@ class Run:
         self.lease.check()
         self._label = label
         if place_in(self) is self.whole:
+            await self.settle_left()
             await self.save_due()
 
     # --- saving
@@ -271,9 +286,8 @@ class Run:
         """Save what is not saved yet, then store the job's result."""
         if self._display is not None:
             self._display.close(self.progress())
-        for ledger in self.ledgers:
-            if ledger.is_open:  # of a loop that was left by `break`
-                await ledger.settle()
+        for ledger in [*self.ledgers]:  # of loops that were left by `break`
+            await ledger.end()
         if self.store is None or self.lease is None:
             return
         if self.lease.inherited:
@@ -298,10 +312,9 @@ class Run:
         """Save what is done, and let the next runner start at once."""
         if self._display is not None:
             self._display.close(None)
-        for ledger in self.ledgers:
-            if ledger.is_open:
-                with suppress(Exception):  # whatever the user's driver says: it is not committed
-                    await ledger.roll_back()
+        for ledger in [*self.ledgers]:
+            with suppress(Exception):  # whatever the user's driver says: it is not committed
+                await ledger.roll_back()
         if self.store is None or self.lease is None:
             return
         try:

@@ -39,6 +39,7 @@ class Steps:
         if run.store is None or run.lease is None:
             return await _attempted(retries)
         run.lease.check()
+        await run.settle_left()
         await run.look()
         answer = await (_attempted(retries) if retries else Body())
         value = codec.encode(answer)

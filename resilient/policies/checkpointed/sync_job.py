@@ -222,6 +222,7 @@ class Job(JobInHand[S]):
             return self._map_inside(
                 function, items, codec_of_results(function, returns), name, total, conn
             )
+        drive(self._run.settle_left())
         workers = WORKERS if workers is None else workers
         mapping = Mapping(
             self._run, items, codec_of_results(function, returns), name=name, total=total,

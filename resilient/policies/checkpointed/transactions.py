@@ -29,10 +29,12 @@ class TransactionInHand:
         self.done: bool = False
 
     async def _begin(self) -> None:
+        await self._run.settle_left()
         await self._ledger.claim()
         self.done = self._place.is_complete
         if not self.done:
             await self._ledger.begin()
+            self._ledger.in_hand = 1, None, b""
 
     async def _end(self, error: BaseException | None) -> None:
         if self.done:
@@ -41,10 +43,7 @@ class TransactionInHand:
         if error is not None:
             await self._ledger.roll_back()
             return
-        self._ledger.item_done(1, None, b"")
-        is_due = await self._ledger.settle(is_complete=True)
-        self._run.loop_done(self._place)
-        if is_due:
+        if await self._ledger.end():
             await self._run.tend()
 
 
