@@ -98,7 +98,7 @@ def test_wait_zero_tries_once(mode: Mode) -> None:
         start = time.monotonic()
         with pytest.raises(resilient.LockNotAcquired):
             mode.call(locked)
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < 5  # not the 10 of `wait`
     mode.call(locked)
 
 

@@ -98,7 +98,7 @@ def test_other_keys_do_not_wait(mode: Mode, flights: Flights) -> None:
     """Ten keys are ten executions at once."""
 
     async def compute(number: int) -> int:
-        await mode.sleep(0.1)
+        await mode.sleep(0.5)
         return number
 
     function = mode.function(compute)
@@ -107,7 +107,7 @@ def test_other_keys_do_not_wait(mode: Mode, flights: Flights) -> None:
         *[partial(shared, mode, flights, str(n), partial(function, n)) for n in range(10)]
     )
     assert results == [(number, True) for number in range(10)]
-    assert time.monotonic() - began < 0.8
+    assert time.monotonic() - began < 4  # of the 5 that they would take in turn
 
 
 def test_later_callers_compute_again(mode: Mode, flights: Flights) -> None:

@@ -40,13 +40,13 @@ def test_calls_run_together(mode: Mode) -> None:
     """Calls made together overlap, and their results come in order."""
 
     async def body(n: int) -> int:
-        await mode.sleep(0.1)
+        await mode.sleep(0.5)
         return n
 
     made = mode.function(body)
     began = time.monotonic()
     assert mode.together(*(partial(made, n) for n in range(8))) == list(range(8))
-    assert time.monotonic() - began < 0.6
+    assert time.monotonic() - began < 3  # of the 4 that they would take in turn
 
 
 def test_errors_come_through(mode: Mode) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from resilient.backends.redis import RedisBackend, from_url
 from resilient.engine.drivers.sync import drive
+from resilient.engine.signals import RECHECK
 from resilient.errors import BackendError
 from resilient.protocols.circuits import CircuitState, parse_announcement
 from resilient.testing.conformance import Run
@@ -87,7 +88,7 @@ def test_a_hand_over_is_quick(run: Run, backend: RedisBackend) -> None:
         taken.append(time.perf_counter() - started)
         run(locks.release("k", owner="bob"))
 
-    assert sorted(taken)[10] < 0.02
+    assert sorted(taken)[10] < RECHECK / 4
 
 
 def test_the_dead_are_skipped(run: Run, backend: RedisBackend, every_redis: RedisAt) -> None:
@@ -249,7 +250,7 @@ def test_no_server_yet() -> None:
     started = time.monotonic()
     with pytest.raises(BackendError, match="could not be reached"):
         backend.hub.listen("cache", heard.append)
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 5
     server = RedisServer()
     try:
         server._start_on(port)
@@ -271,7 +272,7 @@ def test_stopping(every_redis: RedisAt, prefix: str) -> None:
         assert len(threads()) == 1
         started = time.monotonic()
         backend.close()
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 2
         assert threads() == []
         with every_redis.client() as client:
             assert soon(lambda: not client.pubsub_channels(f"{prefix}*"))

@@ -194,7 +194,7 @@ def test_a_silent_network(run: Run, proxy: FaultProxy, behind: RedisBackend) -> 
     started = time.monotonic()
     with pytest.raises(BackendError, match="did not answer in time") as caught:
         run(store.renew("k", owner="ann", ttl=30))
-    assert 0.4 < time.monotonic() - started < 1.5
+    assert 0.4 < time.monotonic() - started < 5
     assert caught.value.transient
 
     proxy.restore()
@@ -211,7 +211,7 @@ def test_a_server_that_does_not_shake_hands(
     with pytest.raises(BackendError) as caught:
         run(locks(behind).acquire("k", ttl=30))
 
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 5
     assert caught.value.transient
 
 
