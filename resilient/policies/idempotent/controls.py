@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, 
 
 from resilient.engine.identity import describe
 from resilient.errors import CallInProgress, ResultUnavailable
+from resilient.policies.idempotent.at_hand import outcomes_at_hand
 from resilient.policies.idempotent.outcomes import replayed, unknown
-from resilient.policies.idempotent.plan import at_hand
 from resilient.policies.idempotent.settings import POLICY
 from resilient.protocols.idempotency import Completed, InProgress, Unknown
 
@@ -141,10 +141,14 @@ class IdempotencyControls(Generic[P, Result, Status, Truth]):
         if backend is None:
             return False
         assert backend.idempotency is not None
-        known = await backend.idempotency.delete(key)
-        if (local := self._layer.settings.local) is not None:
-            at_hand(self._layer.settings, backend, local).drop(key)
-        return known
+        outcomes = outcomes_at_hand(self._layer.settings, backend)
+        if outcomes is None:
+            return await backend.idempotency.delete(key)
+        outcomes.forget(key)
+        try:
+            return await backend.idempotency.delete(key)
+        finally:
+            outcomes.forget(key)  # again: it may have been asked for meanwhile
 
     def _backend(self) -> Backend | None:
         return self._layer.settings.source.backend()

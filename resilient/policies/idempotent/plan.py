@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from resilient import events
 from resilient.engine.guard import guarded
 from resilient.engine.joining import joined
-from resilient.engine.local_store import LocalStore
 from resilient.engine.persistence import asked_again
 from resilient.engine.plan import ATTEMPT, NOW, Body, Plan
 from resilient.engine.waiting import tried
 from resilient.errors import BackendError, CallInProgress, LeaseLost
+from resilient.policies.idempotent.at_hand import AtHand, outcomes_at_hand
 from resilient.policies.idempotent.contest import Answer, ClaimContest
 from resilient.policies.idempotent.current import Claim, current
 from resilient.policies.idempotent.outcomes import replayed, stored, stored_error, unknown, unlike
@@ -36,11 +36,7 @@ from resilient.protocols.values import Encoded
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
 
-__all__ = ["at_hand", "once"]
-
-LOCAL_SECONDS = 30.0
-"""For how long an outcome at hand is replayed without asking: who forgets a key in another process
-is heard of after that at the latest."""
+__all__ = ["once"]
 
 
 async def once(settings: Settings, key: str, fingerprint: str) -> Any:
@@ -48,12 +44,14 @@ async def once(settings: Settings, key: str, fingerprint: str) -> Any:
     backend = settings.source.backend()
     if backend is None:
         return await Body()
-    if settings.local is not None:
-        near = at_hand(settings, backend, settings.local).find(key)
-        if near is not None:
-            near.hits += 1
-            known, outcome = near.value
-            return _same(settings, key, fingerprint, known, outcome)
+    at_hand: AtHand | None = None
+    if (outcomes := outcomes_at_hand(settings, backend)) is not None:
+        at_hand = AtHand(outcomes, key, fingerprint)
+        if (found := at_hand.find()) is not None:
+            known, outcome = found
+            if fingerprint and known and fingerprint != known:
+                raise unlike(settings, key)
+            return replayed(settings, key, outcome)
     store = backend.idempotency
     assert store is not None  # its source has looked
     began, owner = await ATTEMPT
@@ -79,17 +77,23 @@ async def once(settings: Settings, key: str, fingerprint: str) -> Any:
         events.emit(events.BackendTrouble(POLICY, key, error))
         return await Body()
     if type(answer) is Completed:
-        keep_at_hand(settings, backend, contest, began, answer)
+        if at_hand is not None:
+            at_hand.keep(began, answer)
         return replayed(settings, key, answer)
     if type(answer) is Claimed:
-        return await run(settings, backend, contest, began, answer)
+        return await run(settings, backend, contest, began, answer, at_hand)
     if type(answer) is Unknown:
         raise unknown(settings, key, answer)
     raise unlike(settings, key)
 
 
 async def run(
-    settings: Settings, backend: Backend, contest: ClaimContest, began: float, answer: Claimed
+    settings: Settings,
+    backend: Backend,
+    contest: ClaimContest,
+    began: float,
+    answer: Claimed,
+    at_hand: AtHand | None,
 ) -> Any:
     """Run the body under its claim, and complete the claim with the outcome."""
     if answer.takeover:
@@ -118,11 +122,11 @@ async def run(
                 await given_up(settings, store, claim, error)
                 raise
             outcome = stored_error(error)
-            await complete(settings, backend, contest, claim, *outcome)
+            await complete(settings, store, claim, at_hand, *outcome)
             raise
         finally:
             current.reset(outer)
-        await complete(settings, backend, contest, claim, *stored(settings.codec, result))
+        await complete(settings, store, claim, at_hand, *stored(settings.codec, result))
         return result
     finally:
         claim.drop()
@@ -141,9 +145,9 @@ async def given_up(
 
 async def complete(
     settings: Settings,
-    backend: Backend,
-    contest: ClaimContest,
+    store: IdempotencyStore,
     claim: Claim,
+    at_hand: AtHand | None,
     outcome: str,
     result: Encoded,
 ) -> None:
@@ -153,9 +157,7 @@ async def complete(
     """
     if claim.inherited:
         raise claim.error()
-    store = backend.idempotency
-    assert store is not None
-    began = 0.0 if settings.local is None else await NOW
+    began = 0.0 if at_hand is None else await NOW
     try:
         try:
             accepted = await _completion(settings, store, claim, outcome, result)
@@ -187,9 +189,8 @@ async def complete(
     if not accepted:
         claim.lose("another caller has taken the call over")
         raise claim.error()
-    if settings.local is not None:
-        done = Completed(outcome, result, settings.ttl, claim.answer.attempt)
-        keep_at_hand(settings, backend, contest, began, done)
+    if at_hand is not None:
+        at_hand.keep(began, Completed(outcome, result, settings.ttl, claim.answer.attempt))
 
 
 def _completion(
@@ -203,28 +204,3 @@ def _completion(
         ttl=settings.ttl,
         outcome=outcome,
     )
-
-
-# --- outcomes at hand --------------------------------------------------------------------------
-
-
-def at_hand(settings: Settings, backend: Backend, maxsize: int) -> LocalStore:
-    """The outcomes that this process keeps of one function."""
-    return backend.nearby.store(settings, lambda: LocalStore(maxsize))
-
-
-def keep_at_hand(
-    settings: Settings, backend: Backend, contest: ClaimContest, began: float, outcome: Completed
-) -> None:
-    """Replay this outcome from here, for as long as that is certain to be right."""
-    if settings.local is None:
-        return
-    expires = began + min(outcome.ttl, LOCAL_SECONDS)
-    values = at_hand(settings, backend, settings.local)
-    values.put(contest.key, (contest.fingerprint, outcome), expires)
-
-
-def _same(settings: Settings, key: str, fingerprint: str, known: str, outcome: Completed) -> Any:
-    if fingerprint and known and fingerprint != known:
-        raise unlike(settings, key)
-    return replayed(settings, key, outcome)
