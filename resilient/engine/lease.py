@@ -101,7 +101,7 @@ class Lease:
         self._reason: str | None = None
         self._callbacks: list[Callable[[], object]] | None = None
         self.ttl = ttl
-        self.deadline = began + ttl * SAFE_SHARE - DRIFT_SECONDS
+        self.deadline = safe_until(began, ttl)
         self.due = began + ttl * RENEW_AFTER
 
     def renew(self, ttl: float) -> Plan[bool]:
@@ -126,7 +126,7 @@ class Lease:
             ttl = self.ttl
         else:
             self.ttl = ttl
-        self.deadline = began + ttl * SAFE_SHARE - DRIFT_SECONDS
+        self.deadline = safe_until(began, ttl)
         self.due = began + ttl * RENEW_AFTER
 
     @property
@@ -142,6 +142,11 @@ class Lease:
     def lost(self) -> bool:
         """Whether somebody else may hold it now."""
         return self._reason is not None or clock.now() >= self.deadline
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it is lost, and was not given back by its holder."""
+        return self.lost
 
     @property
     def is_known_lost(self) -> bool:
@@ -202,13 +207,16 @@ class Lease:
         self._reason = "it belongs to the parent of this forked process"
         self._callbacks = None
 
-    def settle(self, answer: object, began: float) -> None:
-        """Take the answer to a renewal that was sent at `began`."""
-        if answer is True:
+    def settle(self, answer: object, began: float, ttl: float) -> None:
+        """Take the answer to a renewal for `ttl` seconds that was sent at `began`."""
+        if answer is False:
+            self.lose("the server says that it has expired or was taken over")
+        elif ttl != self.ttl:
+            # Changed meanwhile: nobody knows which request the server saw last.
+            self.deadline = min(self.deadline, safe_until(began, ttl))
+        elif answer is True:
             self.trouble = None
             self.renewed(began)
-        elif answer is False:
-            self.lose("the server says that it has expired or was taken over")
         else:  # an error: try again until the deadline
             self.due = min(clock.now() + self.ttl * RETRY_AFTER, self.deadline)
             assert isinstance(answer, Exception)
@@ -222,8 +230,9 @@ def _told(callback: Callable[[], object]) -> None:
         log.exception("a function that is called when a lease is lost failed")
 
 
-async def _renewed(leases: Sequence[Lease]) -> list[Any]:
-    return await Together([lease.renew(lease.ttl) for lease in leases])
+def safe_until(began: float, ttl: float) -> float:
+    """Until when a request for `ttl` seconds that was sent at `began` keeps something for sure."""
+    return began + ttl * SAFE_SHARE - DRIFT_SECONDS
 
 
 class Heartbeat:
@@ -249,10 +258,7 @@ class Heartbeat:
         # A server that does not answer must not keep us from telling of the first loss in time.
         left = [lease.deadline - began for lease in leases]
         patience = min([seconds for seconds in left if seconds > 0], default=0.0)
-        answers = await within(patience, _renewed(alive))
-        for lease, answer in zip(alive, answers, strict=True):
-            if lease in self.leases:
-                lease.settle(answer, began)
+        await within(patience, self._renewed(alive, began))
         ended = await NOW
         for lease in due:
             if lease not in self.leases:
@@ -261,6 +267,22 @@ class Heartbeat:
                 lease.lose(lease.overdue)
             if lease.lost:
                 lease.drop()
+
+    async def _renewed(self, leases: Sequence[Lease], began: float) -> None:
+        """Renew leases; those whose TTL is changed meanwhile again, so that it is the last word.
+
+        Whoever changed it may have handed the hold on by now: it is kept for the next holder.
+        """
+        while leases:
+            sent = [(lease, lease.ttl) for lease in leases]
+            answers = await Together([lease.renew(ttl) for lease, ttl in sent])
+            leases = []
+            for (lease, ttl), answer in zip(sent, answers, strict=True):
+                if lease in self.leases:
+                    lease.settle(answer, began, ttl)
+                if lease.ttl != ttl and answer is not False:
+                    leases.append(lease)
+            began = await NOW
 
     async def finish(self) -> None:
         """Go on with what is held: to close a backend gives back no lock."""

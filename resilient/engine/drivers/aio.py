@@ -170,7 +170,7 @@ class Interruption:
     def begin(self) -> None:
         """The body runs in the current task from now on."""
         self._task = asyncio.current_task()
-        if self._lease.lost:
+        if self._lease.is_missing:
             self._fire()
 
     def end(self, error: BaseException | None) -> BaseException | None:

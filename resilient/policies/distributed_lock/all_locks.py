@@ -39,6 +39,11 @@ class HeldLocks:
         """Whether somebody else may hold one of them now."""
         return any(lease.lost for lease in self._leases)
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether one of them is lost, and was not given back by its holder."""
+        return any(lease.is_missing for lease in self._leases)
+
     def remaining(self) -> float:
         """Seconds for which all are certainly held; 0 once one is lost."""
         return min(lease.remaining() for lease in self._leases)

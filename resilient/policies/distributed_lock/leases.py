@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -117,6 +118,11 @@ class HeldLock(Lease):
         return lease
 
     @property
+    def is_missing(self) -> bool:
+        """Whether it is lost, and was not given back by its holder."""
+        return self.lost and not self.released
+
+    @property
     def is_exclusive(self) -> bool:
         """Whether nobody else holds it at the same time; a pretended one may write all the same."""
         return not self.fence or not self.settings.mode.shared
@@ -135,16 +141,25 @@ class HeldLock(Lease):
             return
         self.check()
         began = await NOW
-        ask = partial(self._renew, ttl)
+        # At once, so that the heartbeat knows a renewal that is under way for an older one.
+        before, self.ttl = self.ttl, ttl
         try:
-            held = await ask()
-        except BackendError as error:
-            held = await asked_again(error, ask, until=self.deadline)
+            held = await self._extended(ttl)
+        except BaseException:
+            self.ttl = before
+            raise
         if held:
             self.renewed(began, ttl)
         else:
             self.lose("the server says that it has expired or was taken over")
             raise self.error()
+
+    async def _extended(self, ttl: float) -> bool:
+        ask = partial(self.renew, ttl)
+        try:
+            return await ask()
+        except BackendError as error:
+            return await asked_again(error, ask, until=self.deadline)
 
     async def binding(self, connection: Any, mode: Mode) -> None:
         """Have the open transaction of a connection committed only if nobody came after."""
@@ -204,10 +219,11 @@ class HeldLock(Lease):
 
     async def _released_later(self, error: BackendError) -> bool:
         until = min(self.deadline, await NOW + BUDGET)
-        try:
-            return await asked_again(error, self._given_back, until=until)
-        except BackendError:
-            return not self.lost
+        with suppress(BackendError):
+            await asked_again(error, self._given_back, until=until)
+        # If it is not held any more, that was the first request, whose reply was lost: the server
+        # remembers it until the next holder has given it back.
+        return not self.lost
 
     async def transferring(self, ttl: float | None) -> str:
         """Keep the lock no longer, but for somebody who has the token that this answers."""
