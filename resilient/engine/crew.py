@@ -47,14 +47,25 @@ class Crew:
     def submit(self, job: Job) -> None:
         """Have a job done. What it raises is logged."""
         with self._lock:
-            self._jobs.put(job)
-            self._unfinished += 1
-            if len(self._threads) < min(self._size, self._unfinished):
-                thread = threading.Thread(
-                    target=self._work, args=(self._jobs,), name=self._name, daemon=True
-                )
-                self._threads.add(thread)
-                thread.start()
+            self._add(job)
+
+    def offer(self, job: Job) -> bool:
+        """Have it done if it need not wait behind others; false, and nothing done, if it must."""
+        with self._lock:
+            if self._unfinished >= self._size:
+                return False
+            self._add(job)
+        return True
+
+    def _add(self, job: Job) -> None:
+        self._jobs.put(job)
+        self._unfinished += 1
+        if len(self._threads) < min(self._size, self._unfinished):
+            thread = threading.Thread(
+                target=self._work, args=(self._jobs,), name=self._name, daemon=True
+            )
+            self._threads.add(thread)
+            thread.start()
 
     def _work(self, jobs: queue.SimpleQueue[Job | None]) -> None:
         import queue

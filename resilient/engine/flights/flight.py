@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
@@ -50,10 +50,13 @@ class Flight:
         loop: The event loop in which a task flies it.
         fallback: What its riders may have instead of waiting long, once the flight knows of it.
         served: What they get at once, while the flight goes on for those who come later.
+        in_background: Whether a thread flies it in which nobody waits for anything.
         served_until: Until when, on the local clock; whoever comes then waits for the outcome.
     """
 
     __slots__ = (
+        "_is_queued",
+        "_job",
         "_outcome",
         "_pinned",
         "_riders",
@@ -61,6 +64,7 @@ class Flight:
         "_task",
         "began",
         "fallback",
+        "in_background",
         "is_nested",
         "is_outdated",
         "key",
@@ -82,12 +86,15 @@ class Flight:
         self.began = began
         self.is_outdated = False
         self.landed = False
+        self.in_background = False
         self.fallback: Returned[Any] | None = None
         self.served: Returned[Any] | None = None
         self.served_until = 0.0
         self._table = table
         self._pinned = False
         self._riders: dict[Rider, int] = {}  # and the moment when each came
+        self._job: Callable[[], None] | None = None  # what flies it, until somebody begins
+        self._is_queued = False  # among those that somebody waits for
         self._outcome: Outcome = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -114,6 +121,11 @@ class Flight:
         """Its result turns out to have these tags, too: they may have been invalidated already."""
         if not self.tags.issuperset(tags):
             self._table.tag(self, tags)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a thread, and whoever comes now waits for it."""
+        return self._job is not None and not self.serves
 
     def is_stale(self) -> bool:
         """Whether its result must not be kept."""

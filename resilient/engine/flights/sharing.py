@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
@@ -93,7 +94,9 @@ class Late(Exception):
 def share(flights: Flights, errand: Errand[T], limits: Limits = NO_LIMITS) -> tuple[T, bool]:
     """Run a plan, or wait for the thread or task that runs it: the result, and whether it is ours.
 
-    With limits it runs in a thread of the crew's, where it goes on for those who come later.
+    With limits it runs in a thread of the crew's, where it goes on for those who come later. A
+    flight that waits for a thread gets that of the next caller who has no limits, or for whom
+    others wait while no thread is free: what they wait for ends with their own limits.
 
     Raises:
         Late: It took longer than the hard limit.
@@ -106,9 +109,13 @@ def share(flights: Flights, errand: Errand[T], limits: Limits = NO_LIMITS) -> tu
         if leads and limits == NO_LIMITS:
             return _lead(flights, flight, rider, errand), True
         if leads:
-            _enlist(flights, flight, errand)
+            _make_ready(flight, partial(_lead, flights, flight, None, errand))
         patience = _Patience(flights, flight, limits)
-        while not rider.wait(patience.next()):
+        while True:
+            if flight.is_waiting:
+                _get_going(flights, flight, rider, limits)
+            if rider.wait(patience.next()):
+                break
             if patience.is_over():
                 flights.left(flight, rider)
                 if patience.alone:
@@ -117,13 +124,16 @@ def share(flights: Flights, errand: Errand[T], limits: Limits = NO_LIMITS) -> tu
         outcome = flights.taken(flight, rider)
         if outcome is not None:
             return outcome.value, leads
+        if leads:
+            limits = NO_LIMITS  # what ended the crew's thread is for the caller to see
 
 
 def launch(flights: Flights, errand: Errand[Any]) -> None:
     """Have a thread of the crew's fly, unless somebody flies already; nobody waits for it."""
     flight = flights.launch(errand.key, errand.tags)
     if flight is not None:
-        _enlist(flights, flight, errand)
+        _make_ready(flight, partial(_lead, flights, flight, None, errand))
+        flights.put_off(flight)
 
 
 async def ashare(flights: Flights, errand: Errand[T], limits: Limits = NO_LIMITS) -> tuple[T, bool]:
@@ -141,6 +151,8 @@ async def ashare(flights: Flights, errand: Errand[T], limits: Limits = NO_LIMITS
         try:
             if leads:
                 _start(flights, flight, errand)
+            elif flight.is_waiting:
+                flights.queue(flight, nested=False)
             endless = flight.loop is rider.loop and patience.is_endless
             landed = await rider.wait(None if endless else patience.next())
             while not landed and not patience.is_over():
@@ -225,24 +237,26 @@ class _Patience:
 # --- flying ------------------------------------------------------------------------------------
 
 
-def _lead(flights: Flights, flight: Flight, rider: Rider, errand: Errand[T]) -> T:
+def _lead(flights: Flights, flight: Flight, rider: Rider | None, errand: Errand[T]) -> T:
     """Fly in this thread."""
     outcome: Outcome = None
     lands_here = True
     outer = flown.set((*flown.get(), flight))
     try:
-        del flight._riders[rider]
+        if rider is not None:
+            del flight._riders[rider]
         plan = errand.plan(flight)
-        if errand.may_serve:
+        if errand.may_serve and not flight.in_background:
             step = advance(plan)
             if isinstance(step, Done):
                 outcome = Returned(step.value)
                 return step.value  # type: ignore[no-any-return]  # the plan's own T
             plan = _begun(plan, step)
             if flight.served is not None:
-                # It has what it came for: the crew calls the function.
-                rest, lands_here = plan, False
-                _hand_over(flights, flight, lambda: drive(rest, errand.function))
+                # Its riders have what they came for: the crew calls the function.
+                lands_here = False
+                _make_ready(flight, partial(_go_on, flights, flight, plan, errand.function))
+                flights.put_off(flight)
                 return flight.served.value  # type: ignore[no-any-return]  # its own T
         value = drive(plan, errand.function)
         outcome = Returned(value)
@@ -255,6 +269,19 @@ def _lead(flights: Flights, flight: Flight, rider: Rider, errand: Errand[T]) -> 
         if lands_here:
             flights.land(flight, outcome)
         del outcome  # or this frame and its traceback hold one another
+
+
+def _go_on(
+    flights: Flights, flight: Flight, plan: Plan[Any], function: Callable[[Any], Any]
+) -> None:
+    """Do the rest of a flight."""
+    outcome: Outcome = None
+    try:
+        outcome = Returned(drive(plan, function))
+    except Exception as error:
+        outcome = Raised(error)
+    finally:
+        flights.land(flight, outcome)
 
 
 class _Begun:
@@ -276,24 +303,28 @@ def _begun(plan: Plan[T], step: Operation[Any]) -> Plan[T]:
     return cast("Plan[T]", _Begun(plan, step))
 
 
-def _enlist(flights: Flights, flight: Flight, errand: Errand[Any]) -> None:
-    """Fly in a thread of the crew's."""
-    _hand_over(flights, flight, lambda: drive(errand.plan(flight), errand.function))
+def _make_ready(flight: Flight, fly: Callable[[], Any]) -> None:
+    """Let any thread do what flies it, in a copy of this caller's context."""
+    context = _context_of(flight)
+
+    def job() -> None:
+        # What this thread itself is within waits for the flight as well.
+        context.run(flown.set, (*flown.get(), *context[flown]))
+        with suppress(Exception):  # its riders get it
+            context.run(fly)
+
+    flight._job = job
 
 
-def _hand_over(flights: Flights, flight: Flight, rest: Callable[[], Any]) -> None:
-    """Do the rest of a flight in a thread of the crew's, in a copy of the caller's context."""
-
-    def fly() -> None:
-        outcome: Outcome = None
-        try:
-            outcome = Returned(rest())
-        except Exception as error:
-            outcome = Raised(error)
-        finally:
-            flights.land(flight, outcome)
-
-    flights.crew.submit(partial(_context_of(flight).run, fly))
+def _get_going(flights: Flights, flight: Flight, rider: Rider, limits: Limits) -> None:
+    """Find a thread for a flight that waits for one: the crew's, or this."""
+    if limits != NO_LIMITS and flights.queue(flight, nested=is_nested()):
+        return
+    try:
+        flights.begin(flight)
+    except BaseException:  # this thread was interrupted: others may fly
+        flights.left(flight, rider)
+        raise
 
 
 def _start(flights: Flights, flight: Flight, errand: Errand[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resilient.engine.crew import Crew
@@ -25,18 +26,21 @@ if TYPE_CHECKING:
 __all__ = ["Flights"]
 
 CREW = 32
-"""Threads at most for what blocking callers leave to the background; further flights queue."""
+"""Threads at most of each crew; further flights queue."""
 
 
 class Flights:
     """The flights of one backend in this process. Thread-safe.
 
     Attributes:
-        crew: The threads that fly for blocking callers who do not wait to the end.
+        crew: The threads that fly for blocking callers who wait so long only.
+        background: The threads that fly for nobody. They are others: a refresh may be as slow as
+            it likes.
     """
 
     def __init__(self) -> None:
         self.crew = Crew("resilient-flights", CREW)
+        self.background = Crew("resilient-refreshes", CREW)
         self._forget()
         forget_in_child(self._forget)
 
@@ -47,6 +51,7 @@ class Flights:
         self._recent = RecentTags()
         self._tasks: set[asyncio.Task[None]] = set()  # a loop refers to its tasks weakly
         self.crew.forget()
+        self.background.forget()
 
     def __len__(self) -> int:
         return len(self._flying)
@@ -129,6 +134,35 @@ class Flights:
         flight = Flight(self, key, tags, self._recent.moment, is_nested=is_nested)
         self._flying[key] = flight
         return flight
+
+    def begin(self, flight: Flight, *, in_background: bool = False) -> None:
+        """Fly it in this thread, to its end, unless somebody has begun already."""
+        with self._lock:
+            job, flight._job = flight._job, None
+            if job is not None:
+                flight.in_background, flight._is_queued = in_background, False
+        if job is not None:
+            job()
+
+    def put_off(self, flight: Flight) -> None:
+        """Have it flown in the background, when there is a thread."""
+        self.background.submit(partial(self.begin, flight, in_background=True))
+
+    def queue(self, flight: Flight, *, nested: bool) -> bool:
+        """Have the crew fly it, whose threads nobody keeps busy for whom nobody waits.
+
+        A nested one does not queue: those before it may be waiting for the likes of it. False:
+        there is no thread for it.
+        """
+        with self._lock:
+            if flight._job is None or (flight._is_queued and not nested):
+                return True
+            begin = partial(self.begin, flight)
+            if nested:
+                return self.crew.offer(begin)
+            flight._is_queued = True
+            self.crew.submit(begin)
+        return True
 
     def land(self, flight: Flight, outcome: Outcome) -> None:
         """The flight is over: nobody can join it any more, and its riders are told."""
