@@ -58,6 +58,23 @@ def test_what_was_read_goes_too(mode: Mode, target: Target) -> None:
         assert (mode.call(reader, 1), mode.call(writer, 1)) == ("new", "new")
 
 
+@pytest.mark.parametrize("tag", ["\udc80", "a\0b", 'tw"o', "@n", "#t"])
+def test_odd_tags(mode: Mode, target: Target, tag: str) -> None:
+    """Whatever a text holds, the same one invalidates; a lone surrogate as well."""
+    ran: list[int] = []
+
+    async def f(ctx: CacheContext = NO_CONTEXT) -> int:
+        ran.append(1)
+        ctx.tag(tag)
+        return len(ran)
+
+    f = mode.decorate(cached(ttl=600, backend_timeout="10s"), f)
+    with resilient.using(target.url, prefix=target.prefix):
+        assert [mode.call(f), mode.call(f)] == [1, 1]
+        mode.call(invalidate(mode), tag)
+        assert [mode.call(f), mode.call(f)] == [2, 2]
+
+
 def test_a_fallback_keeps_its_tags(mode: Mode, target: Target) -> None:
     """A value that is served because the function failed is invalidated by all its tags."""
     source = Source()

@@ -8,6 +8,7 @@ from typing import Any
 
 from resilient.engine.durations import Duration, seconds
 from resilient.errors import ConfigurationError
+from resilient.policies.cached.tags import storable
 
 __all__ = ["CacheContext", "context_parameter", "without"]
 
@@ -65,9 +66,10 @@ class CacheContext:
             given: object = tag
             if not isinstance(given, str) or not given:
                 raise ConfigurationError(f"tag(): {tag!r} is no tag: expected a text")
-        self.tags = (*self.tags, *tags)
+        known = tuple(map(storable, tags))
+        self.tags = (*self.tags, *known)
         if self._learn is not None:
-            self._learn(tags)
+            self._learn(known)
 
     def no_store(self) -> None:
         """Give the result to those who wait for it, and keep it nowhere."""

@@ -22,7 +22,7 @@ from resilient.policies.cached.changes import invalidated_tags
 from resilient.policies.cached.settings import POLICY
 from resilient.resolving import BackendLike
 
-__all__ = ["ainvalidate_tags", "invalidate_tags", "namespace_tag", "tags_function"]
+__all__ = ["ainvalidate_tags", "invalidate_tags", "namespace_tag", "storable", "tags_function"]
 
 
 def namespace_tag(namespace: str) -> str:
@@ -128,7 +128,7 @@ async def _invalidated(tags: tuple[str, ...], backend: BackendLike | None) -> No
             raise ConfigurationError(f"invalidate_tags(): {tag!r} is no tag: expected a text")
     found = Source("cache", "invalidate_tags", backend=backend).backend()
     if found is not None and tags:
-        await invalidated_tags(found, tuple(map(_storable, tags)))
+        await invalidated_tags(found, tuple(map(storable, tags)))
 
 
 def _check_known(field: Field, template: str, signature: Signature, where: str) -> None:
@@ -145,9 +145,9 @@ def _text(value: Any) -> str:
     from resilient.engine.canonical import canonical, plain_text  # slow to import
 
     text = plain_text(value)
-    return _storable(canonical(value) if text is None else text)
+    return storable(canonical(value) if text is None else text)
 
 
-def _storable(text: str) -> str:
-    # Lone surrogates, which no backend can store.
+def storable(text: str) -> str:
+    """A tag as backends can store it: without lone surrogates."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
