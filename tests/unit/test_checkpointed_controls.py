@@ -326,3 +326,22 @@ def test_a_bar_that_there_is_not_is_refused() -> None:
     """An unknown kind is named."""
     with pytest.raises(resilient.ConfigurationError, match="progress='fancy'"):
         checkpointed("k", progress="fancy")  # type: ignore[call-overload]  # that is the case
+
+
+def test_a_stored_step_is_something_saved(mode: Mode) -> None:
+    """A job that has stored the result of a step, and no checkpoint, is not new."""
+
+    async def fails(job: Any, first: bool) -> None:
+        if first:
+            await mode.within(job.step, "first", mode.function(note))
+        raise Flaky
+
+    async def note() -> int:
+        return 1
+
+    run = mode.decorate(checkpointed("steps:{first}"), fails)
+    for first, phase in ((False, "new"), (True, "stopped")):
+        with pytest.raises(Flaky):
+            mode.call(run, first)
+        status = mode.call(checkpointed.of(run).at(first).status)
+        assert (status.phase, status.checkpoint) == (phase, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 import resilient
 from resilient import checkpointed
+from resilient.engine.clock import ManualClock, installed
 from tests.support.jobs import each
 from tests.support.modes import Mode
 
@@ -165,3 +167,42 @@ def test_wrong_options_of_a_loop(mode: Mode, call: Any, message: str) -> None:
     run = mode.decorate(checkpointed("k"), load)
     with pytest.raises(resilient.ConfigurationError, match=message):
         mode.call(run)
+
+
+def test_items_that_are_skipped_let_other_tasks_run() -> None:
+    """A resumed `async def` reads what is done for a few milliseconds at a time."""
+    turns, fails = 0, True
+
+    def slow() -> Iterator[int]:
+        for item in range(100):
+            clock.advance(0.001)
+            yield item
+
+    @checkpointed("k", every=10)
+    async def load(job: resilient.AsyncJob) -> int:
+        async for item in job.iterate(slow()):
+            if not fails:
+                return turns
+            if item == 90:
+                raise Flaky
+        return -1
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def beside() -> int:
+        other = asyncio.create_task(others())
+        try:
+            return await load()
+        finally:
+            other.cancel()
+
+    clock = ManualClock()
+    with installed(clock), resilient.using("memory://"), Mode("async") as mode:
+        with pytest.raises(Flaky):
+            mode.call(load)
+        fails = False
+        assert mode.call(beside) >= 15  # of 90 ms

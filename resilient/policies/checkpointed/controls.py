@@ -60,8 +60,8 @@ class JobStatus:
 
     Attributes:
         task: Its key.
-        phase: `"running"`; `"finished"`; `"stopped"`: the next call goes on from `checkpoint`;
-            `"new"`: nothing is saved.
+        phase: `"running"`; `"finished"`; `"stopped"`: the next call goes on from `checkpoint` and
+            the results of steps; `"new"`: none is saved.
         runner: The process that runs it, such as `pid 812 on host-3`; `None` if none does.
         attempt: The runner's attempt; `None` if there is no runner.
         cancelled: Whether the runner has been asked to stop, and has not yet.
@@ -185,18 +185,17 @@ class JobControls:
             return JobStatus(self.task, "new", None, None, None)
         runner, latest = await _all([store.runner(self.task), store.latest(self.task)])
         checkpoint = None if latest is None else self._readable(latest)
+        phase: Literal["new", "stopped", "finished"]
         if isinstance(runner, Running):
             who = describe(runner.owner)
             return JobStatus(
                 self.task, "running", who, runner.attempt, checkpoint, runner.cancelled
             )
-        phase: Literal["new", "stopped", "finished"] = (
-            "finished"
-            if isinstance(runner, Finished)
-            else "new"
-            if checkpoint is None
-            else "stopped"
-        )
+        if isinstance(runner, Finished):
+            phase = "finished"
+        else:
+            is_saved = checkpoint is not None or await store.steps(self.task)
+            phase = "stopped" if is_saved else "new"
         return JobStatus(self.task, phase, None, None, checkpoint)
 
     async def _history(self) -> list[JobCheckpoint]:

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from resilient.engine import clock
 from resilient.engine.drivers.sync import drive
+from resilient.engine.plan import Sleep
 from resilient.errors import ConfigurationError, SourceChanged
 from resilient.policies.checkpointed.places import here
 from resilient.policies.checkpointed.sources import Reading, chained
@@ -21,6 +23,8 @@ __all__ = ["AsyncItems", "Items"]
 
 T = TypeVar("T")
 NOTHING: Any = object()
+SKIPPING = 0.005
+"""Seconds for which an event loop is kept busy by reading items that are done."""
 
 
 class ItemsInHand(Generic[T]):
@@ -213,8 +217,21 @@ class AsyncItems(ItemsInHand[T], AsyncIterator[T]):
             source = await source
         self._items = aiter(source) if isinstance(source, AsyncIterable) else iter(source)
         if self._skips:
-            count = 0
-            while count < self._loop.done and (item := await self._next()) is not NOTHING:
-                self._skipped(item)
-                count += 1
-            self._resumed(count)
+            await self._skip()
+
+    async def _skip(self) -> None:
+        """Read the items that are done, and let other tasks run in between."""
+        from resilient.engine.drivers.aio import adrive
+
+        count, until = 0, clock.now() + SKIPPING
+        while count < self._loop.done and (item := await self._next()) is not NOTHING:
+            self._skipped(item)
+            count += 1
+            if clock.now() >= until:
+                await adrive(_pause())
+                until = clock.now() + SKIPPING
+        self._resumed(count)
+
+
+async def _pause() -> None:
+    await Sleep(0)
