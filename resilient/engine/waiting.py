@@ -68,7 +68,7 @@ class Receiver(Contest[A], Protocol[A]):
     """Seconds from one attempt to the next at most: what is handed over lives for twice that."""
 
     def received(self, gift: str, answer: A) -> A | None:
-        """What came with a wake-up after this busy answer; `None` if it is an older one."""
+        """What came with a wake-up after this busy answer; `None`: it must be asked for."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, cast
@@ -9,6 +10,8 @@ from typing import Any, cast
 import pytest
 
 import resilient
+from resilient import distributed_lock
+from resilient.backends.redis import locks
 from tests.support.modes import Mode
 from tests.support.servers import RedisServer, redis_server
 
@@ -70,6 +73,60 @@ def test_a_replica_that_stands_still_lets_nobody_in(
             mode.call(locked)
         assert resilient.lock("k").info() is None
         assert mode.call(locked) > 0
+        if mode.is_async:
+            mode.call(resilient.aclose)
+
+
+def test_a_lock_that_is_handed_over_is_at_the_replicas_too(
+    mode: Mode,
+    servers: tuple[RedisServer, RedisServer],
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A waiter is let in by no holder's release before as many replicas have its grant."""
+    monkeypatch.setattr(locks, "REPLICAS_WAIT", 50)
+    primary, _ = servers
+    with resilient.using(primary.url, prefix=prefix) as backend:
+        for replicas, outcome in ((1, int), (2, resilient.BackendError)):
+            waits = distributed_lock("k", wait=30, replicas=replicas)
+            backend.sync.locks.acquire("k", ttl=60, owner="somebody")
+            releasing = threading.Thread(target=released_when_waited_for, args=(backend,))
+            releasing.start()
+            locked = mode.decorate(waits, _nothing)
+            (answer,) = mode.together(locked, return_exceptions=True)
+            releasing.join()
+            assert isinstance(answer, outcome), answer
+            assert backend.sync.locks.holder("k") is None
+        if mode.is_async:
+            mode.call(resilient.aclose)
+
+
+def released_when_waited_for(backend: Any) -> None:
+    """Give the lock back as soon as somebody waits for it."""
+    deadline = time.monotonic() + 20
+    while backend.sync.locks.holder("k").waiters == 0 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    backend.sync.locks.release("k", owner="somebody")
+
+
+def test_nobody_waits_for_replicas_of_a_lock_that_is_held(
+    mode: Mode, servers: tuple[RedisServer, RedisServer], prefix: str
+) -> None:
+    """There is no grant that they could have; what else is sent meanwhile is not held up."""
+    primary, _ = servers
+
+    def waits() -> int:
+        with primary.client() as client:
+            stats = cast(dict[str, Any], client.info("commandstats"))
+        return int(stats.get("cmdstat_wait", {"calls": 0})["calls"])
+
+    locked = mode.decorate(distributed_lock("k", wait=0, replicas=2), _nothing)
+    with resilient.using(primary.url, prefix=prefix) as backend:
+        backend.sync.locks.acquire("k", ttl=60, owner="somebody")
+        before = waits()
+        with pytest.raises(resilient.LockNotAcquired):
+            mode.call(locked)
+        assert waits() == before
         if mode.is_async:
             mode.call(resilient.aclose)
 

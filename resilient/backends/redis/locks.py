@@ -62,19 +62,21 @@ class RedisLocks:
             *(owner, milliseconds(ttl, "ttl"), waiter or ""),
             *(int(mode.shared), mode.limit, int(fair), note),
         )
-        if replicas:
+        answer = await Ask(self._transport, call)
+        if answer[0] and replicas:
+            # Only now, because whatever is sent behind it over the same connection waits, too. And
+            # the grant once more, because WAIT speaks of what its own connection wrote last.
             wait = Plain("WAIT", replicas, REPLICAS_WAIT)
             answer, having = await Ask(self._transport, Batch([call, wait]))
-        else:
-            answer, having = await Ask(self._transport, call), 0
+            if answer[0] and having < replicas:
+                await self.release(key, owner=owner, mode=mode)
+                raise BackendError(
+                    f"the lock {key!r} was given back: {having} of {replicas} replicas had it in "
+                    "time",
+                    transient=False,
+                )
         if not answer[0]:
             return _held(answer[1:])
-        if having < replicas:
-            await self.release(key, owner=owner, mode=mode)
-            raise BackendError(
-                f"the lock {key!r} was given back: {having} of {replicas} replicas had it in time",
-                transient=False,
-            )
         return Grant(owner, int(answer[1]), ttl)
 
     async def acquire_all(

@@ -184,6 +184,8 @@ class LockContest:
 
     def received(self, gift: str, answer: Grant | Held) -> Grant | None:
         """The lock that was handed over after this answer: for a short while, until renewed."""
+        if self.settings.replicas:  # nobody has waited for them: it is asked for, as our own
+            return None
         fence = int(gift)
         if fence <= answer.fence:  # it took so long that somebody else has held the lock since
             return None
