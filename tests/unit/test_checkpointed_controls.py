@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import warnings
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -345,3 +347,44 @@ def test_a_stored_step_is_something_saved(mode: Mode) -> None:
             mode.call(run, first)
         status = mode.call(checkpointed.of(run).at(first).status)
         assert (status.phase, status.checkpoint) == (phase, None)
+
+
+def test_a_run_leaves_no_cycle_behind(mode: Mode) -> None:
+    """What a job has made is freed when it ends, without the garbage collector."""
+    made: list[weakref.ref[Any]] = []
+
+    async def load(job: Any) -> int:
+        assert resilient.current_job() is job
+        made.extend([weakref.ref(job), weakref.ref(job._run)])
+        await mode.within(job.step, "first", mode.function(one), returns=int)
+        async for _ in each(job.iterate(range(3))):
+            async for _ in each(job.iterate(range(3))):
+                assert resilient.current_job() is job
+                break
+        return int(job.progress.done)
+
+    async def one() -> int:
+        return 1
+
+    run = mode.decorate(checkpointed("cycles"), load)
+    gc.collect()
+    gc.disable()
+    try:
+        assert mode.call(run) == 3
+        assert [reference() for reference in made] == [None] * 2
+    finally:
+        gc.enable()
+
+
+def test_a_job_that_has_ended_knows_how_far_it_came(mode: Mode) -> None:
+    """Whoever has kept it can still ask it."""
+    kept: list[Any] = []
+
+    async def load(job: Any) -> None:
+        kept.append(job)
+        async for _ in each(job.iterate(range(3))):
+            pass
+
+    mode.call(mode.decorate(checkpointed("ended"), load))
+    [job] = kept
+    assert (job.progress.done, job.progress.total, job.task) == (3, 3, "ended")

@@ -33,7 +33,7 @@ BY_ANNOTATION: Any = object()
 class JobInHand(Generic[S]):
     """What jobs of both kinds have."""
 
-    __slots__ = ("_run",)
+    __slots__ = ("__weakref__", "_run")
 
     _mode: ClassVar[Mode]
 

@@ -112,6 +112,12 @@ class Place:
         self.is_complete = True
         self.is_open = False
 
+    def clear(self) -> None:
+        """Forget the loops inside, and these theirs."""
+        for loop in self.loops.values():
+            loop.clear()
+        self.loops = {}
+
     def stored(self) -> dict[str, Any]:
         """The loops inside, as they are saved."""
         return {name: loop.position() for name, loop in self.loops.items()}

@@ -179,7 +179,7 @@ async def resumable(settings: Settings, task: str, fingerprint: str) -> Any:
 
 async def carried_out(run: Run, started: Started | None = None) -> Any:
     """Run the body as the job's runner; whatever happens, what is done is saved."""
-    outer = here.get()
+    outer, job = here.get(), run.job
     try:
         if run.lease is not None:
             run.lease.keep()
@@ -188,13 +188,15 @@ async def carried_out(run: Run, started: Started | None = None) -> Any:
             sequence = 0 if started.checkpoint is None else started.checkpoint.sequence
             events.emit(events.JobResumed(run.task, started.attempt, sequence))
         here.set(run.whole)
-        answer = await Body(run.job, run.lease, cancel=True)
+        answer = await Body(job, run.lease, cancel=True)
         here.set(outer)
         await run.finish(answer)
     except BaseException as error:
         here.set(outer)
         await run.abandon(error)
         raise
+    finally:
+        run.close()
     return answer
 
 

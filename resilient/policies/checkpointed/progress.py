@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from resilient.engine import clock
 
-__all__ = ["Meter", "Progress"]
+if TYPE_CHECKING:
+    from resilient.policies.checkpointed.places import Place
+
+__all__ = ["Meter", "Progress", "progress_over"]
 
 MARK_EVERY = 1.0
 """Seconds between two measurements of the rate."""
@@ -83,3 +88,13 @@ class Meter:
             return self._rate
         passed = now - self._marked
         return self._count / passed if self._count and passed > 0 else None
+
+
+def progress_over(loops: Collection[Place], meter: Meter | None) -> Progress:
+    """How far these loops are, at the rate that the meter has measured."""
+    totals = [loop.total for loop in loops]
+    return Progress(
+        done=sum(loop.done for loop in loops),
+        total=None if None in totals or not totals else sum(filter(None, totals)),
+        rate=None if meter is None else meter.rate(),
+    )

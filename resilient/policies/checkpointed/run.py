@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
 
 from resilient.engine import clock
 from resilient.engine.backend import made_once
@@ -27,7 +28,7 @@ from resilient.errors import (
 )
 from resilient.policies.checkpointed.leases import RunnerLease
 from resilient.policies.checkpointed.places import Place, here, place_in
-from resilient.policies.checkpointed.progress import Meter, Progress
+from resilient.policies.checkpointed.progress import Meter, Progress, progress_over
 from resilient.policies.checkpointed.record import Record, Unstored
 from resilient.policies.checkpointed.steps import Steps
 from resilient.policies.checkpointed.turn import Turn
@@ -37,6 +38,7 @@ from resilient.protocols.values import Encoded
 
 if TYPE_CHECKING:
     from resilient.policies.checkpointed.bars import Display
+    from resilient.policies.checkpointed.job import AnyJob
     from resilient.policies.checkpointed.ledger import Ledger
     from resilient.policies.checkpointed.plan import Settings
 
@@ -64,13 +66,11 @@ class Run:
         attempt: 1 in the first run of the job.
         scope: What tells it from jobs of its name in other tenants.
         life: What tells it from an earlier job of its name.
-        steps: The steps of its body.
+        known: The results of steps that are stored, by name; those of earlier runs too.
         ledgers: Of the loops that have a transaction open in the user's own database.
         left: Those of them that the body has left, and that are not settled yet.
         state: The body's own, as it is now.
-        whole: The place around its loops.
         unsaved: Items done since the last save.
-        job: What the body sees of this.
     """
 
     unsaved = 0
@@ -107,14 +107,34 @@ class Run:
         self.left: list[Ledger] = []
         self._handled = id(sys.exc_info()[1])  # what our caller handles, if anything
         self.state: Any = settings.state.make()
-        self.whole = Place(self, here.get())
-        self.whole.is_open = True
-        self.job = settings.job(self)
+        self._whole: Place | None = Place(self, here.get())
+        self._whole.is_open = True
+        self._job: ref[AnyJob] | None = None
+        self._at_end: Progress | None = None
         self.store = store
         self.ttl = ttl
         if lease is not None:
             self._look_due = clock.now() + LOOK_EVERY
-        self.steps = Steps(self)
+        self.known: dict[str, Encoded] = {}
+
+    @property
+    def whole(self) -> Place:
+        """The place around its loops; of a run that is over, an empty one."""
+        return self._whole or Place(self)
+
+    @property
+    def job(self) -> AnyJob:
+        """What the body sees of this: one object for as long as somebody has it."""
+        job = None if self._job is None else self._job()
+        if job is None:
+            job = self.settings.job(self)
+            self._job = ref(job)
+        return job
+
+    @property
+    def steps(self) -> Steps:
+        """The steps of its body."""
+        return Steps(self)
 
     @made_once
     def _turn(self) -> Turn:
@@ -130,14 +150,14 @@ class Run:
             ConfigurationError: That was a run of another version.
             CodecError: What was saved cannot be read.
         """
-        self.steps.known.update(started.steps)
+        self.known.update(started.steps)
         checkpoint = started.checkpoint
         if checkpoint is not None:
             record = Record.decode(checkpoint.data)
             self.state = state_of(self.settings, self.task, record)
             self.whole.restore(record.loops)
             self._sequence = checkpoint.sequence + 1
-        elif self.steps.known and started.version != self.settings.version:
+        elif self.known and started.version != self.settings.version:
             if self.settings.migrate is None:
                 # The store has our version now: leave word that the steps are of the other one.
                 with suppress(BackendError):
@@ -241,13 +261,9 @@ class Run:
 
     def progress(self) -> Progress:
         """How far it is."""
-        loops = self.whole.loops.values()
-        totals = [loop.total for loop in loops]
-        return Progress(
-            done=sum(loop.done for loop in loops),
-            total=None if None in totals or not totals else sum(filter(None, totals)),
-            rate=None if self._meter is None else self._meter.rate(),
-        )
+        if self._at_end is not None:
+            return self._at_end
+        return progress_over(self.whole.loops.values(), self._meter)
 
     async def settle_left(self) -> None:
         """Commit what was done in loops with `conn=` that the body has left by `break`.
@@ -286,8 +302,8 @@ class Run:
         """Save what is not saved yet, then store the job's result."""
         if self._display is not None:
             self._display.close(self.progress())
-        for ledger in [*self.ledgers]:  # of loops that were left by `break`
-            await ledger.end()
+        while self.ledgers:  # of loops that were left by `break`
+            await self.ledgers[0].end()
         if self.store is None or self.lease is None:
             return
         if self.lease.inherited:
@@ -328,6 +344,13 @@ class Run:
             if not self.lease.inherited:
                 with suppress(BackendError):
                     await self.store.stop(self.task, owner=self.lease.owner)
+
+    def close(self) -> None:
+        """It is over: leave no cycle behind, which only the garbage collector would free."""
+        whole, self._whole = self.whole, None
+        if whole.loops:
+            self._at_end = progress_over(whole.loops.values(), self._meter)
+            whole.clear()
 
     async def _saved(
         self,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from resilient.engine.plan import Body
 from resilient.errors import ConfigurationError
-from resilient.protocols.values import Encoded
 
 if TYPE_CHECKING:
     from resilient.engine.codecs import Codec
@@ -17,23 +16,18 @@ __all__ = ["Steps"]
 
 
 class Steps:
-    """Those of one run.
+    """Those of one run."""
 
-    Attributes:
-        known: The results that are stored, by name; those of earlier runs came with the start.
-    """
-
-    __slots__ = ("_run", "known")
+    __slots__ = ("_run",)
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self.known: dict[str, Encoded] = {}
 
     async def once(self, name: str, codec: Codec, *, retries: int = 0) -> Any:
         """The result of a step: stored earlier, or of the function that is the plan's body."""
         if not name:
             raise ConfigurationError("step(''): a step needs a name")
-        if (stored := self.known.get(name)) is not None:
+        if (stored := self._run.known.get(name)) is not None:
             return codec.decode(stored)
         run = self._run
         if run.store is None or run.lease is None:
@@ -47,7 +41,7 @@ class Steps:
         ask = partial(run.store.step, run.task, name, value, fence=fence, ttl=run.ttl)
         if not await run.insisted(ask):
             raise run.refused()
-        self.known[name] = value
+        run.known[name] = value
         return answer
 
 
