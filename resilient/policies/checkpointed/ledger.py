@@ -6,6 +6,7 @@ follows it: it is saved after each commit, and is corrected by what is read when
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -56,12 +57,14 @@ class Ledger:
         in_hand: How many items the body has in hand, with the key of the last one and the digest
             of all up to it.
         is_claimed: Whether it has been read, and is this run's to write.
+        handled: The error that the body was handling when the loop began.
     """
 
     def __init__(self, run: Run, loop: Place, own: Any, connection: UserConnection) -> None:
         self.loop = loop
         self.in_hand: tuple[int, Any, bytes] | None = None
         self.is_claimed = False
+        self.handled = sys.exc_info()[1]
         self._run = run
         self._own = own
         self._connection = connection

@@ -102,7 +102,7 @@ class ItemsInHand(Generic[T]):
         # The body has left the loop, by `break` or an exception: what it begins now is beside it.
         self._loop.is_open = False
         if self.ledger is not None and self.ledger.is_open:
-            self._run.left.append(self.ledger)
+            self._run.left += (self.ledger,)
 
 
 class Items(ItemsInHand[T], Iterator[T]):

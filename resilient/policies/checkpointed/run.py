@@ -74,8 +74,10 @@ class Run:
     """
 
     unsaved = 0
+    left: tuple[Ledger, ...] = ()
     _meter: Meter | None = None
     _display: Display | None = None
+    _at_end: Progress | None = None  # how far it had come when it was over
     _look_due = math.inf
     _save_due = math.inf
     _sequence: int | None = None  # of the next checkpoint; `None`: the server knows
@@ -104,13 +106,10 @@ class Run:
         self.scope = scope
         self.life = life
         self.ledgers: list[Ledger] = []
-        self.left: list[Ledger] = []
-        self._handled = id(sys.exc_info()[1])  # what our caller handles, if anything
         self.state: Any = settings.state.make()
         self._whole: Place | None = Place(self, here.get())
         self._whole.is_open = True
         self._job: ref[AnyJob] | None = None
-        self._at_end: Progress | None = None
         self.store = store
         self.ttl = ttl
         if lease is not None:
@@ -268,12 +267,14 @@ class Run:
     async def settle_left(self) -> None:
         """Commit what was done in loops with `conn=` that the body has left by `break`.
 
-        Not while it handles an error: that may have left the loop in the middle of an item.
+        Not while it handles an error that came since: that may have left the loop in the middle
+        of an item.
         """
-        while self.left and id(sys.exc_info()[1]) == self._handled:
-            ledger = self.left.pop(0)
-            if ledger.is_open:
-                await ledger.end()
+        for ledger in self.left:
+            if ledger.handled is sys.exc_info()[1]:
+                self.left = tuple(left for left in self.left if left is not ledger)
+                if ledger.is_open:
+                    await ledger.end()
 
     async def save(self, label: str) -> None:
         """Save now; in a loop, as soon as the item in hand is done."""
