@@ -163,7 +163,7 @@ LEASED: dict[str, tuple[Callable[[Mode], Call], float, float]] = {
         0.5,
     ),
     # A new job has a state, a tree of loops and steps: made once for what are many items.
-    "job": (_checkpointed, 0.75, 0.55),
+    "job": (_checkpointed, 0.85, 0.65),
 }
 
 
