@@ -327,12 +327,12 @@ def _build(
 
 
 def _given(
-    configuration: Configuration, backend: BackendLike, capabilities: dict[str, BackendLike]
+    configuration: Configuration, backend: BackendLike, capabilities: dict[Any, BackendLike]
 ) -> Iterator[tuple[Backend, BackendLike]]:
     assert configuration.default is not None
     yield configuration.default, backend
     for name, given in capabilities.items():
-        yield configuration.special[name], given  # type: ignore[index]  # checked by using()
+        yield configuration.special[name], given
 
 
 @contextmanager

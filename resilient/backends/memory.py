@@ -178,7 +178,8 @@ class MemoryStore:
         entry = self._tables[table].get(key)
         if entry is None or entry[1] <= self.now:
             return None
-        return entry[0]  # type: ignore[no-any-return]  # a table holds its own records only
+        record: R = entry[0]  # a table holds its own records only
+        return record
 
     def put(self, table: Table[R], key: str, record: R, *, ttl: float) -> None:
         """Store a record."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -23,7 +24,7 @@ S = TypeVar("S")
 A = TypeVar("A")
 
 
-class Block(Generic[S, A]):
+class Block(ABC, Generic[S, A]):
     """An object that many threads and tasks may enter at once, each into a plan of its own.
 
     `S` is what `with ... as` binds, `A` what `async with ... as` does.
@@ -32,9 +33,9 @@ class Block(Generic[S, A]):
     def __init__(self) -> None:
         self._entries: dict[object, list[Any]] = {}
 
+    @abstractmethod
     def _plan(self, mode: Mode) -> Plan[Any]:
         """The plan of one entry."""
-        raise NotImplementedError
 
     def __enter__(self) -> S:
         warn_if_in_loop(f"with {self!r}", f"async with {self!r}", stacklevel=3)

@@ -91,7 +91,7 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 def _bound(call: C) -> C:
     """A form as its callers see it: nothing of the plan but its name and its words."""
-    del call.__wrapped__  # type: ignore[attr-defined]  # or it would seem to take `self`
+    del vars(call)["__wrapped__"]  # or it would seem to take `self`
     return call
 
 

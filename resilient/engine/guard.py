@@ -117,7 +117,8 @@ def _stepped(guards: tuple[Guard, ...], plan: Plan[T]) -> Generator[Any, Any, T]
         try:
             operation = plan.send(answer) if error is None else plan.throw(error)
         except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]  # the plan's own T
+            value: T = stop.value
+            return value
         finally:
             in_force.set(())
             error = None

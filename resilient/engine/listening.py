@@ -15,6 +15,7 @@ import selectors
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -110,7 +111,7 @@ class Bell:
         self.close()
 
 
-class ListeningSource:
+class ListeningSource(ABC):
     """Where a hub's signals come from (`resilient.protocols.signals.SignalSource`).
 
     Args:
@@ -142,17 +143,17 @@ class ListeningSource:
 
     # --- what a backend says
 
+    @abstractmethod
     def _subscription(self) -> Subscription:
         """A new subscription, not connected yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _own_channel(self, process: str) -> str:
         """The server's name for the channel of one process."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _broadcast(self, channel: str) -> str:
         """The server's name for a channel that every process hears."""
-        raise NotImplementedError
 
     # --- a source of signals
 

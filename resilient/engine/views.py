@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -33,7 +34,7 @@ PROTOCOLS: dict[str, type] = {
 }
 
 
-class _View:
+class _View(ABC):
     """The capabilities of one backend."""
 
     _mode: Mode
@@ -54,8 +55,9 @@ class _View:
         )
 
     @staticmethod
+    @abstractmethod
     def _drive(plan: Any, decode: Callable[[Any], Any]) -> Any:
-        raise NotImplementedError
+        """Run a plan for these callers, and decode its answer."""
 
 
 class SyncView(_View):

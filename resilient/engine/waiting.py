@@ -130,7 +130,7 @@ async def queued(
             if waited >= wait:
                 raise contest.refusal(answer, waited)
             hub.waited = began
-            left: float = answer.ttl + EXPIRY_SLACK  # type: ignore[attr-defined]  # it is busy
+            left = _ttl(answer) + EXPIRY_SLACK
             await Wait(waiter, min(wait - waited, left, patience))
             received = _received(contest, waiter, answer)
             # It came after the request that registered us, so it is held from then on at least.
@@ -178,6 +178,11 @@ async def _attempt(contest: Contest[A], waiter: str | None) -> tuple[float, A]:
 def _owner(answer: Any) -> str:
     owner: str = answer.owner
     return owner
+
+
+def _ttl(answer: Any) -> float:
+    ttl: float = answer.ttl
+    return ttl
 
 
 async def _withdrawn(contest: Contest[Any], waiter: str | None) -> None:

@@ -267,7 +267,8 @@ def driven(line: Line, dialogue: Dialogue[T], seconds: float) -> T:
         try:
             wanted = next(dialogue)
         except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]  # the dialogue's own T
+            answer: T = stop.value
+            return answer
         left = deadline - time.monotonic()
         if left <= 0 or not line.ready(wanted, left):
             raise TimeoutError("no answer within the time there was")

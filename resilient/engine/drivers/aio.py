@@ -79,7 +79,8 @@ async def adrive(plan: Plan[T], function: Callable[[Any], Awaitable[Any]] | None
             step = await stepper.advance(error=error)
         else:
             step = await stepper.advance(answer)
-    return step.value  # type: ignore[no-any-return]  # the plan's own T
+    value: T = step.value
+    return value
 
 
 class Stepper:

@@ -250,14 +250,16 @@ def _lead(flights: Flights, flight: Flight, rider: Rider | None, errand: Errand[
             step = advance(plan)
             if isinstance(step, Done):
                 outcome = Returned(step.value)
-                return step.value  # type: ignore[no-any-return]  # the plan's own T
+                value: T = step.value
+                return value
             plan = _begun(plan, step)
             if flight.served is not None:
                 # Its riders have what they came for: the crew calls the function.
                 lands_here = False
                 _make_ready(flight, partial(_go_on, flights, flight, plan, errand.function))
                 flights.put_off(flight)
-                return flight.served.value  # type: ignore[no-any-return]  # its own T
+                served: T = flight.served.value
+                return served
         value = drive(plan, errand.function)
         outcome = Returned(value)
         return value
