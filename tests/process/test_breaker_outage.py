@@ -24,14 +24,6 @@ SLACK = 2.0
 """Seconds that a busy machine may add."""
 
 
-@pytest.fixture(name="seen")
-def _seen() -> Iterator[list[Event]]:
-    events: list[Event] = []
-    unsubscribe = resilient.subscribe(events.append)
-    yield events
-    unsubscribe()
-
-
 class Trouble:
     """A server of our own behind a proxy, and what is done to it."""
 

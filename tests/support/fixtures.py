@@ -8,12 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.modes import Mode, ModeName
 from tests.support.postgres import PostgresAt, postgres_server
 from tests.support.servers import Flavour, RedisAt, RedisServer, flavours, redis_server
+
+if TYPE_CHECKING:
+    from resilient.engine.clock import ManualClock
+    from resilient.events import Event
+    from resilient.testing.conformance import Run
 
 EXTERNAL = os.environ.get("REDIS_URL")
 """A server of the user's, instead of those that the tests start. Never flushed, only added to."""
@@ -44,6 +50,40 @@ def mode(request: pytest.FixtureRequest) -> Iterator[Mode]:
     name: ModeName = request.param
     with Mode(name) as mode:
         yield mode
+
+
+@pytest.fixture(params=["sync", "async"])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """Runs plans for both kinds of callers."""
+    from resilient.testing.conformance import Run  # Hypothesis is not for every test
+
+    run = Run(request.param)
+    yield run
+    run.close()
+
+
+# --- time and events
+
+
+@pytest.fixture
+def clock() -> Iterator[ManualClock]:
+    """A clock that moves when told to, in the place of the system's."""
+    from resilient.engine.clock import ManualClock, installed
+
+    clock = ManualClock()
+    with installed(clock):
+        yield clock
+
+
+@pytest.fixture
+def seen() -> Iterator[list[Event]]:
+    """The events of the test."""
+    from resilient import subscribe
+
+    events: list[Event] = []
+    unsubscribe = subscribe(events.append)
+    yield events
+    unsubscribe()
 
 
 # --- servers

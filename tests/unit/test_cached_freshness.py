@@ -31,15 +31,6 @@ def backend(manual: ManualClock) -> Iterator[Backend]:
         yield backend
 
 
-@pytest.fixture
-def seen() -> Iterator[list[Event]]:
-    """The events of the test."""
-    events: list[Event] = []
-    unsubscribe = resilient.subscribe(events.append)
-    yield events
-    unsubscribe()
-
-
 class Source:
     """What is cached: it counts, and fails when told to."""
 

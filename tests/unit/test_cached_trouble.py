@@ -56,15 +56,6 @@ def flaky() -> Iterator[Flaky]:
 
 
 @pytest.fixture
-def seen() -> Iterator[list[Event]]:
-    """The events of the test."""
-    events: list[Event] = []
-    unsubscribe = resilient.subscribe(events.append)
-    yield events
-    unsubscribe()
-
-
-@pytest.fixture
 def manual() -> Iterator[ManualClock]:
     """A clock that moves when told to."""
     manual = ManualClock()

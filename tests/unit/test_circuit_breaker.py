@@ -39,14 +39,6 @@ def _clock() -> Iterator[ManualClock]:
         yield clock.current
 
 
-@pytest.fixture(name="seen")
-def _seen() -> Iterator[list[Event]]:
-    events: list[Event] = []
-    unsubscribe = resilient.subscribe(events.append)
-    yield events
-    unsubscribe()
-
-
 @pytest.fixture(name="service")
 def _service(mode: Mode) -> Service:
     return Service(mode)

@@ -27,7 +27,7 @@ from resilient import (
     circuit_breaker,
 )
 from resilient.engine.circuits import registry
-from resilient.engine.clock import ManualClock, installed
+from resilient.engine.clock import ManualClock
 from resilient.events import BackendTrouble, CircuitChanged, Event
 from resilient.protocols.circuits import CircuitStore
 from resilient.resolving import resolve
@@ -42,21 +42,6 @@ def _shared() -> Iterator[Shared]:
     shared = Shared()
     yield shared
     shared.close()
-
-
-@pytest.fixture(name="clock")
-def _clock() -> Iterator[ManualClock]:
-    clock = ManualClock()
-    with installed(clock):
-        yield clock
-
-
-@pytest.fixture(name="seen")
-def _seen() -> Iterator[list[Event]]:
-    events: list[Event] = []
-    unsubscribe = resilient.subscribe(events.append)
-    yield events
-    unsubscribe()
 
 
 # --- without the backend

@@ -24,7 +24,6 @@ from resilient import (
 )
 from resilient.config import disabled
 from resilient.engine.clock import ManualClock, installed
-from resilient.events import Event
 from tests.support.guarded import Service, state, trip
 from tests.support.modes import Mode
 
@@ -38,14 +37,6 @@ def _clock() -> Iterator[ManualClock]:
 
         assert isinstance(clock.current, ManualClock)
         yield clock.current
-
-
-@pytest.fixture(name="seen")
-def _seen() -> Iterator[list[Event]]:
-    events: list[Event] = []
-    unsubscribe = resilient.subscribe(events.append)
-    yield events
-    unsubscribe()
 
 
 @pytest.fixture(name="service")

@@ -44,14 +44,6 @@ def _clock() -> Iterator[ManualClock]:
         yield clock
 
 
-@pytest.fixture(name="seen")
-def _seen() -> Iterator[list[Event]]:
-    events: list[Event] = []
-    unsubscribe = resilient.subscribe(events.append)
-    yield events
-    unsubscribe()
-
-
 def fail(mode: Mode, breaker: CircuitBreaker, times: int = 1, error: Any = None) -> None:
     """So many guarded blocks that fail."""
     for _ in range(times):

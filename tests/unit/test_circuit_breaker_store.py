@@ -21,7 +21,7 @@ from resilient import (
     HalfOpen,
     circuit_breaker,
 )
-from resilient.engine.clock import ManualClock, installed
+from resilient.engine.clock import ManualClock
 from resilient.events import CircuitChanged, Event
 from tests.support.modes import Mode
 from tests.support.shared_circuits import Shared, enter, eventually, fail, tick
@@ -34,21 +34,6 @@ def _shared() -> Iterator[Shared]:
     shared = Shared()
     yield shared
     shared.close()
-
-
-@pytest.fixture(name="clock")
-def _clock() -> Iterator[ManualClock]:
-    clock = ManualClock()
-    with installed(clock):
-        yield clock
-
-
-@pytest.fixture(name="seen")
-def _seen() -> Iterator[list[Event]]:
-    events: list[Event] = []
-    unsubscribe = resilient.subscribe(events.append)
-    yield events
-    unsubscribe()
 
 
 # --- no request while it is closed

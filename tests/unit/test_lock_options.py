@@ -16,15 +16,8 @@ import pytest
 
 import resilient
 from resilient import distributed_lock, lock, lock_all
-from resilient.engine.clock import ManualClock, installed
+from resilient.engine.clock import ManualClock
 from tests.support.modes import Mode
-
-
-@pytest.fixture(name="clock")
-def _clock() -> Iterator[ManualClock]:
-    clock = ManualClock()
-    with installed(clock):
-        yield clock
 
 
 @pytest.fixture(name="backend", autouse=True)

@@ -24,13 +24,6 @@ from resilient.protocols.locks import Grant, Held
 from resilient.protocols.values import Encoded
 
 
-@pytest.fixture(name="clock")
-def _clock() -> Iterator[ManualClock]:
-    clock = ManualClock()
-    with installed(clock):
-        yield clock
-
-
 @pytest.fixture(name="backend")
 def _backend(clock: ManualClock) -> MemoryBackend:
     return MemoryBackend()

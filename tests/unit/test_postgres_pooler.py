@@ -29,14 +29,6 @@ def pooler(postgres_server: PostgresAt) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["sync", "async"])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs plans for both kinds of callers."""
-    run = Run(request.param)
-    yield run
-    run.close()
-
-
 @pytest.fixture
 def backend(run: Run, pooler: str, prefix: str) -> Iterator[PostgresBackend]:
     """A backend behind the pooler."""

@@ -17,14 +17,6 @@ from resilient.testing.faults import FaultProxy
 from tests.support.postgres import PostgresAt
 
 
-@pytest.fixture(params=["sync", "async"])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs plans for both kinds of callers."""
-    run = Run(request.param)
-    yield run
-    run.close()
-
-
 @pytest.fixture
 def backend(run: Run, postgres_server: PostgresAt, prefix: str) -> Iterator[PostgresBackend]:
     """A backend on a shared server."""

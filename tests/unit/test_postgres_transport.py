@@ -30,14 +30,6 @@ from tests.support.postgres import PostgresAt, PostgresServer, postgres_server
 RULES = CircuitRules(100, 100, 0.5, None, 30.0, 5, 10.0, 600.0)
 
 
-@pytest.fixture(params=["sync", "async"])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs plans for both kinds of callers."""
-    run = Run(request.param)
-    yield run
-    run.close()
-
-
 @pytest.fixture
 def backend(run: Run, postgres_server: PostgresAt, prefix: str) -> Iterator[PostgresBackend]:
     """A backend on a shared server."""

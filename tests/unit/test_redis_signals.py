@@ -19,14 +19,6 @@ from resilient.testing.faults import FaultProxy
 from tests.support.servers import RedisAt, RedisServer, free_port
 
 
-@pytest.fixture(params=["sync", "async"])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs plans for both kinds of callers."""
-    run = Run(request.param)
-    yield run
-    run.close()
-
-
 @pytest.fixture
 def backend(run: Run, every_redis: RedisAt, prefix: str) -> Iterator[RedisBackend]:
     """A backend on each kind of server."""

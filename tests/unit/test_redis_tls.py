@@ -17,14 +17,6 @@ from resilient.testing.conformance import Run
 from tests.support.servers import free_port
 
 
-@pytest.fixture(params=["sync", "async"])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs plans for both kinds of callers."""
-    run = Run(request.param)
-    yield run
-    run.close()
-
-
 def locks(backend: RedisBackend) -> Any:
     """Its locks."""
     return backend.require("locks")

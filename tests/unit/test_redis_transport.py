@@ -27,14 +27,6 @@ from tests.support.servers import RedisAt, RedisServer
 RULES = CircuitRules(100, 100, 0.5, None, 30.0, 5, 10.0, 600.0)
 
 
-@pytest.fixture(params=["sync", "async"])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs plans for both kinds of callers."""
-    run = Run(request.param)
-    yield run
-    run.close()
-
-
 @pytest.fixture
 def backend(run: Run, redis_server: RedisAt, prefix: str) -> Iterator[RedisBackend]:
     """A backend on a shared server."""
