@@ -101,7 +101,7 @@ class Lock(Block[LockLease, AsyncLease]):
         if not isinstance(given, str) or not given:
             raise ConfigurationError(f"{self!r}: {token!r} is no token of lease.transfer()")
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, _entries={}, _token=token)
+        vars(other).update(vars(self), _entries={}, _token=token)
         return other
 
     @control
