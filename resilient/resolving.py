@@ -14,16 +14,19 @@ BackendLike: TypeAlias = Any
 """A URL, a `Backend` (or an object with its attributes), or a ready client object."""
 
 _REDIS, _POSTGRES = "resilient.backends.redis", "resilient.backends.postgres"
+_MONGODB = "resilient.backends.mongodb"
 MODULES = {
     "memory": "resilient.backends.memory",
     "sqlite": "resilient.backends.sqlite",
     **dict.fromkeys(("redis", "rediss", "valkey", "valkeys", "unix"), _REDIS),
     **dict.fromkeys(("postgresql", "postgres"), _POSTGRES),
+    **dict.fromkeys(("mongodb", "mongodb+srv"), _MONGODB),
 }
 CLIENTS = {
     "redis": _REDIS,
     "valkey": _REDIS,
     "psycopg_pool": _POSTGRES,
+    "pymongo": _MONGODB,
     "sqlalchemy": _POSTGRES,
 }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.modes import Mode, ModeName
+from tests.support.mongodb import MongoAt, mongo_server
 from tests.support.postgres import PostgresAt, postgres_server
 from tests.support.servers import Flavour, RedisAt, RedisServer, flavours, redis_server
 
@@ -25,8 +26,11 @@ EXTERNAL = os.environ.get("REDIS_URL")
 """A server of the user's, instead of those that the tests start. Never flushed, only added to."""
 EXTERNAL_POSTGRES = os.environ.get("POSTGRES_URL")
 """The same for PostgreSQL: tests make databases of their own there."""
+EXTERNAL_MONGODB = os.environ.get("MONGODB_URI")
+"""The same for MongoDB."""
 TARGETS = os.environ.get("RESILIENT_TARGETS", "sqlite,redis").split(",")
-"""On which backends those tests run that run once for each: `sqlite`, `redis`, `postgres`."""
+"""On which backends those tests run that run once for each: `sqlite`, `redis`, `postgres`,
+`mongodb`."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,23 @@ def postgres(postgres_server: PostgresAt) -> Iterator[PostgresAt]:
         yield database
 
 
+@pytest.fixture(scope="session", name="mongo_server")
+def _mongo_server() -> Iterator[MongoAt]:
+    """One MongoDB for all tests: `MONGODB_URI`, or a server of our own that speaks its protocol."""
+    if EXTERNAL_MONGODB:
+        yield MongoAt(EXTERNAL_MONGODB)
+        return
+    with mongo_server() as server:
+        yield server
+
+
+@pytest.fixture
+def mongo(mongo_server: MongoAt) -> Iterator[MongoAt]:
+    """An empty MongoDB database of this test's own."""
+    with mongo_server.database() as database:
+        yield database
+
+
 @pytest.fixture
 def prefix() -> str:
     """A random key prefix: tests that share a server never meet."""
@@ -151,6 +172,8 @@ def _target(kind: str, request: pytest.FixtureRequest, directory: Path, prefix: 
     if kind == "postgres":
         database: PostgresAt = request.getfixturevalue("postgres_server")
         return Target(kind, database.url, prefix)
+    if kind == "mongodb":
+        return Target(kind, request.getfixturevalue("mongo_server").url, prefix)
     url = {"memory": "memory://", "sqlite": f"sqlite:///{directory / 'state.db'}"}[kind]
     return Target(kind, url, prefix)
 

@@ -1,0 +1,27 @@
+"""The MongoDB backend against the conformance suite."""
+
+import uuid
+
+import pytest
+
+from resilient.backends.mongodb import MongoBackend, from_url
+from resilient.testing.conformance import Conformance, IdempotencyConformance
+from tests.support.mongodb import MongoAt
+
+
+class Mongo(Conformance):
+    """Random prefixes in one database, judged by the server's clock."""
+
+    examples = 12
+    steps = 30
+
+    @pytest.fixture(autouse=True)
+    def _on_a_server(self, mongo_server: MongoAt) -> None:
+        self._url = mongo_server.url
+
+    def backend(self) -> MongoBackend:
+        return from_url(self._url, prefix=f"test-{uuid.uuid4().hex[:12]}:")
+
+
+class TestIdempotency(Mongo, IdempotencyConformance):
+    """Idempotent calls on a server."""
