@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import circuitbreaker
+import interlock
+import purgatory
+import pybreaker
 import pytest
 import tenacity
 
@@ -224,37 +226,27 @@ def test_to_see_slow_calls_costs_little(mode: Mode) -> None:
     assert costs.settle(ratio, 10) <= 10
 
 
-def _pybreaker(mode: Mode) -> Any:
+def _others(mode: Mode) -> dict[str, Any]:
+    """Other breakers' decorators; pybreaker's async calls are tornado's."""
     if mode.is_async:
-        raise ImportError("its async calls are tornado's")
-    return importlib.import_module("pybreaker").CircuitBreaker()
-
-
-def _purgatory(mode: Mode) -> Any:
-    purgatory = importlib.import_module("purgatory")
-    if mode.is_async:
-        return purgatory.AsyncCircuitBreakerFactory()("k")
-    return purgatory.SyncCircuitBreakerFactory()("k")
-
-
-OTHERS: dict[str, Callable[[Mode], Any]] = {
-    "circuitbreaker": lambda mode: importlib.import_module("circuitbreaker").circuit(),
-    "pybreaker": _pybreaker,
-    "purgatory": _purgatory,
-    "interlock": lambda mode: importlib.import_module("interlock").CircuitBreaker(name="k"),
-}
+        return {
+            "circuitbreaker": circuitbreaker.circuit(),
+            "purgatory": purgatory.AsyncCircuitBreakerFactory()("k"),
+            "interlock": interlock.CircuitBreaker(name="k"),
+        }
+    return {
+        "circuitbreaker": circuitbreaker.circuit(),
+        "pybreaker": pybreaker.CircuitBreaker(),
+        "purgatory": purgatory.SyncCircuitBreakerFactory()("k"),
+        "interlock": interlock.CircuitBreaker(name="k"),
+    }
 
 
 def test_a_shared_circuit_costs_less_than_others_in_memory(
     mode: Mode, redis_server: RedisAt, prefix: str
 ) -> None:
     """A call through a closed circuit that is shared on Redis, against breakers of one process."""
-    others = {}
-    for name, make in OTHERS.items():
-        with contextlib.suppress(ImportError):
-            others[name] = make(mode)(body(mode))
-    if not others:
-        pytest.skip("no other breaker is installed")
+    others = {name: decorate(body(mode)) for name, decorate in _others(mode).items()}
     with resilient.using(redis_server.url, prefix=prefix):
         costs = Costs({"ours": resilient.circuit_breaker("k")(body(mode)), **others}, calls=1000)
 
