@@ -164,6 +164,9 @@ class Backend:
         """The same for callers in an event loop, whose own connections are closed too."""
         self._rest()
 
+    def relax(self) -> None:
+        """Nothing was done in the background for some seconds: give back what it alone needs."""
+
     def _rest(self) -> None:
         if "worker" in self.__dict__:
             self.worker.stop()

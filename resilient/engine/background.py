@@ -117,6 +117,7 @@ class Worker:
             if moment is None:
                 if self._lingers():
                     continue
+                self._backend.relax()
                 return
             if moment > clock.now():
                 self.wakes_at = moment

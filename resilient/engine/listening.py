@@ -16,18 +16,26 @@ import socket
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from resilient.engine.budget import remaining
 from resilient.engine.forks import forget_in_child
 from resilient.errors import BackendError
 from resilient.protocols.signals import Hub
 
-__all__ = ["Bell", "ListeningSource", "Subscription"]
+__all__ = ["ANSWER", "Bell", "ListeningSource", "Silence", "Subscription"]
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 """Seconds between two attempts to connect."""
+QUIET = 1.0
+"""Seconds of silence after which the server is asked for a sign of life, if somebody relies on
+hearing everything at once."""
+LULL = 30.0
+"""And if nobody does: an idle process is as good as no work for the server."""
+ANSWER = 0.75
+"""Seconds for it to give one: so a connection that leads nowhere is noticed well within two."""
 
 log = logging.getLogger("resilient")
 
@@ -111,6 +119,39 @@ class Bell:
         self.close()
 
 
+class Silence:
+    """For how long nothing has been heard, and when that is suspicious.
+
+    Args:
+        is_relied_on: Whether somebody would be misled if nothing were heard and nobody noticed.
+    """
+
+    def __init__(self, is_relied_on: Callable[[], bool]) -> None:
+        self._is_relied_on = is_relied_on
+        self.broken()
+
+    def broken(self) -> None:
+        """Something was heard."""
+        self._began = time.monotonic()
+        self._look_at = self._began + QUIET
+
+    def left(self) -> float:
+        """Seconds until it is to be looked at."""
+        return self._look_at - time.monotonic()
+
+    def is_suspicious(self) -> bool:
+        """Whether the server is to be asked for a sign of life now."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return False
+        self._look_at = now + QUIET
+        return now - self._began >= LULL or self._is_relied_on()
+
+    def expect(self, seconds: float) -> None:
+        """It is to be over within so many seconds."""
+        self._look_at = time.monotonic() + seconds
+
+
 class ListeningSource(ABC):
     """Where a hub's signals come from (`resilient.protocols.signals.SignalSource`).
 
@@ -163,11 +204,16 @@ class ListeningSource(ABC):
         listener = self._listener
         return listener is not None and listener.hears_all()
 
+    def is_relied_on(self) -> bool:
+        """Whether somebody would be misled if nothing were heard and nobody noticed."""
+        return self._hub is not None and self._hub.is_relied_on
+
     def start(self, hub: Hub) -> None:
         """Begin to listen; return once everything that is sent from now on will be heard.
 
         Raises:
-            BackendError: The server could not be reached in time; it will be tried again.
+            BackendError: The server could not be reached in time, or within the caller's budget
+                (`resilient.engine.budget`); it will be tried again.
         """
         self._hub = hub
         if self.is_listening:
@@ -177,7 +223,8 @@ class ListeningSource(ABC):
                 self._listener = _Listener(self._name, self._subscription(), self)
                 self._listener.start()
             listener = self._listener
-        listener.await_confirmation(self._patience)
+        left = remaining()
+        listener.await_confirmation(self._patience if left is None else min(left, self._patience))
 
     def address(self, waiter: str) -> str:
         """The process's channel and the waiter's id there."""
@@ -251,6 +298,7 @@ class _Listener(threading.Thread):
         self._changed = threading.Condition()
         self._error: BackendError | None = None
         self._stopping = False
+        self._given_up = False
         self.ended = False
         self.subscription = subscription
 
@@ -270,6 +318,7 @@ class _Listener(threading.Thread):
                 if self._error is not None:
                     raise self._error
                 if self.ended or time.monotonic() >= deadline:
+                    self._given_up = True
                     raise BackendError(f"{self.name}: the subscription was not confirmed in time")
                 self._changed.wait(deadline - time.monotonic())
 
@@ -311,6 +360,9 @@ class _Listener(threading.Thread):
     def _listen(self) -> None:
         self._tell(None)
         while not self._stopping:
+            if self._given_up and self.hears_all():  # they went on without it, and know nothing
+                self._given_up = False
+                self._source.missed()
             self.subscription.add(self._source.channels())
             for channel, message in self.subscription.receive():
                 self._source.heard(channel, message)

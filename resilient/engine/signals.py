@@ -148,6 +148,14 @@ class Hub:
         """Whether anybody waits."""
         return bool(self._waiters)
 
+    @property
+    def is_relied_on(self) -> bool:
+        """Whether a connection on which nothing is heard any more must be noticed soon.
+
+        By those who wait, and by those who want to know at once when nothing is heard.
+        """
+        return bool(self._waiters) or bool(self._doubters)
+
     def deliver(self, channel: str, message: str | None) -> None:
         """Hand a broadcast to the channel's listeners."""
         for listener in self._listeners.get(channel, ()):

@@ -40,6 +40,11 @@ class Hub(Protocol):
         """Whether anybody waits: a source that looks may look less often while nobody does."""
         ...
 
+    @property
+    def is_relied_on(self) -> bool:
+        """Whether a connection on which nothing is heard any more must be noticed soon."""
+        ...
+
 
 class SignalSource(Protocol):
     """One listening connection or poller a process and backend.

@@ -11,6 +11,7 @@ import pytest
 
 from resilient.backends.redis import RedisBackend, from_url
 from resilient.engine.drivers.sync import drive
+from resilient.engine.listening import QUIET
 from resilient.engine.signals import RECHECK
 from resilient.errors import BackendError
 from resilient.protocols.circuits import CircuitState, parse_announcement
@@ -207,14 +208,35 @@ def test_a_silent_connection_is_noticed(every_redis: RedisAt, prefix: str) -> No
     with FaultProxy(every_redis.url) as proxy:
         backend = from_url(f"{proxy.url}?socket_timeout=1", prefix=prefix)
         heard: list[str | None] = []
-        backend.hub.listen("cache", heard.append)
+        backend.hub.listen("cache", heard.append, doubts=True)
 
         proxy.blackhole()
         assert soon(lambda: not backend.hub.is_listening, 2.6)
+        assert soon(lambda: heard == [None])
         proxy.restore()
 
-        assert soon(lambda: heard == [None])
+        assert soon(lambda: heard == [None, None])
         backend.close()
+
+
+def test_a_sign_of_life_is_asked_for_only_where_somebody_relies_on_it(
+    private_redis: RedisServer,
+) -> None:
+    """A process that only listens is no work for the server; one that waits is, once a second."""
+    backend = from_url(private_redis.url, prefix="")
+    backend.hub.listen("circuits", lambda message: None)
+    with private_redis.client() as client:
+
+        def asked() -> int:
+            stats: Any = client.info("commandstats")
+            return int(stats.get("cmdstat_ping", {"calls": 0})["calls"])
+
+        time.sleep(2 * QUIET + 0.2)
+        assert asked() == 0
+        waiter, _ = Run("sync").listen(backend)
+        assert soon(lambda: asked() >= 1)
+        del waiter
+    backend.close()
 
 
 def test_a_restarted_server(private_redis: RedisServer) -> None:

@@ -30,7 +30,7 @@ class PostgresSignals(ListeningSource):
             self.missed()
 
     def _subscription(self) -> Subscription:
-        return PostgresSubscription(self._settings)
+        return PostgresSubscription(self._settings, self.is_relied_on)
 
     def _own_channel(self, process: str) -> str:
         return self._keys.own_channel(process)

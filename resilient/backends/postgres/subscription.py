@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from resilient.backends.postgres.failures import ConnectionLost, Refused, raised
 from resilient.backends.postgres.keys import is_shared
 from resilient.backends.postgres.line import Line, driven
 from resilient.backends.postgres.settings import Settings
-from resilient.engine.listening import Bell
+from resilient.engine.listening import ANSWER, Bell, Silence
 from resilient.errors import BackendError
 
 __all__ = ["PostgresSubscription"]
-
-QUIET = 1.0
-"""Seconds of silence after which the server is asked for a sign of life."""
-ANSWER = 0.75
-"""Seconds for it to give one: so a connection that leads nowhere is noticed well within two."""
 
 
 class PostgresSubscription:
@@ -29,12 +24,12 @@ class PostgresSubscription:
     there to be woken (`is_there` in `sql/prelude.sql`), and which goes with the connection.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, is_relied_on: Callable[[], bool]) -> None:
         self._settings = settings
         self._line: Line | None = None
         self._process = os.getpid()
         self._present: set[str] = set()
-        self._quiet_at = 0.0
+        self._silence = Silence(is_relied_on)
         self.bell = Bell()
         self.confirmed: frozenset[str] = frozenset()
 
@@ -64,12 +59,12 @@ class PostgresSubscription:
         with self._translating():
             found = list(self._arrived(line))
             if not found:
-                self.bell.wait(self._quiet_at - time.monotonic(), line.fileno())
+                self.bell.wait(self._silence.left(), line.fileno())
                 line.hear()
                 found = list(self._arrived(line))
             if found:
-                self._hear()
-            elif time.monotonic() >= self._quiet_at:
+                self._silence.broken()
+            elif self._silence.is_suspicious():
                 self._ask("SELECT 1", ANSWER)
                 self._be_present(self.confirmed)
             if line.is_lost:
@@ -118,15 +113,12 @@ class PostgresSubscription:
     def _ask(self, text: str, seconds: float) -> bytes | None:
         assert self._line is not None
         result = driven(self._line, self._line.execute(text), seconds)
-        self._hear()
+        self._silence.broken()
         return result.get_value(0, 0) if result.ntuples else None
 
     def _arrived(self, line: Line) -> Iterator[tuple[str, str]]:
         while (notice := line.pgconn.notifies()) is not None:
             yield notice.relname.decode(), notice.extra.decode()
-
-    def _hear(self) -> None:
-        self._quiet_at = time.monotonic() + QUIET
 
     @contextmanager
     def _translating(self) -> Iterator[None]:

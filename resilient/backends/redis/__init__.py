@@ -38,6 +38,10 @@ class RedisBackend(Backend):
     def _longest(self) -> float:
         return self.max_ttl  # may be configured later
 
+    def relax(self) -> None:
+        """Nothing was done in the background for some seconds: keep one idle connection."""
+        self._transport.relax()
+
     def close(self) -> None:
         """Give back connections and end the background threads. The backend may be used again."""
         super().close()

@@ -8,6 +8,7 @@ many are in use, so that nobody is refused, and a small one to how many lie idle
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from socket import socket
 from typing import Any
 
@@ -64,9 +65,13 @@ class _Line:
         self.used = time.monotonic()
         return answers
 
+    def is_warm(self) -> bool:
+        """Whether it was used a moment ago."""
+        return time.monotonic() - self.used < LOOK_AFTER
+
     def is_alive(self) -> bool:
         """Whether, after a while without use, nothing has arrived: the connection's end, mostly."""
-        if time.monotonic() - self.used < LOOK_AFTER:
+        if self.is_warm():
             return True
         try:
             return not self._connection.can_read(0)
@@ -108,6 +113,12 @@ class Blocking:
                 if not (repeatable and is_connection_lost(error)):
                     raise
         return self._speak(self._connected(), packed, replies)
+
+    def relax(self) -> None:
+        """Close the connections that were idle for a while, but for the warmest."""
+        with suppress(IndexError):  # another thread has taken it
+            while len(self._idle) > 1 and not self._idle[0].is_warm():
+                self._idle.pop(0).close()
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed or kept by their users."""

@@ -22,7 +22,7 @@ class RedisSignals(ListeningSource):
         self._keys = keys
 
     def _subscription(self) -> Subscription:
-        return RedisSubscription(self._settings)
+        return RedisSubscription(self._settings, self.is_relied_on)
 
     def _own_channel(self, process: str) -> str:
         return self._keys.signal(process)

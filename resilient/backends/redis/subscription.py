@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,14 +13,10 @@ from redis._parsers.base import BaseParser
 from resilient.backends.redis.failures import backend_error
 from resilient.backends.redis.resp import UNFINISHED, new_reader, pack
 from resilient.backends.redis.settings import Settings
-from resilient.engine.listening import Bell
+from resilient.engine.listening import ANSWER, Bell, Silence
 
 __all__ = ["RedisSubscription"]
 
-QUIET = 1.0
-"""Seconds of silence after which the server is asked for a sign of life."""
-ANSWER = 0.75
-"""Seconds for it to give one: so a connection that leads nowhere is noticed well within two."""
 READ_SIZE = 65_536
 
 
@@ -31,14 +27,14 @@ class RedisSubscription:
     for all that is done here.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, is_relied_on: Callable[[], bool]) -> None:
         self._settings = settings
         self._connection: Any = None
         self._socket: Any = None
         self._reader = new_reader(BaseParser.parse_error)
         self._asked: set[str] = set()
         self._pinged = False
-        self._quiet_at = 0.0
+        self._silence = Silence(is_relied_on)
         self.bell = Bell()
         self.confirmed: frozenset[str] = frozenset()
 
@@ -91,11 +87,10 @@ class RedisSubscription:
 
     def _arrived(self) -> bytes:
         """Wait for what arrives; nothing, if it was the bell."""
-        left = self._quiet_at - time.monotonic()
         if not self._has_decrypted():
-            what = self.bell.wait(left, self._socket.fileno())
+            what = self.bell.wait(self._silence.left(), self._socket.fileno())
             if what != "file":
-                if not what and time.monotonic() >= self._quiet_at:
+                if not what and self._silence.is_suspicious():
                     self._ask_for_life()
                 return b""
         data: bytes = self._socket.recv(READ_SIZE)
@@ -114,11 +109,11 @@ class RedisSubscription:
             raise redis_errors.TimeoutError("the server gives no sign of life")
         self._socket.sendall(pack(("PING",)))
         self._pinged = True
-        self._quiet_at = time.monotonic() + ANSWER
+        self._silence.expect(ANSWER)
 
     def _hear(self) -> None:
         self._pinged = False
-        self._quiet_at = time.monotonic() + QUIET
+        self._silence.broken()
 
     @contextmanager
     def _translating(self) -> Iterator[None]:

@@ -79,6 +79,10 @@ class RedisTransport:
         if shared is not None:
             await shared.close()
 
+    def relax(self) -> None:
+        """Close the blocking connections that were idle for a while, but for the warmest."""
+        self._blocking.relax()
+
     def _join(self, loop: asyncio.AbstractEventLoop) -> Multiplexed:
         self._loops = {each: its for each, its in self._loops.items() if not each.is_closed()}
         shared = self._loops[loop] = Multiplexed(self._settings, loop)
