@@ -10,8 +10,16 @@ from typing import Any
 import pytest
 
 import resilient
-from resilient import CircuitBreaker, CircuitOpen, CircuitState, Consecutive, circuit_breaker
+from resilient import (
+    CircuitBreaker,
+    CircuitOpen,
+    CircuitState,
+    Consecutive,
+    HalfOpen,
+    circuit_breaker,
+)
 from resilient.events import BackendTrouble, Event
+from resilient.protocols.circuits import Verdict
 from resilient.testing.faults import FaultProxy
 from tests.support.modes import Mode
 from tests.support.scale import measured, scaled
@@ -46,10 +54,15 @@ class Trouble:
         self._end[name]()
 
 
-@pytest.fixture(name="trouble")
-def _trouble(private_redis: RedisServer) -> Iterator[Trouble]:
+@pytest.fixture(name="proxy")
+def _proxy(private_redis: RedisServer) -> Iterator[FaultProxy]:
     with FaultProxy(private_redis.url) as proxy:
-        yield Trouble(private_redis, proxy)
+        yield proxy
+
+
+@pytest.fixture(name="trouble")
+def _trouble(private_redis: RedisServer, proxy: FaultProxy) -> Trouble:
+    return Trouble(private_redis, proxy)
 
 
 def is_open_at(server: RedisServer, key: str) -> bool:
@@ -127,6 +140,69 @@ def _paced(mode: Mode, call: Callable[..., Any], *, seconds: float) -> list[floa
 
 def _percentile(values: list[float], share: float) -> float:
     return sorted(values)[int(len(values) * share)]
+
+
+# --- permits of probes
+
+LEASE = 60.0
+"""Seconds after which a permit would be free by itself: longer than any test."""
+
+
+def half_open_soon(mode: Mode) -> CircuitBreaker:
+    """A breaker that has opened, and whose one probe is due."""
+    breaker = CircuitBreaker(
+        "s", trip=Consecutive(1), open_for=0.2, half_open=HalfOpen(permits=1, lease=LEASE)
+    )
+    with pytest.raises(ConnectionError), mode.entered(breaker.guard()):
+        raise ConnectionError
+    return breaker
+
+
+def test_a_permit_whose_grant_was_lost_comes_back(
+    trouble: Trouble, proxy: FaultProxy, mode: Mode
+) -> None:
+    """The server gave it, nobody heard of that: it is given back long before its lease ends."""
+    with resilient.using(trouble.url, prefix=""):
+        breaker = half_open_soon(mode)
+
+        def is_given(key: str) -> bool:
+            with resilient.using(trouble.server.url, prefix="") as direct:
+                rules = breaker._settings.rules
+                admission = direct.sync.circuits.admit(key, rules=rules, token="another's")
+                return admission.verdict is Verdict.PROBE
+
+        assert not is_given("other")  # it is closed, and the server knows the script now
+        seconds_until(lambda: is_open_at(trouble.server, "s"), within=10)
+        time.sleep(0.25)
+        proxy.drop_reply_when(lambda request: b"circuit:s" in request, times=2)
+        with contextlib.suppress(ConnectionError, CircuitOpen), mode.entered(breaker.guard()):
+            raise ConnectionError
+        assert proxy.counts.dropped == 2
+        took = seconds_until(lambda: is_given("s"), within=LEASE / 3)
+        measured("a permit whose grant was lost is free after", took, "s")
+        if mode.is_async:
+            mode.call(resilient.aclose)
+
+
+def test_a_probe_that_cannot_be_reported_is_reported_later(
+    trouble: Trouble, proxy: FaultProxy, mode: Mode
+) -> None:
+    """The server goes away while the probe runs, and hears of its success after its return."""
+    with resilient.using(trouble.url, prefix=""):
+        breaker = half_open_soon(mode)
+        seconds_until(lambda: is_open_at(trouble.server, "s"), within=10)
+        time.sleep(0.25)
+        with mode.entered(breaker.guard()):
+            proxy.refuse()
+        proxy.accept()
+        with resilient.using(trouble.server.url, prefix="") as direct:
+            took = seconds_until(
+                lambda: direct.sync.circuits.view("s").state is CircuitState.CLOSED,
+                within=LEASE / 3,
+            )
+        measured("a probe is reported", took, "s after the server's return")
+        if mode.is_async:
+            mode.call(resilient.aclose)
 
 
 def test_a_server_that_comes_back_empty_is_told_what_is_open(mode: Mode) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import resilient
 from resilient.backends.memory import MemoryBackend
+from resilient.engine.circuits.registry import known_circuits
 from resilient.engine.drivers.sync import drive
+from resilient.engine.listening import Bell, ListeningSource
 from resilient.engine.outage import Outage
 from resilient.errors import BackendError, LeaseLost
 
@@ -31,6 +33,60 @@ def lose(backend: resilient.Backend, key: str) -> None:
     """Take a lock away from its holder."""
     assert backend.locks is not None
     drive(backend.locks.force_release(key))
+
+
+class Deaf:
+    """A subscription that never comes about."""
+
+    def __init__(self) -> None:
+        self.bell = Bell()
+        self.confirmed: frozenset[str] = frozenset()
+        self._ended = threading.Event()
+
+    def open(self, channels: set[str]) -> None:
+        self._ended.wait()
+        raise BackendError("it has ended")
+
+    def add(self, channels: set[str]) -> None:
+        raise AssertionError("it is not open")
+
+    def receive(self) -> Iterator[tuple[str, str]]:
+        raise AssertionError("it is not open")
+
+    def close(self) -> None:
+        self._ended.set()
+
+
+class DeafSource(ListeningSource):
+    """A source of signals that hears nothing, and lets those who wait for it wait for long."""
+
+    def __init__(self) -> None:
+        super().__init__("deaf", patience=60)
+        self.subscription = Deaf()
+
+    def _subscription(self) -> Deaf:
+        return self.subscription
+
+    def _own_channel(self, process: str) -> str:
+        return process
+
+    def _broadcast(self, channel: str) -> str:
+        return channel
+
+
+def test_who_cannot_be_heard_holds_up_no_renewal() -> None:
+    """A breaker that looks for its server in the background does not wait there to hear it."""
+    stores, source = MemoryBackend(), DeafSource()
+    backend = resilient.Backend("deaf", locks=stores.locks, circuits=stores.circuits, source=source)
+    circuits = known_circuits(backend, lambda: MemoryBackend().require("circuits"))
+    with resilient.using(backend), resilient.lock("k", ttl=TTL) as lease:
+        circuits.trouble("s", BackendError("it did not answer"))
+        until = lease.deadline + 2 * TTL
+        assert eventually(lambda: lease.deadline > until)
+        assert not lease.lost
+        assert circuits.is_away  # as long as nothing is heard
+    source.subscription.close()
+    backend.close()
 
 
 def test_a_function_that_exits_ends_no_renewal() -> None:

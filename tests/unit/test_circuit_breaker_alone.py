@@ -26,7 +26,7 @@ from resilient import (
     Quorum,
     circuit_breaker,
 )
-from resilient.engine.circuits import registry
+from resilient.engine.circuits import catalogue, registry
 from resilient.engine.clock import ManualClock
 from resilient.events import BackendTrouble, CircuitChanged, Event
 from resilient.protocols.circuits import CircuitStore
@@ -225,7 +225,7 @@ def test_many_keys_are_bounded_and_open_ones_stay(
     mode: Mode, shared: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The longest unused closed circuits are dropped; those that are open never."""
-    monkeypatch.setattr(registry, "MOST_KNOWN", 50)
+    monkeypatch.setattr(catalogue, "MOST_KNOWN", 50)
     backend = shared.process()
     breaker = CircuitBreaker("s:{n}", trip=Consecutive(1), backend=backend)
     for n in range(5):
@@ -235,8 +235,8 @@ def test_many_keys_are_bounded_and_open_ones_stay(
         with mode.entered(breaker.guard(n=n)):
             pass
         if n % 20 == 0:
-            eventually(lambda: all(each.is_idle for each in _known(backend)._all()))
-    assert len(_known(backend)._all()) <= 80
+            eventually(lambda: all(each.is_idle for each in _known(backend).catalogue.all()))
+    assert len(_known(backend).catalogue.all()) <= 80
     shared.store.asked.clear()
     for n in range(5):
         with pytest.raises(CircuitOpen), mode.entered(breaker.guard(n=n)):

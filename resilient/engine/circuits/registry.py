@@ -13,14 +13,17 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resilient import events
 from resilient.engine import clock
 from resilient.engine.budget import within
+from resilient.engine.circuits.catalogue import Catalogue, is_ordinary
 from resilient.engine.circuits.known import KnownCircuit
 from resilient.engine.circuits.outcomes import Batch, Run
+from resilient.engine.circuits.permits import OwedPermit, OwedPermits
 from resilient.engine.drivers.steps import Done, resume
 from resilient.engine.drivers.sync import drive
 from resilient.engine.forks import forget_in_child
@@ -28,8 +31,6 @@ from resilient.engine.plan import NOW, Listen, Plan, Together
 from resilient.engine.signals import new_waiter_id
 from resilient.errors import BackendError
 from resilient.protocols.circuits import (
-    CircuitRules,
-    CircuitState,
     CircuitStore,
     CircuitView,
     parse_announcement,
@@ -39,12 +40,10 @@ if TYPE_CHECKING:
     from resilient.engine.backend import Backend
     from resilient.engine.circuits.in_flight import TimedCircuit
 
-__all__ = ["KnownCircuits", "Table", "known_circuits"]
+__all__ = ["KnownCircuits", "known_circuits"]
 
 ATTRIBUTE = "_known_circuits"
 CHANNEL = "circuits"
-MOST_KNOWN = 10_000
-"""Circuits above which idle closed ones are dropped, the longest unused first."""
 MOST_AT_ONCE = 500
 """Circuits that are sent, or asked for, in one trip."""
 PATIENCE = 0.25
@@ -55,8 +54,6 @@ server may have to be connected to, and a file to be made, first."""
 
 SOON = 0.02
 """Seconds by which outcomes are sent early when others are sent anyway."""
-
-Table = dict[str, KnownCircuit]
 
 _making = threading.Lock()
 
@@ -89,7 +86,7 @@ class KnownCircuits:
         self.store: CircuitStore = backend.require("circuits")
         self.judge = judge
         self._backend = backend
-        self._tables: dict[CircuitRules, Table] = {}
+        self.catalogue = Catalogue(self)
         self._begin()
         self._listens = False
         backend.worker.add(self)
@@ -101,51 +98,15 @@ class KnownCircuits:
         self._lock = threading.Lock()
         self._dirty: dict[KnownCircuit, None] = {}
         self._watched: dict[TimedCircuit, None] = {}
+        self._owed = OwedPermits()
         self._node = new_waiter_id()
         self._must_reread = False
         self._asking_since = math.inf
 
     def _forget(self) -> None:
         # What was counted is the parent's to send, and what it heard since is not heard here.
-        for circuit in self._all():
-            circuit.renew_lock()
-        for table in self._tables.values():
-            table.clear()
+        self.catalogue.forget()
         self._begin()
-
-    # --- which circuits there are
-
-    def table(self, rules: CircuitRules) -> Table:
-        """The circuits under the same rules, by key. It stays the same object."""
-        return self._tables.setdefault(rules, {})
-
-    def circuit(self, key: str, rules: CircuitRules) -> KnownCircuit:
-        """The circuit of a key; unknown at first."""
-        table = self.table(rules)
-        found = table.get(key)
-        if found is None:
-            found = table.setdefault(key, self._made(key, rules))
-            if sum(map(len, list(self._tables.values()))) > MOST_KNOWN:
-                self._make_room()
-        return found
-
-    def _made(self, key: str, rules: CircuitRules) -> KnownCircuit:
-        if rules.slow_over is None:
-            return KnownCircuit(key, rules, self)
-        from resilient.engine.circuits.in_flight import TimedCircuit  # imports more than the others
-
-        return TimedCircuit(key, rules, self)
-
-    def _all(self) -> list[KnownCircuit]:
-        return [each for table in list(self._tables.values()) for each in list(table.values())]
-
-    def _make_room(self) -> None:
-        """Drop the longest unused tenth; what is not closed is never dropped."""
-        with self._lock:
-            idle = [each for each in self._all() if each.is_idle and _is_ordinary(each)]
-            idle.sort(key=lambda circuit: circuit.used_at)
-            for circuit in idle[: MOST_KNOWN // 10]:
-                self._tables[circuit.rules].pop(circuit.key, None)
 
     # --- what the circuits and the calls ask for
 
@@ -231,12 +192,17 @@ class KnownCircuits:
 
     async def _answers(self, key: str) -> None:
         await self.store.view(key)
-        await self.listen()
+        await within(0, self.listen())  # it must be heard, too, but others need this thread
+
+    def owe(self, permit: OwedPermit) -> None:
+        """What became of this permit is to be told when the server answers."""
+        self._owed.add(permit)
+        self._backend.worker.nudge()
 
     def _is_back(self) -> None:
         """It was away: whatever was heard last is out of date, and some is to be told."""
         self._must_reread = True
-        for circuit in self._all():
+        for circuit in self.catalogue.all():
             if circuit.has_unsent:
                 circuit.wake()
         self._backend.worker.nudge()
@@ -245,7 +211,7 @@ class KnownCircuits:
 
     def due(self) -> float | None:
         """When to send or ask next."""
-        if self._must_reread and not self.is_away:
+        if (self._must_reread or self._owed) and not self.is_away:
             return -math.inf
         moment = min((circuit.due for circuit in list(self._dirty)), default=math.inf)
         for circuit in list(self._watched):
@@ -259,17 +225,17 @@ class KnownCircuits:
         if self.is_away:
             self._digest(now)
             return
-        try:
-            await self.listen()
-        except BackendError as error:
-            self.trouble(CHANNEL, error)
-            return
+        with suppress(BackendError):  # while nothing is heard, what is sent is answered
+            await within(0, self.listen())
+        await self._settle(now)
         if self._must_reread:
             await self._reread()
         await self._send(self._collected(now))
 
     async def finish(self) -> None:
         """Send everything: the backend is being closed. A later call wakes the flusher again."""
+        if not self.is_away:
+            await self._settle(await NOW)
         for _ in range(0, len(self._dirty), MOST_AT_ONCE):
             if not self.is_away:
                 await self._send(self._collected(math.inf))
@@ -322,12 +288,23 @@ class KnownCircuits:
                 circuit.compare(answer)
         self._look_at(answers)
 
+    async def _settle(self, now: float) -> None:
+        """Give back the permits that nobody may know to be free."""
+        owed = self._owed.take(now)
+        answers = await self._ask([permit.settled(self.store) for permit in owed])
+        for permit, answer in zip(owed, answers, strict=True):
+            if isinstance(answer, BackendError):
+                self._owed.add(permit)
+            elif isinstance(answer, CircuitView):
+                permit.circuit.adopt(answer)
+        self._look_at(answers)
+
     async def _reread(self) -> None:
         """Ask for every circuit in use; the others are asked for when they are used again."""
         self._must_reread = False
         used = []
-        for circuit in self._all():
-            if circuit.is_idle and _is_ordinary(circuit):
+        for circuit in self.catalogue.all():
+            if circuit.is_idle and is_ordinary(circuit):
                 circuit.forget()
             elif circuit.is_known:
                 used.append(circuit)
@@ -386,16 +363,9 @@ class KnownCircuits:
             self._backend.worker.nudge()
             return
         key, view = parse_announcement(message)
-        for table in list(self._tables.values()):
-            circuit = table.get(key)
-            if circuit is not None:
-                circuit.adopt(view)
+        for circuit in self.catalogue.of_key(key):
+            circuit.adopt(view)
 
 
 async def _together(plans: list[Plan[CircuitView]]) -> list[Any]:
     return await Together(plans)
-
-
-def _is_ordinary(circuit: KnownCircuit) -> bool:
-    """Whether nothing is lost when this process forgets about it."""
-    return circuit.state is CircuitState.CLOSED and not circuit.has_unsent

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from resilient.engine.budget import within
 from resilient.engine.circuits.known import KnownCircuit
 from resilient.engine.circuits.outcomes import FAILURE, NEITHER
-from resilient.engine.circuits.registry import PATIENCE, KnownCircuits
+from resilient.engine.circuits.permits import OwedPermit
+from resilient.engine.circuits.registry import FLUSH_BUDGET, PATIENCE, KnownCircuits
+from resilient.engine.plan import NOW
 from resilient.errors import BackendError
 
 if TYPE_CHECKING:
@@ -121,24 +123,24 @@ class Probe(Call):
         self._flight = self._circuit.begin(None)
 
     async def ended(self, outcome: str, retry_after: float = 0.0) -> None:
-        """Report to whoever gave the permit; failing that, its lease frees it."""
+        """Report to whoever gave the permit: now, or as soon as it can be."""
         circuit, circuits = self._circuit, self._circuits
+        until = await NOW + circuit.rules.lease
         outcome = circuit.timed(self._flight, outcome)
-        store = circuits.judge if self._is_own else circuits.store
+        permit = OwedPermit(circuit, self._token, until, self._generation, outcome, retry_after)
+        if self._is_own:
+            view = await permit.settled(circuits.judge)
+            if circuit.is_own:
+                circuit.judged(view)
+            return
         version = circuit.version
         try:
-            view = await store.report(
-                self.key,
-                rules=circuit.rules,
-                token=self._token,
-                generation=self._generation,
-                outcome=outcome,
-                retry_after=retry_after,
-            )
+            view = await within(FLUSH_BUDGET, permit.settled(circuits.store))
         except BackendError as error:
             circuits.trouble(self.key, error)
-            return
-        if not self._is_own:
+            circuits.owe(permit)
+        except BaseException:
+            circuits.owe(permit)
+            raise
+        else:
             circuit.adopt(view, version)
-        elif circuit.is_own:
-            circuit.judged(view)

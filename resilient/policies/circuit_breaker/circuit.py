@@ -33,7 +33,7 @@ class Circuit:
         circuits = self._settings.circuits()
         if circuits is None:
             return CircuitState.CLOSED
-        found = circuits.table(self._settings.rules).get(self.key)
+        found = circuits.catalogue.table(self._settings.rules).get(self.key)
         return CircuitState.CLOSED if found is None else found.state
 
     @control

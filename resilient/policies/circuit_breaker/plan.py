@@ -8,12 +8,12 @@ by its own judgement, under the same rules.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from resilient.engine.budget import within
 from resilient.engine.circuits.known import KnownCircuit
-from resilient.engine.circuits.outcomes import FAILURE, NEITHER
+from resilient.engine.circuits.outcomes import FAILURE
+from resilient.engine.circuits.permits import OwedPermit
 from resilient.engine.circuits.registry import FLUSH_BUDGET, PATIENCE, KnownCircuits
 from resilient.engine.plan import NEW_OWNER, NOW, RANDOM, Body
 from resilient.errors import BackendError, CircuitOpen
@@ -23,7 +23,6 @@ from resilient.protocols.circuits import (
     Admission,
     CircuitRules,
     CircuitState,
-    CircuitStore,
     Verdict,
 )
 
@@ -69,7 +68,7 @@ async def counted(settings: Settings, call: Call, *, falls_back: bool = False) -
 
 async def known(circuits: KnownCircuits, key: str, rules: CircuitRules) -> KnownCircuit:
     """The circuit of a key; asked for once, and told of its changes from then on."""
-    circuit = circuits.circuit(key, rules)
+    circuit = circuits.catalogue.circuit(key, rules)
     if circuit.is_known:
         return circuit
     if not circuits.is_away and not circuits.is_slow:
@@ -134,32 +133,27 @@ async def ramped(circuit: KnownCircuit, now: float) -> Call | None:
 async def asked(circuits: KnownCircuits, circuit: KnownCircuit, token: str) -> Admission | None:
     """Ask the server for a permit; `None` if it cannot be reached."""
     version, rules = circuit.version, circuit.rules
+    permit = OwedPermit(circuit, token, until=await NOW + PATIENCE + rules.lease)
     try:
         ask = circuits.store.admit(circuit.key, rules=rules, token=token)
         admission = await within(PATIENCE, ask)
     except BackendError as error:
         circuits.trouble(circuit.key, error)
+        circuits.owe(permit)
         return None
     except BaseException:
-        await withdrawn(circuits.store, circuit, token)
+        await withdrawn(circuits, permit)
         raise
     circuit.adopt(admission.view, version)
     return admission
 
 
-async def withdrawn(store: CircuitStore, circuit: KnownCircuit, token: str) -> None:
-    """Give back the permit that an interrupted call may have won; failing that, its lease does."""
-    with suppress(BackendError):
-        # The same token is given the same permit, and so its generation is known.
-        admission = await store.admit(circuit.key, rules=circuit.rules, token=token)
-        if admission.verdict is Verdict.PROBE:
-            await store.report(
-                circuit.key,
-                rules=circuit.rules,
-                token=token,
-                generation=admission.view.generation,
-                outcome=NEITHER,
-            )
+async def withdrawn(circuits: KnownCircuits, permit: OwedPermit) -> None:
+    """Give back the permit that an interrupted call may have won: now, or as soon as it can be."""
+    try:
+        await within(PATIENCE, permit.settled(circuits.store))
+    except BackendError:
+        circuits.owe(permit)
 
 
 async def judged(circuits: KnownCircuits, circuit: KnownCircuit, token: str) -> Admission:

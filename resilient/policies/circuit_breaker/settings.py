@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resilient import config
 from resilient.config import Source
+from resilient.engine.circuits.catalogue import Table
 from resilient.engine.circuits.known import KnownCircuit
 from resilient.engine.circuits.outcomes import FAILURE, NEITHER, SUCCESS
-from resilient.engine.circuits.registry import KnownCircuits, Table, known_circuits
+from resilient.engine.circuits.registry import KnownCircuits, known_circuits
 from resilient.errors import Rejected
 from resilient.protocols.circuits import CircuitRules, CircuitStore
 from resilient.resolving import resolve
@@ -96,7 +97,7 @@ class Settings:
         circuits = known_circuits(backend, _own_judge)
         # The fast path asks nobody: a strict breaker has none.
         if self.memo.epoch != epoch >= 0 and self.consistency != "strict":
-            self.memo = Memo(epoch, circuits.table(self.rules))
+            self.memo = Memo(epoch, circuits.catalogue.table(self.rules))
         return circuits
 
     def outcome(self, error: BaseException) -> str:
