@@ -1,87 +1,57 @@
-"""Codecs: every value comes back as what it was, or is refused while it is stored."""
+"""The self-describing codec: a value comes back as what it was, or is refused when stored."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import enum
-import functools
 import math
-import pickle
 import subprocess
 import sys
 import types
-import typing
 import uuid
-from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, Literal, NamedTuple, NewType, TypedDict
-from zoneinfo import ZoneInfo
+from typing import Any
 
-import attrs
 import msgspec
 import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typing_extensions import TypeAliasType
 
-from resilient.engine.codecs import ANY, Codec, SignedPickle, codec_for, codec_of, decode, encode
-from resilient.engine.codecs.base import BY_ANNOTATION, reason_of
-from resilient.errors import CodecError, ConfigurationError, LockNotAcquired
-from resilient.protocols.values import Encoded
-
-
-class Color(enum.Enum):
-    RED = "red"
-    BLUE = "blue"
-
-
-class Level(enum.IntEnum):
-    LOW = 1
-    HIGH = 2
-
-
-class Code(enum.StrEnum):
-    EUR = "eur"
-
-
-class Rights(enum.Flag):
-    READ = 1
-    WRITE = 2
-
-
-class Odd(enum.Enum):
-    PAIR = (1, 2)
-
-
-@dataclasses.dataclass
-class Row:
-    name: str
-    count: int = 0
-    tags: set[str] = dataclasses.field(default_factory=set)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Point:
-    x: int
-    y: float
-
-
-@dataclasses.dataclass
-class Node:
-    value: int
-    children: list[Node] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass
-class Counted:
-    n: int
-
-    def __post_init__(self) -> None:
-        self.n += 1
+from resilient.engine.codecs import ANY, codec_of, decode, encode
+from resilient.engine.codecs.base import reason_of
+from resilient.errors import CodecError, LockNotAcquired
+from tests.support.encoded import (
+    BERLIN,
+    BigRow,
+    Checked,
+    Code,
+    Color,
+    Compact,
+    Counted,
+    Finalized,
+    Hashed,
+    Level,
+    Loose,
+    Message,
+    Model,
+    MyList,
+    NamedPair,
+    Node,
+    Odd,
+    Pair,
+    Plain,
+    Point,
+    Refused,
+    Rights,
+    Row,
+    Shape,
+    assert_kept,
+    local_row,
+    noted,
+)
 
 
 @dataclasses.dataclass
@@ -89,157 +59,9 @@ class Unset:
     n: int = dataclasses.field(init=False)
 
 
-@dataclasses.dataclass
-class WithInit:
-    n: int
-    extra: dataclasses.InitVar[int] = 5
-
-
-class BigRow(Row):
-    """A subclass of a dataclass that is not decorated itself."""
-
-
-@attrs.define
-class Shape:
-    name: str
-    sides: int = 3
-    _secret: str = "s"
-
-
-@attrs.frozen(cache_hash=True)
-class Hashed:
-    name: str
-
-
-class Message(msgspec.Struct):
-    text: str
-    at: datetime | None = None
-
-
-class Compact(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True, tag="c"):
-    a: int
-    b: int = 5
-
-
-class Checked(msgspec.Struct, dict=True):
-    n: int
-
-    def __post_init__(self) -> None:
-        self.n += 1
-
-
-class Model(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="allow")
-    name: str
-    price: Decimal = Decimal(0)
-    _hidden: int = pydantic.PrivateAttr(default=1)
-
-
-class Pair(NamedTuple):
-    a: int
-    b: str
-
-
-Loose = collections.namedtuple("Loose", "a b")
-
-
-class NamedPair(Pair):
-    """A subclass whose objects may have more than the fields."""
-
-
-class Open(msgspec.Struct, dict=True):
-    n: int
-
-
-class Slotted:
-    __slots__ = ("note",)
-
-
-@dataclasses.dataclass(slots=True)
-class SlottedRow(Slotted):
-    name: str
-
-
-Renamed = Row
-
-
-class Movie(TypedDict):
-    title: str
-    at: date
-
-
-class Refused(ValueError):
-    """An exception whose constructor takes other arguments than `args`."""
-
-    def __init__(self, reason: str, *, code: int) -> None:
-        super().__init__(f"refused: {reason}")
-        self.code = code
-
-
-class MyList(list[int]):
-    pass
-
-
 class MyStr(str):
     pass
 
-
-class Plain:
-    pass
-
-
-class Finalized(msgspec.Struct):
-    n: int
-
-    def __del__(self) -> None: ...
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two values are equal in types and contents, all the way down."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, dict):
-        return same(list(a.items()), list(b.items()))
-    if isinstance(a, set | frozenset):
-        return {(type(item), item) for item in a} == {(type(item), item) for item in b}
-    if isinstance(a, complex):
-        return same([a.real, a.imag], [b.real, b.imag])
-    if isinstance(a, float):
-        signs = math.copysign(1, a) == math.copysign(1, b)
-        return math.isnan(b) if math.isnan(a) else a == b and signs
-    if isinstance(a, datetime | time):
-        return (
-            a.replace(tzinfo=None) == b.replace(tzinfo=None)
-            and a.fold == b.fold
-            and same_zone(a, b)
-        )
-    if isinstance(a, Decimal):
-        return bool(a.as_tuple() == b.as_tuple())
-    if isinstance(a, msgspec.Struct):
-        return same(msgspec.structs.astuple(a), msgspec.structs.astuple(b))
-    if isinstance(a, BaseException):
-        return same([a.args, vars(a), str(a)], [b.args, vars(b), str(b)])
-    if dataclasses.is_dataclass(a):
-        return all(same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
-    return bool(a == b)
-
-
-def same_zone(a: Any, b: Any) -> bool:
-    return type(a.tzinfo) is type(b.tzinfo) and repr(a.tzinfo) == repr(b.tzinfo)
-
-
-def assert_kept(value: Any, codec: Codec = ANY) -> None:
-    stored = codec.encode(value)
-    found = codec.decode(stored)
-    assert type(stored) is bytes
-    assert same(value, found), (value, found)
-
-
-# --- the self-describing form ----------------------------------------------------------------
-
-BERLIN = ZoneInfo("Europe/Berlin")
 
 VALUES: list[Any] = [
     *(
@@ -290,6 +112,9 @@ VALUES: list[Any] = [
 ]
 
 
+# --- the self-describing form ------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("value", [pytest.param(v, id=str(i)) for i, v in enumerate(VALUES)])
 def test_a_value_comes_back_as_what_it_was(value: Any) -> None:
     """Equal and of the same types all the way down, alone and inside of every container."""
@@ -315,9 +140,13 @@ SCALARS = (
     | st.complex_numbers()
     | st.sampled_from([*Color, *Level, *Code, *Rights, Odd.PAIR])
 )
+
+
 KEYS = (st.booleans() | st.integers() | st.text(max_size=3) | st.uuids() | st.dates()) | st.tuples(
     st.integers(), st.text(max_size=2)
 )
+
+
 TREES = st.recursive(
     SCALARS,
     lambda inner: (
@@ -429,20 +258,6 @@ def cyclic() -> list[Any]:
     return loop
 
 
-def local_row() -> Any:
-    @dataclasses.dataclass
-    class Local:
-        x: int
-
-    return Local(1)
-
-
-def noted(value: Any) -> Any:
-    """Return the value with an attribute that is no field."""
-    value.note = "extra"
-    return value
-
-
 @pytest.mark.parametrize(
     ("value", "names"),
     [
@@ -489,518 +304,7 @@ def test_a_record_that_is_also_a_container_is_refused() -> None:
         encode(made(1))
 
 
-# --- damaged, foreign and hostile bytes ------------------------------------------------------
-
-
-@settings(max_examples=500, deadline=None)
-@given(st.binary(max_size=30), st.sampled_from([b"", b"\x01", b"\x01\xc7", b"\x02"]))
-def test_foreign_bytes_are_a_codec_error(noise: bytes, head: bytes) -> None:
-    """Whatever the bytes are, the error is ours; or they happen to be a value."""
-    for codec in (ANY, codec_of(Row), SignedPickle(bytes(32))):
-        try:
-            codec.decode(Encoded(head + noise))
-        except CodecError:
-            continue
-        assert head + noise[:1] != b""
-
-
-@pytest.mark.parametrize("value", [[1, Row("a"), Message("b")], {"k": (1, {2})}, Row("a")])
-def test_truncated_and_trailing_bytes_are_a_codec_error(value: Any) -> None:
-    """No prefix of a record reads as a value, and nothing may follow it."""
-    for codec in (ANY, codec_of(Row)):
-        stored = codec.encode(value)
-        for end in range(len(stored)):
-            with pytest.raises(CodecError):
-                codec.decode(Encoded(stored[:end]))
-        with pytest.raises(CodecError):
-            codec.decode(Encoded(stored + b"\x00"))
-
-
-def forged(code: int, name: str, content: Any) -> Encoded:
-    """Return what somebody with access to the store could write."""
-    data = msgspec.msgpack.encode([name, content])
-    return Encoded(b"\x01" + msgspec.msgpack.encode(msgspec.msgpack.Ext(code, data)))
-
-
-HERE = __name__
-
-
-@pytest.mark.parametrize("code", [64, 65, 66, 67, 68, 69, 99, 0])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "os:system",
-        "builtins:eval",
-        "builtins:dict",
-        "subprocess:Popen",
-        f"{HERE}:Plain",
-        f"{HERE}:Finalized",
-        f"{HERE}:subprocess.Popen",
-        f"{HERE}:dataclasses.Field",
-        f"{HERE}:test_codecs",
-        f"{HERE}:",
-        ":",
-        "",
-        "no.such:Thing",
-    ],
-)
-def test_a_record_names_no_code_to_run(code: int, name: str) -> None:
-    """Only classes of the known kinds are built, by their own names."""
-    contents: list[Any] = [{}, [], "x", [[], {}], None]
-    for content in contents:
-        with pytest.raises(CodecError):
-            decode(forged(code, name, content))
-
-
-def test_a_class_is_built_only_as_its_own_kind() -> None:
-    """An enum is not built like a record, and a record not like an exception."""
-    assert decode(forged(69, f"{HERE}:Row", {"name": "a"})) == Row("a")
-    for code, name in ((69, "Color"), (65, "Row"), (64, "Row"), (69, "Refused"), (66, "Message")):
-        with pytest.raises(CodecError):
-            decode(forged(code, f"{HERE}:{name}", {}))
-    with pytest.raises(CodecError, match="no such class"):
-        decode(forged(69, f"{HERE}:Renamed", {"name": "a"}))
-    with pytest.raises(CodecError, match="1 fields"):
-        decode(forged(66, f"{HERE}:Pair", [1]))
-
-
-def test_reading_imports_nothing_foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module is imported only from a package that the program has imported itself."""
-    package = tmp_path / "ourpackage"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "__main__.py").write_text("raise SystemExit('ran')")
-    row = "import dataclasses\n@dataclasses.dataclass\nclass Row:\n    x: int\n"
-    (package / "rows.py").write_text(row)
-    (tmp_path / "stranger.py").write_text("raise SystemExit('ran')")
-    monkeypatch.syspath_prepend(tmp_path)
-    ours = forged(69, "ourpackage.rows:Row", {"x": 1})
-
-    for stored in (
-        ours,
-        forged(69, "stranger:Row", {}),
-        forged(69, "antigravity:Row", {}),
-        forged(69, "xml.sax.expatreader:Row", {}),
-    ):
-        with pytest.raises(CodecError):
-            decode(stored)
-    assert not {"ourpackage", "stranger", "antigravity", "xml.sax.expatreader"} & set(sys.modules)
-
-    monkeypatch.setitem(sys.modules, "ourpackage", __import__("ourpackage"))
-    assert decode(ours).x == 1
-    with pytest.raises(CodecError):
-        decode(forged(69, "ourpackage.__main__:Row", {}))
-    sys.modules.pop("ourpackage.rows")
-
-
-def test_a_record_follows_a_class_that_gained_a_field_with_a_default() -> None:
-    """What was stored before has the default; a new field without one is an error."""
-    assert decode(forged(69, f"{HERE}:Row", {"name": "a"})) == Row("a", 0, set())
-    assert decode(forged(69, f"{HERE}:Shape", {"name": "a", "_secret": "s"})) == Shape("a")
-    assert decode(forged(67, f"{HERE}:Message", [{"text": "a", "gone": 1}, {}])) == Message("a")
-    with pytest.raises(CodecError, match="has no 'name'"):
-        decode(forged(69, f"{HERE}:Row", {"count": 1}))
-    with pytest.raises(CodecError):
-        decode(forged(69, f"{HERE}:Point", {"x": 1, "y": 1.0, "gone": 1}))
-
-
-def test_a_class_of_the_main_module_has_its_importable_name(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A script's own classes are found by the script and by the processes that it spawns."""
-    for main in ("__main__", "__mp_main__"):
-        script: Any = types.ModuleType(main)
-        script.__file__ = "/srv/jobs.py"
-        script.Report = dataclasses.make_dataclass("Report", [("x", int)])
-        script.Report.__module__ = main
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
-            patch.setitem(sys.modules, main, script)
-            stored = encode(script.Report(1))
-            assert stored.count(b"jobs:Report") == 1
-            assert decode(stored) == script.Report(1)
-
-
-# --- guided by an annotation -----------------------------------------------------------------
-
-Alias = TypeAliasType("Alias", dict[str, Row])
-UserId = NewType("UserId", int)
-
-GUIDED: list[tuple[Any, Any]] = [
-    (set[int], {1, 2}),
-    (frozenset[str], frozenset("ab")),
-    (tuple[int, ...], (1, 2)),
-    (tuple[int, str], (1, "x")),
-    (dict[int, str], {1: "a"}),
-    (dict[str, date], {"a": date(2024, 1, 1)}),
-    (list[tuple[date, Decimal]], [(date(2024, 1, 1), Decimal("1.50"))]),
-    (datetime, datetime(2024, 1, 1, 2, 3, 4, 5, tzinfo=UTC)),
-    (datetime, datetime(2024, 1, 1, 2, 3, 4, 5)),
-    (time, time(1, 2, 3, 4)),
-    (timedelta, timedelta(-1, 5, 7)),
-    (Decimal, Decimal("-0.00")),
-    (uuid.UUID, uuid.UUID(int=7)),
-    (bytearray, bytearray(b"x")),
-    (Color, Color.RED),
-    (Level, Level.HIGH),
-    (list[Code], [Code.EUR]),
-    (Row, Row("a", 1, {"x"})),
-    (Point, Point(1, 2.0)),
-    (Node, Node(1, [Node(2, [Node(3)])])),
-    (Message, Message("a", datetime(2024, 1, 1))),
-    (Compact, Compact(1, 5)),
-    (Pair, Pair(1, "x")),
-    (dict[str, list[Row]], {"a": [Row("b")]}),
-    (Row | None, None),
-    (Row | None, Row("a")),
-    (Annotated[Row, "doc"], Row("a")),
-    (tuple[UserId, Literal["a", 1, None]], (UserId(1), "a")),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("annotation", "value"), GUIDED)
-def test_a_value_that_matches_goes_by_its_annotation(annotation: Any, value: Any) -> None:
-    """It is stored without its type names, and comes back as what it was."""
-    codec = codec_of(annotation)
-
-    assert codec.encode(value)[:1] == BY_ANNOTATION
-    assert_kept(value, codec)
-
-
-@pytest.mark.parametrize(
-    ("annotation", "value"),
-    [
-        (set[int], [1]),
-        (set[int], {1, True + 1.0}),
-        (set[int], {"a"}),
-        (tuple[int, str], (1, 2)),
-        (tuple[int, str], (1, "x", 3)),
-        (tuple[int, ...], Pair(1, "x")),
-        (dict[int, str], {True: "a"}),
-        (dict[int, date], collections.defaultdict(int)),
-        (datetime, datetime(2024, 1, 1, tzinfo=BERLIN)),
-        (datetime, datetime(2024, 1, 1, tzinfo=timezone(timedelta(0), "Z"))),
-        (datetime, datetime(2024, 1, 1, fold=1)),
-        (datetime, date(2024, 1, 1)),
-        (date, datetime(2024, 1, 1)),
-        (time, time(1, tzinfo=timezone(timedelta(hours=1)))),
-        (Decimal, 1),
-        (Decimal, "1"),
-        (Color, "red"),
-        (Level, 1),
-        (Code, "eur"),
-        (Row, BigRow("a")),
-        (Row, {"name": "a"}),
-        (Row, Row("a", True)),
-        (Row, Row("a", 1.0)),  # type: ignore[arg-type]  # a value beside its annotation
-        (Row, Row(None)),  # type: ignore[arg-type]  # see above
-        (Row, Row("a", 2**70)),
-        (Row, Row("\ud800")),
-        (Row, Row("a", 1, {1})),  # type: ignore[arg-type]  # see above
-        (Row, Row("a", 1, frozenset())),  # type: ignore[arg-type]  # see above
-        (Node, Node(1, [Node(2, (Node(3),))])),  # type: ignore[arg-type]  # see above
-        (Message, Message(1)),  # type: ignore[arg-type]  # see above
-        (Message, Message("a", datetime(2024, 1, 1, tzinfo=BERLIN))),
-        (Pair, (1, "x")),
-        (Pair, Loose(1, "x")),
-        (Row | None, "text"),
-        (bytearray, b"x"),
-        (tuple[UserId, Literal["a", 1, None]], (UserId(1), True)),
-    ],
-)
-def test_a_value_beside_its_annotation_is_not_bent_to_it(annotation: Any, value: Any) -> None:
-    """It is stored as what it is, or refused; never as what was promised."""
-    codec = codec_of(annotation)
-    if isinstance(value, collections.defaultdict):
-        with pytest.raises(CodecError, match="defaultdict"):
-            codec.encode(value)
-        return
-
-    assert codec.encode(value)[:1] != BY_ANNOTATION
-    assert_kept(value, codec)
-
-
-@pytest.mark.parametrize(
-    ("annotation", "value"),
-    [
-        (Any, Row("a")),
-        (int, 5),
-        (dict[str, list[int | None]], {"a": [1, None]}),
-        (int | str | None, "x"),
-        (list[int] | tuple[int, ...], (1, 2)),
-        (str | date, date(2024, 1, 1)),
-        (Sequence[int], (1, 2)),
-        (list, [(1,)]),
-        (Literal[True], True),
-        (Annotated[set[int], msgspec.Meta(max_length=1)], {1, 2}),
-        (Level | int, 1),
-        (Level | int, Level.LOW),
-        (Code | str, "eur"),
-        (Decimal | float, 1.5),
-        (bytearray | bytes, b"x"),
-        (set[int] | list[int], [1]),
-        (NamedPair, NamedPair(1, "x")),
-        (Rights, Rights(3)),
-        (Odd, Odd.PAIR),
-        (Counted, Counted(1)),
-        (WithInit, WithInit(1)),
-        (Checked, Checked(1)),
-        (Shape, Shape("a")),
-        (Hashed, Hashed("a")),
-        (Model, Model(name="a")),
-        (list[Model], [Model(name="a")]),
-        (Loose, Loose(1, 2)),
-        (Movie, {"title": "a", "at": date(2024, 1, 1)}),
-        (Path, Path("a")),
-        (complex, 1j),
-        (dict[date, int], {date(2024, 1, 1): 1}),
-        (Plain, None),
-        ("no type at all", 5),
-        (5, 5),
-    ],
-)
-def test_an_annotation_that_leaves_a_choice_does_not_guide(annotation: Any, value: Any) -> None:
-    """The stored form then describes itself, and can be read without the annotation."""
-    codec = codec_of(annotation)
-
-    assert same(value, decode(codec.encode(value)))
-    assert_kept(value, codec)
-
-
-@pytest.mark.parametrize("value", [Row("a"), Open(1), SlottedRow("a")])
-def test_what_is_more_than_its_fields_does_not_go_by_its_annotation(value: Any) -> None:
-    """An attribute that the annotation does not know is kept all the same."""
-    codec = codec_of(type(value))
-
-    assert codec.decode(codec.encode(noted(value))).note == "extra"
-
-
-@settings(max_examples=500, deadline=None)
-@given(st.data())
-def test_any_value_of_any_guiding_annotation_comes_back(data: st.DataObject) -> None:
-    """Values made for one annotation, and stored under it or under another one, are kept."""
-    annotations = st.sampled_from(
-        [
-            *(set[int], tuple[int, ...], tuple[date, str], dict[int, Decimal], dict[str, datetime]),
-            *(list[timedelta], list[time], frozenset[uuid.UUID], Row, Point, Node, Message, Pair),
-            *(Compact, Row | None, list[Color], Level, list[tuple[bool, float]], bytearray),
-        ]
-    )
-    value = data.draw(annotations.flatmap(from_annotation))
-    codec = codec_of(data.draw(annotations))
-
-    assert_kept(value, codec)
-
-
-def from_annotation(annotation: Any) -> st.SearchStrategy[Any]:
-    zones = st.none() | st.just(UTC) | st.timezones()
-    if annotation == dict[str, datetime]:
-        return st.dictionaries(st.text(max_size=2), st.datetimes(timezones=zones), max_size=3)
-    if annotation is Message:
-        return st.builds(Message, st.text(), st.none() | st.datetimes(timezones=zones))
-    return st.from_type(annotation)
-
-
-def test_an_alias_stands_for_its_value() -> None:
-    """Whether or not it guides, which depends on the version of Python."""
-    assert_kept({"a": Row("a")}, codec_of(Alias))
-    local = local_row()
-    classes: Any = list[type(local)]  # type: ignore[misc]  # a class made at run time
-    assert_kept([local], codec_of(TypeAliasType("Locals", classes)))
-    assert_kept([local], codec_of(NewType("Locals", classes)))
-
-
-def test_one_annotation_does_not_read_the_records_of_another() -> None:
-    """After a change of the annotation, old records are an error, not another type."""
-    stored = codec_of(set[int]).encode({1, 2})
-
-    for codec in (
-        codec_of(frozenset[int]),
-        codec_of(tuple[int, ...]),
-        ANY,
-        SignedPickle(bytes(32)),
-    ):
-        with pytest.raises(CodecError):
-            codec.decode(stored)
-
-
-def test_a_guided_record_follows_a_class_that_gained_a_field_with_a_default() -> None:
-    """It reads what was stored before, unless a field of it is missing."""
-
-    def version(*fields: Any) -> Any:
-        made = dataclasses.make_dataclass("Report", fields)
-        made.__module__ = HERE
-        return made
-
-    old = version(("x", int), ("at", date))
-    new = version(("x", int), ("at", date), ("y", int, 5))
-    other = version(("x", int), ("at", date), ("y", int))
-    stored = codec_of(old).encode(old(1, date(2024, 1, 1)))
-
-    assert stored[:1] == BY_ANNOTATION
-    assert codec_of(new).decode(stored) == new(1, date(2024, 1, 1), 5)
-    with pytest.raises(CodecError, match="`y`"):
-        codec_of(other).decode(stored)
-
-
-def test_fields_that_change_their_places_are_not_mistaken() -> None:
-    """A form that goes by place is not read by a class with other places."""
-
-    class Places(NamedTuple):
-        a: int
-        b: int
-
-    one = Places
-
-    class Places(NamedTuple):  # type: ignore[no-redef]  # the later version of the same class
-        b: int
-        a: int
-
-    two = Places
-    with pytest.raises(CodecError):
-        codec_of(two).decode(codec_of(one).encode(one(1, 2)))
-
-
-def test_the_return_annotation_of_a_function_guides() -> None:
-    """Functions, coroutine functions, methods, partials and callable objects have one."""
-
-    class Service:
-        def method(self) -> set[int]:
-            return {1}
-
-        @classmethod
-        def build(cls) -> set[int]:
-            return {1}
-
-        def __call__(self) -> set[int]:
-            return {1}
-
-    async def asynchronous() -> set[int]:
-        return {1}
-
-    @functools.wraps(asynchronous)
-    def wrapped(*args: Any) -> Any: ...
-
-    functions: list[Callable[..., Any]] = [asynchronous, wrapped, Service.method, Service().method]
-    functions += [Service.build, Service(), functools.partial(Service.method, Service())]
-    for function in functions:
-        assert codec_for(function).encode({1})[:1] == BY_ANNOTATION
-        assert_kept({1}, codec_for(function))
-
-
-def test_an_annotation_is_resolved_at_the_first_value() -> None:
-    """The class may be defined after the function, and inside of another function."""
-
-    def later() -> Late:
-        return Late(1)
-
-    codec = codec_for(later)
-
-    @dataclasses.dataclass
-    class Late:
-        x: int
-
-        def __post_init__(self) -> None: ...
-
-    assert_kept(Late(1), codec)
-    with pytest.raises(CodecError, match="Late"):
-        encode(Late(1))
-
-
-def test_an_annotation_that_cannot_be_resolved_does_not_guide() -> None:
-    """A name for type checkers only, or no annotation: stored values describe themselves."""
-
-    def unknown() -> NotThere:  # type: ignore[name-defined]  # noqa: F821 - the point
-        raise NotImplementedError
-
-    def nothing(): ...  # type: ignore[no-untyped-def]  # the point
-
-    for function in (unknown, nothing, len, typing.cast("Any", print)):
-        assert same({1}, decode(codec_for(function).encode({1})))
-
-
-def test_parameters_may_have_annotations_that_cannot_be_resolved() -> None:
-    """Only what is returned matters."""
-
-    def function(a: NotThere) -> set[int]:  # type: ignore[name-defined]  # noqa: F821 - the point
-        raise NotImplementedError
-
-    assert codec_for(function).encode({1})[:1] == BY_ANNOTATION
-
-
-# --- signed pickles --------------------------------------------------------------------------
-
-KEY = b"k" * 32
-
-
-class Bomb:
-    def __reduce__(self) -> Any:
-        return pytest.fail, ("unpickled before it was checked",)
-
-
-def test_a_signed_pickle_comes_back() -> None:
-    """It stores what nothing else does, and each time a fresh object."""
-    codec = SignedPickle(KEY)
-    value = {"range": range(3), "list": MyList([1])}
-
-    assert_kept(value, codec)
-    assert type(codec.decode(codec.encode(value))["list"]) is MyList
-
-
-def test_a_changed_record_is_refused_before_it_is_unpickled() -> None:
-    """Not a bit of it may change, whoever wrote it."""
-    codec = SignedPickle(KEY)
-    stored = codec.encode([1, "x"])
-
-    for place in range(len(stored)):
-        changed = bytearray(stored)
-        changed[place] ^= 1
-        with pytest.raises(CodecError):
-            codec.decode(Encoded(bytes(changed)))
-    bomb = stored[:33] + pickle.dumps(Bomb())
-    for data in (bomb, b"\x03" + pickle.dumps(Bomb()), pickle.dumps(Bomb()), b"\x03", b""):
-        with pytest.raises(CodecError):
-            codec.decode(Encoded(data))
-
-
-def test_keys_and_purposes_are_kept_apart() -> None:
-    """A record is read with its key or as one of the previous, for its purpose only."""
-    old, new = SignedPickle(KEY), SignedPickle(b"n" * 32, previous=[KEY])
-    stored = old.encode(1)
-
-    assert new.decode(stored) == 1
-    for codec in (SignedPickle(b"n" * 32), SignedPickle(KEY, purpose="reports")):
-        with pytest.raises(CodecError, match="no pickle signed"):
-            codec.decode(stored)
-    with pytest.raises(CodecError, match="no pickle signed"):
-        old.decode(new.encode(1))
-
-
-def test_no_other_codec_reads_a_pickle() -> None:
-    """A record never chooses how it is read."""
-    stored = SignedPickle(KEY).encode(1)
-
-    for codec in (ANY, codec_of(Row), codec_of(int)):
-        with pytest.raises(CodecError, match="pickle"):
-            codec.decode(stored)
-
-
-@pytest.mark.parametrize("key", ["text" * 10, b"short", b"", None])
-def test_a_weak_key_is_refused(key: Any) -> None:
-    """A key is 16 bytes or more, and is not shown."""
-    with pytest.raises(ConfigurationError, match="SignedPickle"):
-        SignedPickle(key)
-
-    assert "kkkk" not in repr(SignedPickle(KEY))
-
-
-def test_what_cannot_be_pickled_is_a_codec_error() -> None:
-    """As with every codec: when it is stored."""
-    with pytest.raises(CodecError, match="function"):
-        SignedPickle(KEY).encode(lambda: 1)
-
-
-# --- the cost --------------------------------------------------------------------------------
+# --- the cost ----------------------------------------------------------------------------------
 
 
 def test_importing_the_keys_does_not_import_msgspec() -> None:
