@@ -18,6 +18,7 @@ from tests.support.postgres import PostgresAt, postgres_server
 from tests.support.servers import Flavour, RedisAt, RedisServer, flavours, redis_server
 
 if TYPE_CHECKING:
+    from resilient import Backend
     from resilient.engine.clock import ManualClock
     from resilient.events import Event
     from resilient.testing.conformance import Run
@@ -88,6 +89,15 @@ def seen() -> Iterator[list[Event]]:
     unsubscribe = subscribe(events.append)
     yield events
     unsubscribe()
+
+
+@pytest.fixture
+def backend() -> Iterator[Backend]:
+    """A fresh memory backend that every decorator of the test uses; other kinds override it."""
+    import resilient
+
+    with resilient.using("memory://") as backend:
+        yield backend
 
 
 # --- servers

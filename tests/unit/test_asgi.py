@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -21,13 +21,8 @@ from resilient.integrations.asgi.types import ASGIApp, Message, Receive, Scope, 
 
 pytestmark = pytest.mark.usefixtures("backend")
 
+
 KEY = {"Idempotency-Key": "k"}
-
-
-@pytest.fixture(name="backend")
-def _backend() -> Iterator[resilient.Backend]:
-    with resilient.using("memory://") as backend:
-        yield backend
 
 
 class App:

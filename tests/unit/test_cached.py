@@ -24,6 +24,8 @@ from resilient.engine.clock import ManualClock
 from resilient.policies.cached.plan import LEASE
 from tests.support.modes import Mode
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 @pytest.fixture
 def manual() -> Iterator[ManualClock]:
@@ -31,13 +33,6 @@ def manual() -> Iterator[ManualClock]:
     manual = ManualClock()
     with clock.installed(manual):
         yield manual
-
-
-@pytest.fixture(autouse=True)
-def backend() -> Iterator[Backend]:
-    """A fresh memory backend for each test."""
-    with resilient.using("memory://") as backend:
-        yield backend
 
 
 # --- what is one entry

@@ -6,13 +6,12 @@ import asyncio
 import pickle
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 
-import resilient
 from resilient import MISSING, LocalCache, ainvalidate_tags, cached, invalidate_tags
 from resilient.engine.backend import Backend
 from resilient.engine.drivers.sync import drive
@@ -20,12 +19,7 @@ from resilient.errors import BlockingCallInLoop, ConfigurationError
 from resilient.protocols.cache import Busy
 from tests.support.modes import Mode
 
-
-@pytest.fixture(autouse=True)
-def backend() -> Iterator[Backend]:
-    """A fresh memory backend for each test."""
-    with resilient.using("memory://") as backend:
-        yield backend
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def counting(mode: Mode, **options: Any) -> tuple[Callable[..., Any], list[int]]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-import resilient
 from resilient import (
     CacheContext,
     CapabilityMissing,
@@ -25,12 +24,7 @@ from resilient import (
 from resilient.engine.backend import Backend
 from tests.support.modes import Mode
 
-
-@pytest.fixture(autouse=True)
-def backend() -> Iterator[Backend]:
-    """A fresh memory backend for each test."""
-    with resilient.using("memory://") as backend:
-        yield backend
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 # --- kinds of functions

@@ -24,18 +24,14 @@ from resilient.engine.clock import ManualClock, installed
 from tests.support.jobs import each
 from tests.support.modes import Mode
 
+pytestmark = pytest.mark.usefixtures("clock", "backend")
+
 
 @pytest.fixture(name="clock", autouse=True)
 def _clock() -> Iterator[ManualClock]:
     clock = ManualClock()
     with installed(clock):
         yield clock
-
-
-@pytest.fixture(name="backend", autouse=True)
-def _backend(clock: ManualClock) -> Iterator[resilient.Backend]:
-    with resilient.using("memory://") as backend:
-        yield backend
 
 
 @dataclass

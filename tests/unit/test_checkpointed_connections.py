@@ -17,13 +17,10 @@ from tests.support.jobs import each
 from tests.support.modes import Mode
 from tests.support.postgres import PostgresAt
 
+pytestmark = pytest.mark.usefixtures("backend")
+
+
 CREATE = "CREATE TABLE rows (n integer)"
-
-
-@pytest.fixture(name="backend", autouse=True)
-def _backend() -> Iterator[resilient.Backend]:
-    with resilient.using("memory://") as backend:
-        yield backend
 
 
 class Flaky(Exception):

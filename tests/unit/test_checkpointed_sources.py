@@ -14,11 +14,7 @@ from resilient.engine.clock import ManualClock, installed
 from tests.support.jobs import each
 from tests.support.modes import Mode
 
-
-@pytest.fixture(name="backend", autouse=True)
-def _backend() -> Iterator[resilient.Backend]:
-    with resilient.using("memory://") as backend:
-        yield backend
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 class Flaky(Exception):

@@ -20,11 +20,7 @@ from resilient.config import disabled
 from resilient.engine.clock import ManualClock, installed
 from tests.support.modes import Mode
 
-
-@pytest.fixture(name="backend", autouse=True)
-def _backend() -> Iterator[resilient.Backend]:
-    with resilient.using("memory://") as backend:
-        yield backend
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 async def held_by(backend: resilient.Backend, key: str) -> str | None:

@@ -19,18 +19,14 @@ from resilient.config import disabled
 from resilient.engine.clock import ManualClock, installed
 from tests.support.modes import Mode
 
+pytestmark = pytest.mark.usefixtures("clock", "backend")
+
 
 @pytest.fixture(name="clock", autouse=True)
 def _clock() -> Iterator[ManualClock]:
     clock = ManualClock()
     with installed(clock):
         yield clock
-
-
-@pytest.fixture(name="backend", autouse=True)
-def _backend(clock: ManualClock) -> Iterator[resilient.Backend]:
-    with resilient.using("memory://") as backend:
-        yield backend
 
 
 class Declined(Exception):

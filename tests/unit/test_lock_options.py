@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,11 +19,7 @@ from resilient import distributed_lock, lock, lock_all
 from resilient.engine.clock import ManualClock
 from tests.support.modes import Mode
 
-
-@pytest.fixture(name="backend", autouse=True)
-def _backend(clock: ManualClock) -> Iterator[resilient.Backend]:
-    with resilient.using("memory://") as backend:
-        yield backend
+pytestmark = pytest.mark.usefixtures("clock", "backend")
 
 
 def is_free(backend: resilient.Backend, key: str) -> bool:
