@@ -20,6 +20,7 @@ from tests.support.servers import Flavour, RedisAt, RedisServer, flavours, redis
 if TYPE_CHECKING:
     from resilient import Backend
     from resilient.engine.clock import ManualClock
+    from resilient.engine.flights import Flights
     from resilient.events import Event
     from resilient.testing.conformance import Run
 
@@ -98,6 +99,17 @@ def backend() -> Iterator[Backend]:
 
     with resilient.using("memory://") as backend:
         yield backend
+
+
+@pytest.fixture
+def flights() -> Iterator[Flights]:
+    """A table of computations under way, which must be empty again at the end."""
+    from resilient.engine.flights import Flights
+
+    table = Flights()
+    yield table
+    assert len(table) == 0
+    assert not table._tasks
 
 
 # --- servers
