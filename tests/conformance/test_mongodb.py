@@ -5,7 +5,11 @@ import uuid
 import pytest
 
 from resilient.backends.mongodb import MongoBackend, from_url
-from resilient.testing.conformance import Conformance, IdempotencyConformance
+from resilient.testing.conformance import (
+    Conformance,
+    IdempotencyConformance,
+    LockConformance,
+)
 from tests.support.mongodb import MongoAt
 
 
@@ -21,6 +25,10 @@ class Mongo(Conformance):
 
     def backend(self) -> MongoBackend:
         return from_url(self._url, prefix=f"test-{uuid.uuid4().hex[:12]}:")
+
+
+class TestLocks(Mongo, LockConformance):
+    """Locks on a server."""
 
 
 class TestIdempotency(Mongo, IdempotencyConformance):

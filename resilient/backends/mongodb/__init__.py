@@ -14,6 +14,7 @@ except ImportError as error:
 
 from resilient.backends.mongodb.idempotency import MongoIdempotency
 from resilient.backends.mongodb.keys import Keys
+from resilient.backends.mongodb.locks import MongoLocks
 from resilient.backends.mongodb.settings import Settings, settings_of_client, settings_of_url
 from resilient.backends.mongodb.signals import MongoSignals
 from resilient.backends.mongodb.transport import MongoTransport
@@ -31,6 +32,7 @@ class MongoBackend(Backend):
         self._transport = MongoTransport(settings)
         super().__init__(
             settings.name,
+            locks=MongoLocks(self._transport, keys),
             idempotency=MongoIdempotency(self._transport, keys),
             source=None if settings.listen == "off" else MongoSignals(settings, keys),
         )
