@@ -51,7 +51,8 @@ class TestCheckpoints(Postgres, CheckpointConformance):
     """Jobs on a server."""
 
 
-@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 class TestProcesses(ProcessConformance):
     """Processes that share a database, which is empty when they start."""
 

@@ -48,7 +48,8 @@ class TestCheckpoints(Redis, CheckpointConformance):
     """Jobs on a server."""
 
 
-@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 class TestProcesses(ProcessConformance):
     """Processes that share a server."""
 

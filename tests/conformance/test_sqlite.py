@@ -52,7 +52,8 @@ class TestCheckpoints(Sqlite, CheckpointConformance):
     """Jobs in a file."""
 
 
-@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 class TestProcesses(ProcessConformance):
     """Processes that share a file."""
 

@@ -29,7 +29,7 @@ from tests.support.fixtures import Target
 from tests.support.modes import Mode
 from tests.support.servers import RedisAt
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 KEYS = 10_000
 
