@@ -15,10 +15,12 @@ BackendLike: TypeAlias = Any
 
 _REDIS, _POSTGRES = "resilient.backends.redis", "resilient.backends.postgres"
 _MONGODB = "resilient.backends.mongodb"
+_REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys")
 MODULES = {
     "memory": "resilient.backends.memory",
     "sqlite": "resilient.backends.sqlite",
-    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys", "unix"), _REDIS),
+    **dict.fromkeys((*_REDIS_SCHEMES, "unix"), _REDIS),
+    **{f"{scheme}+sentinel": _REDIS for scheme in _REDIS_SCHEMES},
     **dict.fromkeys(("postgresql", "postgres"), _POSTGRES),
     **dict.fromkeys(("mongodb", "mongodb+srv"), _MONGODB),
 }

@@ -13,30 +13,17 @@ import resilient
 from resilient import distributed_lock
 from resilient.backends.redis import locks
 from tests.support.modes import Mode
-from tests.support.servers import RedisServer, redis_server
+from tests.support.servers import SYNC_AT_ONCE, RedisServer, redis_server
 
 pytestmark = pytest.mark.process
-
-AT_ONCE = {"repl-diskless-sync-delay": "0"}
-"""A primary waits five seconds for more replicas otherwise, before it sends them what it has."""
 
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[RedisServer, RedisServer]]:
     """A primary and its replica."""
-    with redis_server(config=AT_ONCE) as primary, redis_server() as replica:
-        follow(replica, primary)
+    with redis_server(config=SYNC_AT_ONCE) as primary, redis_server() as replica:
+        replica.follow(primary)
         yield primary, replica
-
-
-def follow(replica: RedisServer, primary: RedisServer) -> None:
-    """Make it a replica, and wait until it is in step."""
-    with replica.client() as client:
-        client.replicaof("127.0.0.1", cast(Any, primary.port))
-        deadline = time.monotonic() + 30
-        while cast(dict[str, Any], client.info("replication"))["master_link_status"] != "up":
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
 
 
 async def _nothing() -> int:
@@ -133,8 +120,8 @@ def test_nobody_waits_for_replicas_of_a_lock_that_is_held(
 
 def test_a_fail_over_knows_who_holds_the_lock(prefix: str) -> None:
     """The new primary refuses others, lets the holder go on, and gives it a larger fence."""
-    with redis_server(config=AT_ONCE) as primary, redis_server() as replica:
-        follow(replica, primary)
+    with redis_server(config=SYNC_AT_ONCE) as primary, redis_server() as replica:
+        replica.follow(primary)
         with (
             resilient.using(primary.url, prefix=prefix),
             resilient.lock("k", ttl=60, replicas=1) as lease,

@@ -23,6 +23,7 @@ from typing import Any, Literal, cast
 import redis
 
 __all__ = [
+    "SYNC_AT_ONCE",
     "Flavour",
     "RedisAt",
     "RedisServer",
@@ -37,6 +38,8 @@ Flavour = Literal["valkey", "redis"]
 
 START_TIMEOUT = 10.0
 ATTEMPTS = 8
+SYNC_AT_ONCE = {"repl-diskless-sync-delay": "0"}
+"""A primary waits five seconds for more replicas otherwise, before it sends them what it has."""
 
 
 class ServerDidNotStart(RuntimeError):
@@ -232,6 +235,28 @@ class RedisServer(RedisAt):
         path = self.directory / "log"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def follow(self, primary: RedisServer) -> None:
+        """Become a replica of another one, and wait until in step with it."""
+        with self.client() as client:
+            client.replicaof("127.0.0.1", cast(Any, primary.port))
+            deadline = time.monotonic() + START_TIMEOUT
+            while cast(dict[str, Any], client.info("replication"))["master_link_status"] != "up":
+                if time.monotonic() > deadline:
+                    raise ServerDidNotStart(f"{self} is not in step with {primary}:\n{self.log()}")
+                time.sleep(0.02)
+
+    @contextlib.contextmanager
+    def lagging(self) -> Iterator[None]:
+        """A replica that gets nothing of its primary's inside the block."""
+        with self.client() as client:
+            client.config_set("masterauth", "which the primary does not know")
+            client.execute_command("CLIENT KILL TYPE master")
+        try:
+            yield
+        finally:
+            with self.client() as client:
+                client.config_set("masterauth", "")
+
     # --- inside
 
     def _command(self, port: int) -> list[str]:
@@ -293,7 +318,7 @@ def _answers(url: str, pid: int) -> bool:
             info = cast(dict[str, Any], client.info())
     except redis.RedisError:
         return False
-    return int(info["process_id"]) == pid and not int(info["loading"])
+    return int(info["process_id"]) == pid and not int(info.get("loading", 0))  # sentinels: never
 
 
 @contextlib.contextmanager

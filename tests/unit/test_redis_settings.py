@@ -25,6 +25,8 @@ from tests.support.servers import RedisAt, free_port, redis_server
         ("valkey://host", "valkey://host:6379/0"),
         ("valkeys://host", "valkeys://host:6379/0"),
         ("unix:///tmp/redis.sock?db=3", "unix:///tmp/redis.sock/3"),
+        ("redis+sentinel://a,b:1/main", "redis+sentinel://a:26379,b:1/main/0"),
+        ("valkeys+sentinel://u:secret@a/main/2", "valkeys+sentinel://a:26379/main/2"),
     ],
 )
 def test_urls(url: str, name: str) -> None:
@@ -47,6 +49,13 @@ def test_urls(url: str, name: str) -> None:
         "redis://:secret@host?no_such_option=1",
         "rediss://:secret@host?ssl_cert_reqs=perhaps",
         "redis://host?password=secret&no_such_option=1",
+        "redis+sentinel://:secret@host",
+        "redis+sentinel://:secret@host,/main",
+        "redis+sentinel://:secret@host/main/zero",
+        "redis+sentinel://:secret@host:port/main",
+        "redis+sentinel://host/main?sentinel_password=secret&min_other_sentinels=few",
+        "redis+sentinels://:secret@host/main",
+        "unix+sentinel:///tmp/redis.sock",
     ],
 )
 def test_wrong_urls(url: str) -> None:

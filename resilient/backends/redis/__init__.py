@@ -19,7 +19,7 @@ __all__ = ["RedisBackend", "from_client", "from_url"]
 
 
 class RedisBackend(Backend):
-    """All capabilities on one Redis (6.2 or newer) or Valkey server."""
+    """All capabilities on Redis (6.2 or newer) or Valkey: one server, or a primary of sentinels."""
 
     def __init__(self, settings: Settings, *, prefix: str = "") -> None:
         keys = Keys(prefix)
@@ -56,7 +56,11 @@ class RedisBackend(Backend):
 def from_url(url: str, *, prefix: str = "") -> RedisBackend:
     """A backend for `redis://`, `rediss://`, `valkey://`, `valkeys://` or `unix://`.
 
-    The options of the query are redis-py's: `socket_timeout` (5 seconds by default) bounds an
+    With `redis+sentinel://host1:26379,host2:26379/service/0` (and `rediss+sentinel://`, ...) it is
+    the primary of that service, for which the sentinels are asked with each new connection; the
+    options `sentinel_username`, `sentinel_password` and `min_other_sentinels` are for them.
+
+    The other options of the query are redis-py's: `socket_timeout` (5 seconds by default) bounds an
     operation, `socket_connect_timeout` (2 seconds) connecting. Nothing is connected yet.
 
     Raises:
@@ -69,8 +73,8 @@ def from_client(client: Any, *, prefix: str = "") -> RedisBackend:
     """A backend that connects as a ready `redis.Redis` or `redis.asyncio.Redis` does.
 
     Args:
-        client: One of the two, or a pair of both. Its connections are not used, only its settings:
-            so either serves sync and async callers.
+        client: One of the two, or a pair of both; also what `Sentinel.master_for` makes. Its
+            connections are not used, only its settings: so either serves sync and async callers.
         prefix: Put before every key.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 from redis._parsers.base import BaseParser
 
-from resilient.backends.redis.failures import is_connection_lost
+from resilient.backends.redis.failures import is_connection_lost, is_demoted
 from resilient.backends.redis.resp import UNFINISHED, new_reader
 from resilient.backends.redis.settings import Connection, Settings
 from resilient.engine.budget import remaining
@@ -54,7 +54,7 @@ class _Line:
                 answer = gets()
                 if answer is UNFINISHED:
                     self._reader.feed(self._arrived())
-                elif isinstance(answer, redis_errors.ConnectionError):  # of a server that starts
+                elif isinstance(answer, Exception) and _is_useless(answer):
                     raise answer
                 else:
                     answers.append(answer)
@@ -107,10 +107,10 @@ class Blocking:
         if line is not None:
             try:
                 return self._speak(line, packed, replies)
-            except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
+            except redis_errors.RedisError as error:
                 # It may have led nowhere for long, and the others with it.
                 self.close()
-                if not (repeatable and is_connection_lost(error)):
+                if not (repeatable and (is_connection_lost(error) or is_demoted(error))):
                     raise
         return self._speak(self._connected(), packed, replies)
 
@@ -166,6 +166,11 @@ class Blocking:
     def _forget(self) -> None:
         # redis-py closes, and does not shut down, what another process opened.
         self._idle = []
+
+
+def _is_useless(answer: Exception) -> bool:
+    """Whether it is the answer of a server that starts, or is no primary any more."""
+    return isinstance(answer, redis_errors.ConnectionError) or is_demoted(answer)
 
 
 def _limit_connecting(connection: Any) -> None:

@@ -7,7 +7,7 @@ from redis import exceptions as redis_errors
 from resilient.engine.guard import NotHeld
 from resilient.errors import BackendError
 
-__all__ = ["backend_error", "is_connection_lost"]
+__all__ = ["backend_error", "is_connection_lost", "is_demoted"]
 
 _REFUSED = (
     redis_errors.AuthenticationError,
@@ -39,6 +39,14 @@ def is_connection_lost(error: BaseException) -> bool:
     return isinstance(error, redis_errors.ConnectionError) and not isinstance(
         error, (*_REFUSED, *_PASSING)
     )
+
+
+def is_demoted(answer: object) -> bool:
+    """Whether the server has become a replica: the primary is to be looked for, over a new line."""
+    if isinstance(answer, redis_errors.ReadOnlyError):
+        return True
+    # Redis 6.2 wraps what a script ran into.
+    return isinstance(answer, redis_errors.ResponseError) and "-READONLY" in str(answer)
 
 
 def _story(error: BaseException) -> str:

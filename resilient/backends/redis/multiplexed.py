@@ -16,7 +16,7 @@ from redis import exceptions as redis_errors
 from redis._parsers.base import BaseParser
 
 from resilient.backends.redis.commands import Command
-from resilient.backends.redis.failures import backend_error
+from resilient.backends.redis.failures import backend_error, is_demoted
 from resilient.backends.redis.resp import UNFINISHED, new_reader
 from resilient.backends.redis.settings import Settings
 from resilient.engine.budget import remaining
@@ -188,6 +188,8 @@ class Multiplexed:
             if isinstance(answer, Exception):
                 if type(answer) is redis_errors.NoScriptError and not flight.in_full:
                     self._again(flight)
+                elif is_demoted(answer) and self._wire is not None:
+                    self._look_elsewhere(self._wire, flight, answer)
                 else:
                     self._fail(flight, answer)
                 return
@@ -227,6 +229,15 @@ class Multiplexed:
         flight.answers = []
         self._waiting.append(flight)
         self.flush()
+
+    def _look_elsewhere(self, wire: _Wire, flight: _Flight, error: Exception) -> None:
+        """Leave a server that has become a replica: what it has not done is sent once more."""
+        if flight.repeated:
+            self._fail(flight, error)
+        else:
+            wire.under_way.appendleft(flight)
+        self.lost(wire, error)
+        wire.abort()
 
     def _fail(self, flight: _Flight, error: BaseException) -> None:
         if not flight.reply.done():

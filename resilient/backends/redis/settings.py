@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
 from redis import connection as blocking
+from redis import sentinel as blocking_sentinel
 from redis.asyncio import connection as asynchronous
+from redis.asyncio import sentinel as async_sentinel
 
+from resilient.backends.redis.sentinels import AsyncPrimary, Primary, Sentinels
+from resilient.backends.redis.urls import Url, checked, parsed
 from resilient.errors import ConfigurationError
 
 __all__ = ["Connection", "Settings", "settings_of_client", "settings_of_url"]
@@ -24,22 +27,33 @@ TIMEOUT = 5.0
 CONNECT_TIMEOUT = 2.0
 """Seconds for which connecting may take."""
 
-_AS_REDIS = {"redis": "redis", "rediss": "rediss", "unix": "unix"}
-_AS_REDIS |= {"valkey": "redis", "valkeys": "rediss"}
 _OF_BOTH_MODES: list[tuple[type[Any], type[Any]]] = [
     (blocking.Connection, asynchronous.Connection),
     (blocking.SSLConnection, asynchronous.SSLConnection),
     (blocking.UnixDomainSocketConnection, asynchronous.UnixDomainSocketConnection),
+    (
+        blocking_sentinel.SentinelManagedConnection,
+        async_sentinel.SentinelManagedConnection,
+    ),
+    (
+        blocking_sentinel.SentinelManagedSSLConnection,
+        async_sentinel.SentinelManagedSSLConnection,
+    ),
 ]
+_PLAIN, _TLS, _UNIX, _SENTINEL, _SENTINEL_TLS = (pair[0] for pair in _OF_BOTH_MODES)
 _SCHEMES = {
-    blocking.Connection: "redis",
-    blocking.SSLConnection: "rediss",
-    blocking.UnixDomainSocketConnection: "unix",
+    _PLAIN: "redis",
+    _TLS: "rediss",
+    _UNIX: "unix",
+    _SENTINEL: "redis+sentinel",
+    _SENTINEL_TLS: "rediss+sentinel",
 }
+_POOLS = (blocking_sentinel.SentinelConnectionPool, async_sentinel.SentinelConnectionPool)
 
 _CHOSEN = {"decode_responses": False, "protocol": 2, "health_check_interval": 0}
 """Version 2 of the protocol has no unasked replies. Health is looked after by the transport."""
 _OF_THE_POOL = {"max_connections", "timeout", "connection_class", "cache", "cache_config"}
+_OF_THE_POOL |= {"connection_pool"}
 _OF_THE_CLIENT = {
     # Repeating is the transport's business, within its own time.
     *("retry", "retry_on_error", "retry_on_timeout"),
@@ -97,20 +111,17 @@ class Settings:
 
 def settings_of_url(url: str) -> Settings:
     """The settings in a URL with redis-py's options; `ConfigurationError` for a wrong one."""
-    scheme, _, rest = url.partition("://")
-    shown = _without_password(url)
-    try:
-        if not rest or scheme not in _AS_REDIS:
-            raise ValueError(f"use one of {', '.join(_AS_REDIS)}, as in redis://localhost:6379/0")
-        if scheme != "unix" and urlsplit(url).path.strip("/"):
-            int(urlsplit(url).path.strip("/"))  # redis-py would take database 0 for any other word
-        parse: Any = blocking.parse_url
-        options: dict[str, Any] = dict(parse(f"{_AS_REDIS[scheme]}://{rest}"))
-        chosen = options.get("connection_class", blocking.Connection)
-        settings = _settings(scheme, options, options, chosen)
+    found = parsed(url)
+    options = found.options
+    with checked(f"the URL {found.text!r} is wrong"):
+        if found.kind == "sentinel":
+            chosen = _SENTINEL_TLS if found.is_secure else _SENTINEL
+            sentinels = _sentinels_of_url(found)
+            settings = _settings(found.scheme, options, options, chosen, sentinels)
+        else:
+            chosen = options.get("connection_class", _PLAIN)
+            settings = _settings(found.scheme, options, options, chosen)
         _try(settings)
-    except (ValueError, TypeError, redis.RedisError) as error:
-        raise ConfigurationError(f"the URL {shown!r} is wrong: {error}") from error
     return settings
 
 
@@ -122,7 +133,8 @@ def settings_of_client(client: Any) -> Settings:
     found = [each for each in (of_blocking, of_async) if each is not None]
     if len(found) != len(given) or not found:
         raise ConfigurationError(
-            f"{client!r} is no redis.Redis, no redis.asyncio.Redis and no pair of both"
+            f"{client!r} is no redis.Redis, no redis.asyncio.Redis and no pair of both "
+            "(of sentinels: what Sentinel.master_for() makes)"
         )
     one, other = found[0].connection_pool, found[-1].connection_pool
     blocking_class, _ = _classes(one.connection_class)
@@ -133,15 +145,16 @@ def settings_of_client(client: Any) -> Settings:
             f"{client!r} has a redis_connect_func, which serves one kind of callers only: "
             "give a pair of a redis.Redis and a redis.asyncio.Redis"
         )
-    try:
+    with checked(f"{client!r} has settings that cannot serve both kinds of callers"):
+        sentinels = _sentinels_of_pool(one) if isinstance(one, _POOLS) else None
         settings = _settings(
-            _SCHEMES[blocking_class], one.connection_kwargs, other.connection_kwargs, blocking_class
+            _SCHEMES[blocking_class],
+            one.connection_kwargs,
+            other.connection_kwargs,
+            blocking_class,
+            sentinels,
         )
         _try(settings)
-    except (ValueError, TypeError, redis.RedisError) as error:
-        raise ConfigurationError(
-            f"{client!r} has settings that cannot serve both kinds of callers: {error}"
-        ) from error
     return settings
 
 
@@ -150,23 +163,58 @@ def _settings(
     of_blocking: dict[str, Any],
     of_async: dict[str, Any],
     connection_class: type[Any],
+    sentinels: Sentinels | None = None,
 ) -> Settings:
     blocking_class, async_class = _classes(connection_class)
-    timeout = _seconds(of_blocking, "socket_timeout", TIMEOUT)
-    connect_timeout = _seconds(of_blocking, "socket_connect_timeout", CONNECT_TIMEOUT)
+    timeout, connect_timeout = _timeouts(of_blocking)
     ours = {**_CHOSEN, "socket_timeout": timeout, "socket_connect_timeout": connect_timeout}
-    if scheme == "unix":
+    blocking_options = {**_neutral(of_blocking), **ours}
+    async_options = {**_neutral(of_async), **ours}
+    if blocking_class is _UNIX:
         place = str(of_blocking.get("path", ""))
-    else:
+    elif sentinels is None:
         place = f"{of_blocking.get('host') or 'localhost'}:{of_blocking.get('port') or 6379}"
+    else:
+        places = ",".join(f"{host}:{port}" for host, port in sentinels.places)
+        place = f"{places}/{sentinels.service}"
+        blocking_options["connection_pool"] = Primary(sentinels)
+        async_options["connection_pool"] = AsyncPrimary(sentinels)
     return Settings(
         name=f"{scheme}://{place}/{of_blocking.get('db') or 0}",
         timeout=timeout,
         connect_timeout=connect_timeout,
         blocking_class=blocking_class,
-        blocking_options={**_neutral(of_blocking), **ours},
+        blocking_options=blocking_options,
         async_class=async_class,
-        async_options={**_neutral(of_async), **ours},
+        async_options=async_options,
+    )
+
+
+def _sentinels_of_url(url: Url) -> Sentinels:
+    """Sentinels have users and passwords of their own, and TLS if the servers have it."""
+    options = {name: value for name, value in url.options.items() if name.startswith("ssl_")}
+    options["ssl"] = url.is_secure
+    for name in ("username", "password"):
+        options[name] = url.own.get(f"sentinel_{name}")
+    others = int(url.own.get("min_other_sentinels", 0))
+    _, patience = _timeouts(url.options)
+    return Sentinels(url.places, url.service, options, others, None, patience)
+
+
+def _sentinels_of_pool(pool: Any) -> Sentinels:
+    """Those of a client that `Sentinel.master_for` has made."""
+    manager = pool.sentinel_manager
+    if not pool.is_master:
+        raise ValueError(f"it reads from replicas: use Sentinel.master_for({pool.service_name!r})")
+    places = [each.connection_pool.connection_kwargs for each in manager.sentinels]
+    _, patience = _timeouts(pool.connection_kwargs)
+    return Sentinels(
+        places=[(each["host"], each["port"]) for each in places],
+        service=pool.service_name,
+        options={k: v for k, v in manager.sentinel_kwargs.items() if v is not None},
+        min_others=manager.min_other_sentinels,
+        force_ip=manager._force_master_ip,
+        patience=patience,
     )
 
 
@@ -174,6 +222,12 @@ def _neutral(options: dict[str, Any]) -> dict[str, Any]:
     """The options that say where and as whom to connect."""
     left_out = _OF_THE_POOL | _OF_THE_CLIENT
     return {k: v for k, v in options.items() if k not in left_out and v is not None}
+
+
+def _timeouts(options: dict[str, Any]) -> tuple[float, float]:
+    """Seconds for one operation, and for connecting."""
+    timeout = _seconds(options, "socket_timeout", TIMEOUT)
+    return timeout, _seconds(options, "socket_connect_timeout", CONNECT_TIMEOUT)
 
 
 def _seconds(options: dict[str, Any], name: str, default: float) -> float:
@@ -198,8 +252,3 @@ def _classes(connection_class: type[Any]) -> tuple[type[Any], type[Any]]:
     raise ConfigurationError(
         f"clients whose connections are {connection_class.__qualname__} objects are not supported"
     )
-
-
-def _without_password(url: str) -> str:
-    head, at, rest = url.rpartition("@")
-    return f"{head.partition('://')[0]}://***@{rest}" if at else url.partition("?")[0]
