@@ -115,29 +115,34 @@ class MemoryStore:
 
     async def change(self, work: Callable[[Transaction], T]) -> T:
         """Run a function that nothing else comes between."""
-        with self._lock:
+        self._lock.acquire()  # `with` takes twice as long
+        try:
             if clock.current is not self._clock:
                 self._follow(clock.current)
             self.now = clock.now() + self._offset
-            try:
-                answer = work(self)
-            except BaseException:
-                self._roll_back()
-                raise
+            answer = work(self)
             self._undo.clear()
             if not self._outbox:
                 return answer
             outbox, self._outbox = self._outbox, []
+        except BaseException:
+            self._roll_back()
+            raise
+        finally:
+            self._lock.release()
         self._send(outbox)
         return answer
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """The same: there is nothing that a mere reader saves."""
-        with self._lock:
+        self._lock.acquire()
+        try:
             if clock.current is not self._clock:
                 self._follow(clock.current)
             self.now = clock.now() + self._offset
             return work(self)
+        finally:
+            self._lock.release()
 
     def _roll_back(self) -> None:
         while self._undo:

@@ -60,22 +60,11 @@ class Lease:
         heartbeat: What renews it.
     """
 
-    __slots__ = (
-        "_callbacks",
-        "_reason",
-        "deadline",
-        "due",
-        "fence",
-        "heartbeat",
-        "inherited",
-        "key",
-        "kind",
-        "owner",
-        "store",
-        "trouble",
-        "ttl",
-    )
-
+    # What most leases never change lies in the class: no slots, which would have to be filled.
+    inherited = False
+    trouble: Exception | None = None
+    _reason: str | None = None
+    _callbacks: list[Callable[[], object]] | None = None
     ttl: float
 
     def __init__(
@@ -84,7 +73,6 @@ class Lease:
         key: str,
         owner: str,
         fence: int,
-        *,
         ttl: float,
         began: float,
         store: Any,
@@ -96,12 +84,8 @@ class Lease:
         self.fence = fence
         self.store = store
         self.heartbeat = heartbeat
-        self.inherited = False
-        self.trouble: Exception | None = None
-        self._reason: str | None = None
-        self._callbacks: list[Callable[[], object]] | None = None
         self.ttl = ttl
-        self.deadline = safe_until(began, ttl)
+        self.deadline = began + ttl * SAFE_SHARE - DRIFT_SECONDS
         self.due = began + ttl * RENEW_AFTER
 
     def renew(self, ttl: float) -> Plan[bool]:

@@ -29,11 +29,14 @@ async def asked_again(error: BackendError, ask: Callable[[], Awaitable[T]], *, u
     The first attempt is the caller's own, so that success costs nothing here.
     """
     pause = FIRST_PAUSE
-    while error.transient and (now := await NOW) < until:
-        await Sleep(min(pause * (0.5 + await RANDOM), until - now))
-        pause = min(pause * 2, LONGEST_PAUSE)
-        try:
-            return await ask()
-        except BackendError as again:
-            error = again
-    raise error
+    try:
+        while error.transient and (now := await NOW) < until:
+            await Sleep(min(pause * (0.5 + await RANDOM), until - now))
+            pause = min(pause * 2, LONGEST_PAUSE)
+            try:
+                return await ask()
+            except BackendError as again:
+                error = again
+        raise error
+    finally:
+        del error  # its traceback holds this frame: a cycle, if the frame holds it

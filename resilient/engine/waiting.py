@@ -89,7 +89,17 @@ async def obtained(
     """
     if wait != 0 and hub.is_crowded(began):
         return await queued(contest, hub, math.inf if wait is None else wait, budget=budget)
-    began, answer = await tried(contest, began, budget=budget)
+    # As `tried`, without one more coroutine: this is the way of almost every call.
+    try:
+        answer = await contest.ask(None)
+    except BackendError as error:
+        began, answer = await _insisted(contest, error, began + budget)
+    except BaseException:
+        await _withdrawn(contest, None)
+        raise
+    if not contest.is_busy(answer):
+        return began, answer
+    began, answer = await _evicting(contest, began, answer)
     if not contest.is_busy(answer):
         return began, answer
     if wait == 0:
@@ -100,13 +110,29 @@ async def obtained(
 async def tried(contest: Contest[A], began: float, *, budget: float = BUDGET) -> tuple[float, A]:
     """Ask once: when that request was sent, and its answer, busy or not."""
     try:
-        try:
-            answer = await contest.ask(None)
-        except BackendError as error:
-            ask = partial(_attempt, contest, None)
-            began, answer = await asked_again(error, ask, until=began + budget)
-        if not contest.is_busy(answer):
-            return began, answer
+        answer = await contest.ask(None)
+    except BackendError as error:
+        began, answer = await _insisted(contest, error, began + budget)
+    except BaseException:
+        await _withdrawn(contest, None)
+        raise
+    return await _evicting(contest, began, answer) if contest.is_busy(answer) else (began, answer)
+
+
+async def _insisted(contest: Contest[A], error: BackendError, until: float) -> tuple[float, A]:
+    """Ask once more, and again, after a lost reply."""
+    try:
+        return await asked_again(error, partial(_attempt, contest, None), until=until)
+    except BaseException:
+        await _withdrawn(contest, None)
+        raise
+    finally:
+        del error  # its traceback holds this frame: a cycle, if the frame holds it
+
+
+async def _evicting(contest: Contest[A], began: float, answer: A) -> tuple[float, A]:
+    """Evict a holder that is dead, and try again."""
+    try:
         return await _without_the_dead(contest, None, began, answer)
     except BaseException:
         await _withdrawn(contest, None)

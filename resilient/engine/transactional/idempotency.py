@@ -68,9 +68,9 @@ class TransactionalIdempotency:
     ) -> Answer:
         """Claim the call if nobody has, or if the owner's lease has run out."""
         # A replay only reads: in the way of no writer.
-        settled = await self._store.read(lambda tx: replay(tx, key, fingerprint))
-        if settled is not None:
-            return settled
+        answer = await self._store.read(lambda tx: replay(tx, key, fingerprint))
+        if answer is not None:
+            return answer
         return await self._store.change(
             lambda tx: claim(tx, key, owner, lease, ttl, fingerprint, waiter, takeover)
         )
@@ -105,8 +105,11 @@ class TransactionalIdempotency:
 def replay(tx: Transaction, key: str, fingerprint: str) -> Completed | Mismatch | None:
     """The answer to a claim that nothing changes any more."""
     call = tx.get(CALLS, key)
-    if call is None:
-        return None
+    return None if call is None else settled(tx, call, fingerprint)
+
+
+def settled(tx: Transaction, call: Call, fingerprint: str) -> Completed | Mismatch | None:
+    """The same for a call that was claimed before."""
     if fingerprint and call.fingerprint and fingerprint != call.fingerprint:
         return Mismatch(call.fingerprint)
     return completed(tx, call) if call.state == COMPLETED else None
@@ -123,12 +126,17 @@ def claim(
     takeover: bool,
 ) -> Answer:
     """Claim the call, or register the waiter and tell what has become of it."""
-    settled = replay(tx, key, fingerprint)
-    if settled is not None:
-        return settled
     now = tx.now
     call = tx.get(CALLS, key)
-    if call is not None and call.state == CLAIMED:
+    if call is None:
+        first = Call(
+            CLAIMED, owner, tx.tick(), 1, now + lease, now + max(lease, ttl), False, fingerprint
+        )
+        put(tx, key, first)
+        return Claimed(first.fence, 1, False)
+    if (answer := settled(tx, call, fingerprint)) is not None:
+        return answer
+    if call.state == CLAIMED:
         if call.owner == owner:
             renewed(tx, key, call, lease, max(call.expires, now + ttl))
             return Claimed(call.fence, call.attempt, call.takeover)
@@ -142,12 +150,12 @@ def claim(
         CLAIMED,
         owner,
         tx.tick(),
-        attempt=1 if call is None else call.attempt + 1,
+        attempt=call.attempt + 1,
         until=now + lease,
         expires=now + max(lease, ttl),
-        takeover=call is not None and call.state == CLAIMED,
-        fingerprint=fingerprint or (call.fingerprint if call is not None else ""),
-        queue=call.queue if call is not None else (),
+        takeover=call.state == CLAIMED,
+        fingerprint=fingerprint or call.fingerprint,
+        queue=call.queue,
     )
     put(tx, key, claimed)
     return Claimed(claimed.fence, claimed.attempt, claimed.takeover)

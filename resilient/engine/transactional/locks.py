@@ -164,24 +164,30 @@ class TransactionalLocks:
 def acquire(tx: Transaction, key: str, place: Place, fair: bool) -> Grant | Held:
     """Grant the lock, or register the waiter and tell who holds it."""
     lock = live(tx, key, place.mode)
+    if not (lock.holders or lock.queue):  # as it mostly is
+        return taken(tx, key, lock, place)
     mine = held_by(lock, place.owner)
     if mine is not None:
-        lock = without(lock, place.owner)
         kept = replace(mine, until=tx.now + place.ttl)
-        put(tx, key, place.mode, replace(lock, holders=(*lock.holders, kept)))
+        put(tx, key, place.mode, replace(lock, holders=(*others(lock, place.owner), kept)))
         return Grant(place.owner, mine.fence, place.ttl)
     if fair and lock.queue:
         # What became free without a release is theirs who have waited longer.
         lock = handed_over(tx, lock, before=place.address)
     first = not (fair and lock.queue) or lock.queue[0].address == place.address
     if first and has_room(lock, place.mode):
-        lock = granted(tx, replace(lock, queue=left(lock.queue, place.address)), place, place.ttl)
-        put(tx, key, place.mode, lock)
-        return Grant(place.owner, lock.fence, place.ttl)
+        return taken(tx, key, replace(lock, queue=left(lock.queue, place.address)), place)
     if place.address:
         lock = replace(lock, queue=joined(lock.queue, place, tx.now))
     put(tx, key, place.mode, lock)
     return busy(tx, lock)
+
+
+def taken(tx: Transaction, key: str, lock: Lock, place: Place) -> Grant:
+    """Grant a lock that has room."""
+    lock = granted(tx, lock, place, place.ttl)
+    put(tx, key, place.mode, lock)
+    return Grant(place.owner, lock.fence, place.ttl)
 
 
 def acquire_all(tx: Transaction, keys: Sequence[str], place: Place) -> list[Grant] | Held:
@@ -200,8 +206,8 @@ def renew(tx: Transaction, key: str, owner: str, ttl: float, mode: LockMode) -> 
     mine = held_by(lock, owner)
     if mine is None:
         return False
-    others = without(lock, owner).holders
-    put(tx, key, mode, replace(lock, holders=(*others, replace(mine, until=tx.now + ttl))))
+    kept = replace(mine, until=tx.now + ttl)
+    put(tx, key, mode, replace(lock, holders=(*others(lock, owner), kept)))
     return True
 
 
@@ -218,9 +224,11 @@ def freed(
     tx: Transaction, key: str, lock: Lock, owner: str, mode: LockMode, fair: bool = True
 ) -> None:
     """End an owner's hold, and let the next one have it."""
-    earlier = lock.released if mode.shared else ()
-    recent = [each for each in earlier if each.when > tx.now - SHARED_MEMORY]
-    lock = replace(without(lock, owner), released=(*recent, Released(owner, tx.now)))
+    released: tuple[Released, ...] = (Released(owner, tx.now),)
+    if mode.shared:
+        recent = [each for each in lock.released if each.when > tx.now - SHARED_MEMORY]
+        released = (*recent, *released)
+    lock = Lock(lock.fence, others(lock, owner), released, lock.queue)
     if lock.queue:
         if fair:
             lock = handed_over(tx, lock)
@@ -239,7 +247,7 @@ def transfer(tx: Transaction, key: str, owner: str, to: str, ttl: float) -> Gran
     if mine is None:
         return None
     place = Place("", to, ttl, LOCK, mine.note)
-    lock = granted(tx, without(lock, owner), place, ttl)
+    lock = granted(tx, replace(lock, holders=others(lock, owner)), place, ttl)
     put(tx, key, LOCK, lock)
     return Grant(to, lock.fence, ttl)
 
@@ -288,8 +296,11 @@ def live(tx: Transaction, key: str, mode: LockMode) -> Lock:
 
 def put(tx: Transaction, key: str, mode: LockMode, lock: Lock) -> None:
     """Store the lock, until the last holder's time is over and it may be forgotten."""
-    last = max([each.until for each in lock.holders], default=tx.now)
-    tx.put(TABLES[mode.family], key, lock, ttl=last - tx.now + MEMORY)
+    now = last = tx.now
+    for each in lock.holders:
+        if each.until > last:
+            last = each.until
+    tx.put(TABLES[mode.family], key, lock, ttl=last - now + MEMORY)
 
 
 def held_by(lock: Lock, owner: str) -> Holder | None:
@@ -300,9 +311,10 @@ def held_by(lock: Lock, owner: str) -> Holder | None:
     return None
 
 
-def without(lock: Lock, owner: str) -> Lock:
-    """The lock without the owner's hold."""
-    return replace(lock, holders=tuple([each for each in lock.holders if each.owner != owner]))
+def others(lock: Lock, owner: str) -> tuple[Holder, ...]:
+    """Who holds the lock beside its holder `owner`."""
+    holders = lock.holders
+    return () if len(holders) == 1 else tuple([each for each in holders if each.owner != owner])
 
 
 def has_room(lock: Lock, mode: LockMode) -> bool:
@@ -316,12 +328,15 @@ def has_room(lock: Lock, mode: LockMode) -> bool:
 
 def granted(tx: Transaction, lock: Lock, place: Place, ttl: float) -> Lock:
     """The lock with one more holder, under a new fence."""
-    fence = max(lock.fence + 1, tx.tick())
-    new = Holder(place.owner, fence, tx.now, tx.now + ttl, place.mode.shared, place.note)
-    # An owner that comes back after a release must be able to lose this grant.
+    owner, now, fence = place.owner, tx.now, tx.tick()
+    if fence <= lock.fence:
+        fence = lock.fence + 1
+    new = Holder(owner, fence, now, now + ttl, place.mode.shared, place.note)
     released = lock.released
-    if released:
-        released = tuple([each for each in released if each.owner != place.owner])
+    for each in released:
+        if each.owner == owner:  # it comes back, and must be able to lose this grant
+            released = tuple([each for each in released if each.owner != owner])
+            break
     return Lock(fence, (*lock.holders, new), released, lock.queue)
 
 

@@ -11,8 +11,6 @@ __all__ = ["RunnerLease"]
 class RunnerLease(Lease):
     """A runner's hold on its job."""
 
-    __slots__ = ()
-
     def error(self) -> StaleRunner:
         """The exception that tells the runner that it is stale."""
         return StaleRunner(str(super().error()), key=self.key, fence=self.fence)

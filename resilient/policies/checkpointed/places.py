@@ -39,38 +39,23 @@ class Place:
             falls: nothing of it is saved.
     """
 
-    __slots__ = (
-        "_begun",
-        "around",
-        "cursor",
-        "digest",
-        "done",
-        "has_ledger",
-        "is_complete",
-        "is_entered",
-        "is_open",
-        "is_provisional",
-        "loops",
-        "name",
-        "run",
-        "total",
-    )
+    # In the class, for few places change them: a job makes one even if it has no loops.
+    done = 0
+    cursor: Any = None
+    digest = b""
+    total: int | None = None
+    is_complete = False
+    is_entered = False
+    is_open = False
+    has_ledger = False
+    is_provisional = False
+    _begun = 0
 
     def __init__(self, run: Run, around: Place | None = None, name: str = "") -> None:
         self.run = run
         self.around = around
         self.name = name
-        self.done = 0
-        self.cursor: Any = None
-        self.digest = b""
-        self.total: int | None = None
-        self.is_complete = False
-        self.is_entered = False
-        self.is_open = False
-        self.has_ledger = False
-        self.is_provisional = False
         self.loops: dict[str, Place] = {}
-        self._begun = 0
 
     def enter(self, name: str | None, items: object, total: int | None) -> Place:
         """The loop of that name that begins here now, at the item where it stopped.

@@ -188,7 +188,7 @@ async def carried_out(run: Run, started: Started | None = None) -> Any:
             sequence = 0 if started.checkpoint is None else started.checkpoint.sequence
             events.emit(events.JobResumed(run.task, started.attempt, sequence))
         here.set(run.whole)
-        answer = await Body(job, run.lease, cancel=True)
+        answer = await Body(job, run.lease, True)
         here.set(outer)
         await run.finish(answer)
     except BaseException as error:
@@ -231,25 +231,11 @@ class JobContest:
 
     def run(self, started: Started, began: float) -> Run:
         """The run that this caller has won."""
-        lease = RunnerLease(
-            "job",
-            self.task,
-            self.owner,
-            started.fence,
-            ttl=self._settings.lease,
-            began=began,
-            store=self._store,
-            heartbeat=self._backend.heartbeat,
-        )
+        settings, backend, task = self._settings, self._backend, self.task
+        fence, store, heartbeat = started.fence, self._store, backend.heartbeat
+        lease = RunnerLease("job", task, self.owner, fence, settings.lease, began, store, heartbeat)
         return Run(
-            self._settings,
-            self.task,
-            store=self._store,
-            lease=lease,
-            ttl=self._ttl,
-            attempt=started.attempt,
-            scope=self._backend.prefix,
-            life=started.life,
+            settings, task, store, lease, self._ttl, started.attempt, backend.prefix, started.life
         )
 
     def ask(self, waiter: str | None) -> Plan[Answer]:

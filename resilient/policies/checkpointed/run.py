@@ -91,7 +91,6 @@ class Run:
         self,
         settings: Settings,
         task: str,
-        *,
         store: CheckpointStore | None = None,
         lease: RunnerLease | None = None,
         ttl: float = 0.0,

@@ -160,7 +160,7 @@ async def at_once(
     if not isinstance(answer, list):
         return None
     return [
-        settings.lease(settings, backend, key, grant, began=began, caller=caller)
+        settings.lease(settings, backend, key, grant, began, caller)
         for key, grant in zip(keys, answer, strict=True)
     ]
 

@@ -26,18 +26,11 @@ __all__ = ["AsyncLease", "HeldLock", "LockLease", "current_lease"]
 class HeldLock(Lease):
     """A hold on a lock: the plans behind what a lease can do."""
 
-    __slots__ = (
-        "caller",
-        "ends",
-        "is_entered",
-        "outer",
-        "released",
-        "scope",
-        "settings",
-        "since",
-    )
-
     is_async = False
+    is_entered = False
+    released = False
+    outer: HeldLock | None = None
+    ends = math.inf
 
     store: LockStore
 
@@ -47,33 +40,20 @@ class HeldLock(Lease):
         backend: Backend,
         key: str,
         grant: Grant,
-        *,
         began: float,
         caller: object,
     ) -> None:
         owner, fence, ttl = grant
-        super().__init__(
-            settings.mode.family,
-            key,
-            owner,
-            fence,
-            ttl=ttl,
-            began=began,
-            store=backend.locks,
-            heartbeat=backend.heartbeat,
-        )
+        kind, store, heartbeat = settings.mode.family, backend.locks, backend.heartbeat
+        Lease.__init__(self, kind, key, owner, fence, ttl, began, store, heartbeat)
         self.ttl = settings.ttl  # from the first renewal on: it may have been handed over
         self.settings = settings
         self.since = began
-        self.ends = math.inf
         if settings.max_hold is not None:
             self.ends = began + settings.max_hold
             self._cap()
         self.caller = caller
-        self.outer: HeldLock | None = None
         self.scope = backend.prefix
-        self.is_entered = False
-        self.released = False
 
     def renewed(self, began: float, ttl: float | None = None) -> None:
         """A request sent at `began` made it live for `ttl` seconds, but not for longer than it may
@@ -112,9 +92,8 @@ class HeldLock(Lease):
         """A lease of fence 0 that holds nothing: of a call that runs without its lock."""
         lease = cls.__new__(cls)
         lease.kind, lease.key, lease.owner, lease.fence = "lock", key, "", 0
-        lease.ttl = lease.deadline = lease.due = lease.ends = math.inf
-        lease.inherited, lease.released, lease.outer = False, True, None
-        lease._reason, lease._callbacks, lease.caller = None, None, None
+        lease.ttl = lease.deadline = lease.due = math.inf
+        lease.released, lease.caller = True, None
         return lease
 
     @property
@@ -241,8 +220,6 @@ class HeldLock(Lease):
 class LockLease(HeldLock):
     """A hold on a lock, for sync callers: what `with resilient.lock(...) as lease` binds."""
 
-    __slots__ = ()
-
     def extend(self, ttl: Duration) -> None:
         """Hold the lock for `ttl` from now (seconds, or as `"1m"`), renewed by that TTL.
 
@@ -311,8 +288,6 @@ class LockLease(HeldLock):
 
 class AsyncLease(HeldLock):
     """A hold on a lock, for async callers: what `async with resilient.lock(...) as lease` binds."""
-
-    __slots__ = ()
 
     is_async = True
 

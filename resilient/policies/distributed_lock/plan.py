@@ -62,7 +62,7 @@ async def held(settings: Settings, lease: HeldLock) -> Any:
             lease.when_lost(lambda: on_lost(cast(Any, lease)))
         current.set(lease)
         lease.is_entered = True
-        answer = await Body(lease, lease, cancel=on_lost == "cancel")
+        answer = await Body(lease, lease, on_lost == "cancel")
     except BaseException as error:
         current.set(outer)
         report(error, await lease.releasing())
@@ -94,8 +94,8 @@ async def acquired(settings: Settings, backend: Backend, key: str) -> HeldLock:
         return mine
     contest = LockContest(settings, store, key, owner, note_of(caller))
     began, grant = await obtained(contest, backend.hub, settings.wait, began)
-    assert isinstance(grant, Grant)
-    return settings.lease(settings, backend, key, grant, began=began, caller=caller)
+    assert type(grant) is Grant
+    return settings.lease(settings, backend, key, grant, began, caller)
 
 
 def entered(settings: Settings, store: LockStore, key: str, caller: object) -> HeldLock | None:
@@ -135,7 +135,7 @@ async def adopted(settings: Settings, key: str, token: str) -> Any:
             key=key,
             fence=0,
         )
-    lease = settings.lease(settings, backend, key, grant, began=began, caller=caller)
+    lease = settings.lease(settings, backend, key, grant, began, caller)
     return await held(settings, lease)
 
 

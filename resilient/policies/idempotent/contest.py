@@ -25,13 +25,13 @@ Answer: TypeAlias = Claimed | InProgress | Completed | Mismatch | Unknown
 class ClaimContest:
     """One caller's attempt to claim one call (`resilient.engine.joining.SharedContest`)."""
 
-    __slots__ = ("_settings", "_store", "fingerprint", "key", "owner")
+    __slots__ = ("_settings", "fingerprint", "key", "owner", "store")
 
     def __init__(
         self, settings: Settings, store: IdempotencyStore, key: str, owner: str, fingerprint: str
     ) -> None:
         self._settings = settings
-        self._store = store
+        self.store = store
         self.key = key
         self.owner = owner
         self.fingerprint = fingerprint
@@ -44,7 +44,7 @@ class ClaimContest:
     def ask(self, waiter: str | None) -> Plan[Answer]:
         """Try once."""
         settings = self._settings
-        return self._store.claim(
+        return self.store.claim(
             self.key,
             owner=self.owner,
             lease=settings.lease,
@@ -64,11 +64,11 @@ class ClaimContest:
 
     def evict(self, owner: str) -> Plan[object]:
         """End the claim of an owner that died, perhaps after the call took effect."""
-        return self._store.expire(self.key, owner=owner)
+        return self.store.expire(self.key, owner=owner)
 
     def withdraw(self, waiter: str | None) -> Plan[object]:
         """Give up what may have been claimed; what is registered as waiting expires."""
-        return self._store.abandon(self.key, owner=self.owner)
+        return self.store.abandon(self.key, owner=self.owner)
 
     def refusal(self, answer: Answer, waited: float) -> CallInProgress:
         """The error that says who makes the call."""

@@ -20,8 +20,6 @@ class Claim(Lease):
         tenant: The backend's prefix.
     """
 
-    __slots__ = ("answer", "tenant")
-
     answer: Claimed
     tenant: str
 

@@ -98,25 +98,17 @@ async def run(
     """Run the body under its claim, and complete the claim with the outcome."""
     if answer.takeover:
         events.emit(events.CallTakenOver(contest.key, answer.attempt))
+    store, heartbeat = contest.store, backend.heartbeat
     claim = Claim(
-        "call",
-        contest.key,
-        contest.owner,
-        answer.fence,
-        ttl=settings.lease,
-        began=began,
-        store=backend.idempotency,
-        heartbeat=backend.heartbeat,
+        "call", contest.key, contest.owner, answer.fence, settings.lease, began, store, heartbeat
     )
     claim.answer = answer
     claim.tenant = backend.prefix
-    store = backend.idempotency
-    assert store is not None
     claim.keep()
     try:
         outer = current.set(claim)
         try:
-            result = await Body(lease=claim, cancel=True)
+            result = await Body(None, claim, True)
         except BaseException as error:
             if not isinstance(error, settings.replay_errors):
                 await given_up(settings, store, claim, error)
