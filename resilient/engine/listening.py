@@ -55,8 +55,10 @@ class Subscription(Protocol):
         """Subscribe what is not subscribed yet; the confirmation may come with `receive`."""
         ...
 
-    def receive(self) -> Iterator[tuple[str, str]]:
+    def receive(self) -> Iterator[tuple[str, str | None]]:
         """Wait until something arrives or the bell rings; the channels and messages that did.
+
+        The message `None`: the server has lost what it had.
 
         Raises:
             BackendError: The connection is lost, or leads nowhere.
@@ -248,9 +250,11 @@ class ListeningSource(ABC):
             known = self._wanted = process, wanted, names
         return known[2]
 
-    def heard(self, channel: str, message: str) -> None:
+    def heard(self, channel: str, message: str | None) -> None:
         """Hand on a message."""
-        if channel == self._own_name():
+        if message is None and self._hub is not None:
+            self._hub.wake_all()
+        elif message is not None and channel == self._own_name():
             if self._hub is not None:
                 for waiter in message.split(" "):
                     self._hub.wake(waiter)

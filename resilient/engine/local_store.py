@@ -12,6 +12,7 @@ Simpler than LRU", NSDI '24, https://www.usenix.org/conference/nsdi24/presentati
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -51,12 +52,14 @@ class Entry:
             the same moment may lose one.
         key: Its key.
         tags: Its tags.
+        born: Its birth at the backend; 0 where that does not say.
     """
 
     __slots__ = (
         "_alias",
         "_newer",
         "_older",
+        "born",
         "expires",
         "hits",
         "kept_until",
@@ -72,6 +75,7 @@ class Entry:
         self.expires = expires
         self.stale_until = self.kept_until = expires
         self.tags = tags
+        self.born = 0
         self.hits = 0
         self._alias: Alias | None = None
         self._newer: Entry | None = None
@@ -141,6 +145,7 @@ class LocalStore:
         kept_until: float | None = None,
         tags: Iterable[str] = (),
         alias: Alias | None = None,
+        born: int = 0,
         unless: Callable[[], bool] | None = None,
     ) -> bool:
         """Store a value, in the place of an earlier one, and evict another if the store is full.
@@ -153,6 +158,7 @@ class LocalStore:
             kept_until: Until when it may be fallen back on in trouble; `None`: no longer.
             tags: What it can be dropped by.
             alias: Another way to find it.
+            born: Its birth at the backend.
             unless: Asked under the store's lock; true: nothing is stored. So whoever first says
                 that a value is stale and then drops its key is sure that it does not come back.
         """
@@ -166,6 +172,7 @@ class LocalStore:
             self._prune(_ticks())
             behind = clock.behind()
             entry = Entry(key, value, expires - behind, tuple(tags))
+            entry.born = born
             if stale_until is not None:
                 entry.stale_until = max(stale_until - behind, entry.expires)
             if kept_until is not None:
@@ -196,18 +203,24 @@ class LocalStore:
             else:
                 self.tuples[alias] = entry
 
-    def drop(self, key: str) -> None:
-        """Remove the entry of a key."""
-        with self._lock:
-            self._doubtful.pop(key, None)
-            self._remove(self.entries.get(key))
+    def has_tag(self, tag: str) -> bool:
+        """Whether an entry has this tag."""
+        return tag in self._tagged
 
-    def drop_tag(self, tag: str) -> None:
-        """Remove every entry with this tag."""
+    def drop(self, key: str, *, but: int = -1) -> None:
+        """Remove the entry of a key; not the one of this birth."""
         with self._lock:
-            for entry in self._tagged.pop(tag, ()):
+            entry = self.entries.get(key)
+            if entry is None or entry.born != but:
+                self._doubtful.pop(key, None)
                 self._remove(entry)
-            for entry in [e for e in self._doubtful.values() if tag in e.tags]:
+
+    def drop_tag(self, tag: str, *, before: float = math.inf) -> None:
+        """Remove every entry with this tag that was born before."""
+        with self._lock:
+            for entry in [e for e in self._tagged.get(tag, ()) if e.born < before]:
+                self._remove(entry)
+            for entry in [e for e in self._doubtful.values() if tag in e.tags and e.born < before]:
                 del self._doubtful[entry.key]
 
     def doubt(self) -> None:

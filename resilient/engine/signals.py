@@ -14,9 +14,9 @@ from typing import Protocol, cast
 from weakref import WeakValueDictionary
 
 from resilient.engine.identity import new_owner
-from resilient.protocols.signals import SignalSource
+from resilient.protocols.signals import Follower, SignalSource, TrackingSource
 
-__all__ = ["GiftedWaiter", "Hub", "Listener", "Waiter"]
+__all__ = ["CHANGES", "GiftedWaiter", "Hub", "Listener", "Waiter"]
 
 POLL = 0.05
 """Seconds between two looks where a backend has no source of signals."""
@@ -24,6 +24,9 @@ CROWDED = 1.0
 """Seconds after a wait for which this process expects to wait again."""
 RECHECK = 1.0
 """Seconds after which a waiter looks by itself, in case a signal was missed."""
+
+CHANGES = "changes"
+"""The channel on which a follower is told of changed records."""
 
 Listener = Callable[[str | None], None]
 """Called with a broadcast, on the source's thread; with `None` when some may have been missed."""
@@ -54,13 +57,16 @@ class Hub:
 
     Attributes:
         channels: Those that somebody listens to; another tuple when there is another one.
+        follower: Who wants to know what becomes of records.
     """
 
     def __init__(self, source: SignalSource | None = None) -> None:
         self._source = source
+        self._tracking = source if isinstance(source, TrackingSource) else None
         self._waiters: WeakValueDictionary[str, Waiter] = WeakValueDictionary()
         self._listeners: dict[str, list[Listener]] = {}
         self.channels: tuple[str, ...] = ()
+        self.follower: Follower | None = None
         self._doubters: list[Listener] = []
         self._lock = threading.Lock()
         self.waited = -math.inf
@@ -111,6 +117,17 @@ class Hub:
             self.channels = tuple(self._listeners)
             if doubts:
                 self._doubters.append(listener)
+
+    def follow(self, follower: Follower) -> None:
+        """Have a follower told what becomes of records, if the source can, once it has started."""
+        self.follower = follower
+        if self._tracking is not None:
+            self.enlist(CHANGES, follower.changed)
+
+    @property
+    def tracks(self) -> bool:
+        """Whether a follower hears of every change, whoever made it."""
+        return self._tracking is not None and self._tracking.tracks
 
     def doubt(self) -> None:
         """Tell those who want to know that nothing is heard any more."""

@@ -21,6 +21,8 @@ class Entry(NamedTuple):
             if that time has come.
         kept: Seconds for which it is kept, served or not; at least as many as the TTL.
         tags: What it can be invalidated by, as it was stored; not only what the caller knows of.
+        born: The fence of the lease under which it was computed, or a number that is larger than
+            any before; 0 of a store that tells of no changes but by its own methods.
     """
 
     value: Encoded
@@ -28,6 +30,7 @@ class Entry(NamedTuple):
     fresh: float
     kept: float
     tags: tuple[str, ...]
+    born: int = 0
 
 
 class Leased(NamedTuple):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-__all__ = ["Hub", "SignalSource"]
+__all__ = ["Follower", "Hub", "SignalSource", "TrackingSource"]
 
 
 class Hub(Protocol):
@@ -36,6 +36,11 @@ class Hub(Protocol):
         ...
 
     @property
+    def follower(self) -> Follower | None:
+        """Who wants to know what becomes of records."""
+        ...
+
+    @property
     def has_waiters(self) -> bool:
         """Whether anybody waits: a source that looks may look less often while nobody does."""
         ...
@@ -43,6 +48,21 @@ class Hub(Protocol):
     @property
     def is_relied_on(self) -> bool:
         """Whether a connection on which nothing is heard any more must be noticed soon."""
+        ...
+
+
+class Follower(Protocol):
+    """Who wants to know what becomes of the records that it has read, whoever changes them.
+
+    A subject is a cache key, or `#` and a tag.
+    """
+
+    def concerns(self, subject: str) -> bool:
+        """Whether it has read that, or is reading it; asked for every record that is changed."""
+        ...
+
+    def changed(self, message: str | None) -> None:
+        """`"born subject"`: the birth of what is there now, 0 if nothing is; `None`: see `hear`."""
         ...
 
 
@@ -71,4 +91,18 @@ class SignalSource(Protocol):
 
     def stop(self) -> None:
         """Stop listening and end the thread."""
+        ...
+
+
+@runtime_checkable
+class TrackingSource(SignalSource, Protocol):
+    """One that can tell of changed records, too: of expired and evicted ones, and of those that
+    were written by other means than this library.
+
+    It tells of them on the channel `resilient.engine.signals.CHANGES`, to a `Follower`.
+    """
+
+    @property
+    def tracks(self) -> bool:
+        """Whether it does so now; a server may be too old, or not allow it."""
         ...

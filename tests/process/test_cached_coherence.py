@@ -13,6 +13,7 @@ import pytest
 import resilient
 from resilient import LocalCache, cached
 from resilient.backends.redis import from_url
+from resilient.backends.redis.cache_records import BORN
 from resilient.engine.drivers.sync import drive
 from resilient.engine.flights import Flights
 from resilient.testing.faults import FaultProxy
@@ -139,49 +140,53 @@ def test_invalidations_at_any_moment(shared_target: Target, local: Any) -> None:
         assert stale == 0
 
 
-def nothing() -> bytes:
-    """What is cached, before it is set by hand."""
-    return b""
+def stays_stale(server: RedisServer, prefix: str, rounds: int) -> bool:
+    """Read a value of 8 MB while another client changes it; whether the old one ever stayed."""
+    chance = random.Random(8)
 
+    def f() -> bytes:
+        return b"computed"
 
-def stays_stale(url: str, prefix: str, rounds: int) -> bool:
-    """Read a value of 8 MB while another process changes it; whether the old one ever stayed."""
-    chance, stale = random.Random(8), False
-    ours, theirs = from_url(url, prefix=prefix), from_url(url, prefix=prefix)
-    options: dict[str, Any] = {"ttl": 600, "namespace": "large", "backend_timeout": "10s"}
-    read = cached(local=LocalCache(ttl=600), backend=ours, **options)(nothing)
-    write = cached(local=None, backend=theirs, **options)(nothing)
-    key, arrived = cached.of(read).key(), threading.Event()
-    read()
-    ours.hub.listen("cache", lambda message: arrived.set() if message == key else None)
-    try:
+    with resilient.using(server.url, prefix=prefix), server.client() as client:
+        read = cached(ttl=600, local=LocalCache(ttl=600), backend_timeout="10s")(f)
+        entries = cached.of(read)
+        name = f"{prefix}cache:{entries.key()}"
+
+        def record(value: bytes) -> bytes:
+            entries.at().set(value)
+            stored: Any = client.get(name)
+            return bytes(stored)
+
+        old, new = record(b"x" * LARGE), record(b"new")
+        born = int(old[:BORN])
+        assert read() == b"new"
         for number in range(rounds):
-            if stale:
-                break
-            cached.of(write).at().set(b"%06d" % number + b"x" * LARGE)
-            assert arrived.wait(5)
-            arrived.clear()
+            client.set(name, b"%d" % (born + number) + old[BORN:])
+            while entries.stats().local_size:
+                time.sleep(0.0005)
             reader = threading.Thread(target=read)
             reader.start()
             time.sleep(chance.random() * 0.01)
-            cached.of(write).at().set(b"new")
-            assert arrived.wait(5)
-            arrived.clear()
+            if number % 2:
+                client.delete(name)
+            else:
+                client.set(name, new)
             reader.join()
-            stale = read() != b"new"
-    finally:
-        ours.close()
-        theirs.close()
-    return stale
+            changed = time.monotonic()
+            while read() not in (b"new", b"computed"):
+                if time.monotonic() > changed + 0.5:
+                    return True
+                time.sleep(0.001)
+    return False
 
 
 def test_a_large_value_that_is_changed_while_it_is_read(
     redis_server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was read before a change is not kept after it; without the flight it would be."""
-    assert not stays_stale(redis_server.url, prefix, scaled(200, 15))
-    monkeypatch.setattr(Flights, "call_off", lambda self, key: None)
-    assert stays_stale(redis_server.url, f"{prefix}control:", 200)
+    """What was read before a foreign write is not kept after it; without the flight it would be."""
+    assert not stays_stale(redis_server, prefix, scaled(200, 15))
+    monkeypatch.setattr(Flights, "there", lambda self, key, born: None)
+    assert stays_stale(redis_server, f"{prefix}control:", 200)
 
 
 def test_a_large_namespace_is_cleared(redis_server: RedisServer, prefix: str) -> None:

@@ -22,6 +22,9 @@ STREAMS = [
     b"*3\r\n$1\r\nx\r\n*2\r\n:1\r\n$-1\r\n+s\r\n:1\r\n",
     b"-NOSCRIPT No matching script\r\n+after\r\n",
     b"*2\r\n-ERR inside\r\n:2\r\n",
+    b"%2\r\n$5\r\nproto\r\n:3\r\n$7\r\nmodules\r\n*0\r\n",
+    b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n",
+    b">2\r\n$10\r\ninvalidate\r\n_\r\n",
 ]
 
 

@@ -22,9 +22,9 @@ class MongoSignals(ListeningSource):
         self._settings = settings
         self._keys = keys
 
-    def heard(self, channel: str, message: str) -> None:
+    def heard(self, channel: str, message: str | None) -> None:
         """Hand on a message."""
-        super().heard(channel, unescaped(message))
+        super().heard(channel, None if message is None else unescaped(message))
 
     def _subscription(self) -> Subscription:
         return MongoSubscription(self._settings)

@@ -22,7 +22,7 @@ class PostgresSignals(ListeningSource):
         self._settings = settings
         self._keys = keys
 
-    def heard(self, channel: str, message: str) -> None:
+    def heard(self, channel: str, message: str | None) -> None:
         """Hand on a message; an empty one stands for one that was too long to be sent."""
         if message:
             super().heard(channel, unescaped(message))

@@ -19,6 +19,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 from resilient.backends.redis.cache_records import (
+    BORN,
     HEAD,
     MICRO,
     Numbers,
@@ -110,10 +111,15 @@ class RedisCache(CacheDefaults):
         if stored is None or stored[32:48] <= seconds + micros.rjust(6, b"0"):
             self._present.pop(key, None)
             return None
-        born, ends = stored[:16], HEAD + int(stored[104:HEAD])
-        if stored[HEAD:ends] != look.stored:  # it has other tags than those of its call
-            actual = tags_of(stored[HEAD:ends])
-            self._present[key] = self._look_at(key, actual)._replace(tags=look.tags)
+        born = stored[:BORN]
+        try:
+            ends = HEAD + int(stored[104:HEAD])
+            if stored[HEAD:ends] != look.stored:  # it has other tags than those of its call
+                actual = tags_of(stored[HEAD:ends])
+                self._present[key] = self._look_at(key, actual)._replace(tags=look.tags)
+                return None
+        except ValueError:  # others have written it
+            self._present.pop(key, None)
             return None
         for number in numbers:
             if number is None or number > born:

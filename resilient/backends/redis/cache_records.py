@@ -11,6 +11,7 @@ from resilient.protocols.cache import Entry
 from resilient.protocols.values import Encoded
 
 __all__ = [
+    "BORN",
     "HEAD",
     "MICRO",
     "Numbers",
@@ -22,6 +23,8 @@ __all__ = [
     "times_of",
 ]
 
+BORN = 16
+"""Bytes of a birth, which a record begins with, and which is all that a tag is."""
 HEAD = 113
 """Bytes of a record before its tags."""
 MICRO = 1_000_000
@@ -46,12 +49,15 @@ class Record(NamedTuple):
         """Read a record at a time of the server's, in µs; `None` for what is none."""
         if stored is None or len(stored) < HEAD:
             return None
-        ends = HEAD + int(stored[104:HEAD])
-        ttl, fresh = int(stored[16:32]) - now, int(stored[32:48]) - now
-        kept = int(stored[48:64]) - now
-        value, tags = Encoded(stored[ends:]), tags_of(stored[HEAD:ends])
-        entry = Entry(value, ttl / MICRO, fresh / MICRO, kept / MICRO, tags)
-        return cls(entry, int(stored[:16]))
+        try:
+            ends = HEAD + int(stored[104:HEAD])
+            ttl, fresh = int(stored[16:32]) - now, int(stored[32:48]) - now
+            kept = int(stored[48:64]) - now
+            value, tags = Encoded(stored[ends:]), tags_of(stored[HEAD:ends])
+            born = int(stored[:BORN])
+        except ValueError:  # others have written it
+            return None
+        return cls(Entry(value, ttl / MICRO, fresh / MICRO, kept / MICRO, tags, born), born)
 
 
 def numbers_of(tags: Sequence[str], found: Sequence[bytes | None]) -> Numbers:
@@ -80,5 +86,8 @@ def stored_of(tags: Iterable[str]) -> str:
 
 
 def tags_of(stored: bytes) -> tuple[str, ...]:
-    """The tags that lie beside a value."""
-    return tuple(json.loads(stored)) if stored else ()
+    """The tags that lie beside a value; `ValueError` for what are none."""
+    tags: object = json.loads(stored) if stored else []
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise ValueError(f"{stored!r} are no tags")
+    return tuple(tags)

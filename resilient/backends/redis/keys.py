@@ -45,6 +45,10 @@ class Keys:
             *[f"{self.prefix}{kind}-{helper}:{plain}" for helper in helpers],
         ]
 
+    def primary(self, kind: str) -> str:
+        """What the primary keys of a kind begin with."""
+        return f"{self.prefix}{kind}:"
+
     def job(self, task: str) -> list[str]:
         """A job's run, its steps, its waiters, and what its checkpoints' names begin with."""
         plain = task if has_tag(task) else _ENDS_IN_SEQUENCE.sub("%3A", escaped(task))

@@ -1,7 +1,8 @@
 """The wire format, where redis-py gives no access to it: packing, and reading as bytes arrive.
 
 hiredis does both where it is installed (`pip install redis[hiredis]`); else the few lines below.
-https://redis.io/docs/latest/develop/reference/protocol-spec/ (version 2)
+https://redis.io/docs/latest/develop/reference/protocol-spec/ (version 2, and of version 3 what is
+sent unasked or in answer to `HELLO`)
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ class PlainReader:
             return int(line), end
         if kind == ord("+"):
             return line, end
+        if kind == ord("_"):
+            return None, end
         if kind == ord("-"):
             return self._make_error(line.decode(errors="replace")), end
         size = int(line)
@@ -78,11 +81,12 @@ class PlainReader:
             if len(self._buffer) < end + size + 2:
                 raise IndexError
             return bytes(self._buffer[end : end + size]), end + size + 2
+        is_map = kind == ord("%")
         items = []
-        for _ in range(size):
+        for _ in range(2 * size if is_map else size):
             item, end = self._parse(end)
             items.append(item)
-        return items, end
+        return dict(zip(items[::2], items[1::2], strict=True)) if is_map else items, end
 
 
 def plain_pack(words: Sequence[str | bytes | int | float]) -> bytes:

@@ -1,4 +1,4 @@
-"""Signals on Redis: pub/sub, heard by `resilient.engine.listening`.
+"""Signals on Redis: pub/sub and client tracking, heard by `resilient.engine.listening`.
 
 https://redis.io/docs/latest/develop/pubsub/#delivery-semantics
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from resilient.backends.redis.keys import Keys
 from resilient.backends.redis.settings import Settings
 from resilient.backends.redis.subscription import RedisSubscription
+from resilient.backends.redis.tracking import Tracking
 from resilient.engine.listening import ListeningSource, Subscription
 
 __all__ = ["RedisSignals"]
@@ -20,9 +21,19 @@ class RedisSignals(ListeningSource):
         super().__init__(settings.name, patience=2 * settings.connect_timeout)
         self._settings = settings
         self._keys = keys
+        self._tracking = Tracking(keys, self._concerns)
+
+    @property
+    def tracks(self) -> bool:
+        """Whether the server tells of every change of a record, whoever made it."""
+        return self._tracking.is_on
+
+    def _concerns(self, subject: str) -> bool:
+        follower = None if self._hub is None else self._hub.follower
+        return follower is not None and follower.concerns(subject)
 
     def _subscription(self) -> Subscription:
-        return RedisSubscription(self._settings, self.is_relied_on)
+        return RedisSubscription(self._settings, self.is_relied_on, self._tracking)
 
     def _own_channel(self, process: str) -> str:
         return self._keys.signal(process)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -13,11 +15,14 @@ from redis._parsers.base import BaseParser
 from resilient.backends.redis.failures import backend_error
 from resilient.backends.redis.resp import UNFINISHED, new_reader, pack
 from resilient.backends.redis.settings import Settings
+from resilient.backends.redis.tracking import Tracking
 from resilient.engine.listening import ANSWER, Bell, Silence
 
 __all__ = ["RedisSubscription"]
 
 READ_SIZE = 65_536
+
+Heard = tuple[str, str | None]
 
 
 class RedisSubscription:
@@ -25,10 +30,24 @@ class RedisSubscription:
 
     That one connects; then its socket is spoken to directly, since whoever waits for a lock waits
     for all that is done here.
+
+    Args:
+        settings: How to connect.
+        is_relied_on: Whether a connection that leads nowhere must be noticed soon.
+        tracking: What to follow; where the server does not know how, its channel is confirmed and
+            stays silent.
     """
 
-    def __init__(self, settings: Settings, is_relied_on: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        is_relied_on: Callable[[], bool],
+        tracking: Tracking | None = None,
+    ) -> None:
         self._settings = settings
+        self._tracking = tracking
+        self._can_ask: bool | None = None
+        self._asking: deque[Callable[[Any], Heard | None]] = deque()  # who gets the answers
         self._connection: Any = None
         self._socket: Any = None
         self._reader = new_reader(BaseParser.parse_error)
@@ -56,25 +75,41 @@ class RedisSubscription:
 
     def add(self, channels: set[str]) -> None:
         """Subscribe what is not subscribed yet; the confirmation comes with `receive`."""
-        if channels <= self._asked:
+        new = channels - self._asked
+        if not new:
             return
+        asked = b""
+        if self._tracking is not None:
+            if not self._asked:
+                asked += self._greeting()
+            if self._tracking.channel in new:
+                asked += self._following(self._tracking)
+                new.discard(self._tracking.channel)
+        if new:  # last: an error that answers no question is this one's
+            asked += pack(("SUBSCRIBE", *new))
         with self._translating():
-            self._socket.sendall(pack(("SUBSCRIBE", *(channels - self._asked))))
+            self._socket.sendall(asked)
         self._asked |= channels
 
-    def receive(self) -> Iterator[tuple[str, str]]:
+    def receive(self) -> Iterator[Heard]:
         """Wait until something arrives or the bell rings; the channels and messages that did."""
         try:  # not `_translating`: whoever waits for a lock waits for this
             self._reader.feed(self._arrived())
         except (redis_errors.RedisError, OSError) as error:
             raise backend_error(self._settings.name, error) from error
         while (message := self._reader.gets()) is not UNFINISHED:
-            if isinstance(message, Exception):
-                raise backend_error(self._settings.name, message) from message
-            if message[0] == b"message":
+            if not isinstance(message, list):  # of all questions, none is answered by a list
+                if (heard := self._answered(message)) is not None:
+                    yield heard
+            elif message[0] == b"message":
                 yield message[1].decode(), message[2].decode()
             elif message[0] == b"subscribe":
                 self.confirmed |= {message[1].decode()}
+            elif message[0] == b"invalidate" and self._tracking is not None:
+                if message[1] is None:
+                    yield self._tracking.emptied, None
+                else:
+                    self._ask_about(self._tracking, message[1])
 
     def close(self) -> None:
         """Close the connection; redis-py does not shut down what another process opened."""
@@ -82,8 +117,49 @@ class RedisSubscription:
         self._socket = None
         self.confirmed = frozenset()
         self._asked = set()
+        self._asking.clear()
+        if self._tracking is not None:
+            self._tracking.is_on = False
         if connection is not None:
             connection.disconnect()
+
+    def _greeting(self) -> bytes:
+        """Asks to speak version 3: in version 2 who has subscribed can ask for nothing else."""
+
+        def greeted(answer: Any) -> None:
+            self._can_ask = not isinstance(answer, Exception)
+
+        self._can_ask = None
+        self._asking.append(greeted)
+        return pack(("HELLO", "3"))
+
+    def _following(self, tracking: Tracking) -> bytes:
+        """Asks to be told of changes; an error, of whatever kind: that cannot be."""
+
+        def begun(answer: Any) -> None:
+            tracking.is_on = not isinstance(answer, Exception)
+            self.confirmed |= {tracking.channel}
+
+        self._asking.append(begun)
+        return pack(tracking.begin)
+
+    def _ask_about(self, tracking: Tracking, names: Iterable[bytes]) -> None:
+        asked = b""
+        for name in names:
+            subject = tracking.subject(name)
+            if subject is not None:
+                self._asking.append(partial(tracking.told, subject))
+                asked += pack(tracking.question(name))
+        if asked:
+            with self._translating():
+                self._socket.sendall(asked)
+
+    def _answered(self, answer: Any) -> Heard | None:
+        if self._asking:
+            return self._asking.popleft()(answer)
+        if isinstance(answer, Exception):
+            raise backend_error(self._settings.name, answer) from answer
+        return None
 
     def _arrived(self) -> bytes:
         """Wait for what arrives; nothing, if it was the bell."""
@@ -93,6 +169,9 @@ class RedisSubscription:
                 if not what and self._silence.is_suspicious():
                     self._ask_for_life()
                 return b""
+        return self._received()
+
+    def _received(self) -> bytes:
         data: bytes = self._socket.recv(READ_SIZE)
         if not data:
             raise redis_errors.ConnectionError("Connection closed by server.")
@@ -107,6 +186,10 @@ class RedisSubscription:
     def _ask_for_life(self) -> None:
         if self._pinged:
             raise redis_errors.TimeoutError("the server gives no sign of life")
+        if self._asking and self._can_ask is None:  # `open` waits for the greeting
+            return
+        if self._can_ask:  # else the answer is a list
+            self._asking.append(lambda answer: None)
         self._socket.sendall(pack(("PING",)))
         self._pinged = True
         self._silence.expect(ANSWER)

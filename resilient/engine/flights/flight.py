@@ -43,6 +43,8 @@ class Flight:
         tags: What it can be told to be stale by, besides its key.
         stale: Whether it was, since it began: its result is true for its riders, who came before,
             but not to be kept.
+        there: The birth of what the backend was last heard to have since somebody changed that;
+            `None`: nothing was heard.
         began: The moment of its beginning, in invalidations of tags.
         is_outdated: Whether it learnt late of a tag that was invalidated since: so some of its
             riders may have come after that, and its result is not for them.
@@ -74,6 +76,7 @@ class Flight:
         "served_until",
         "stale",
         "tags",
+        "there",
     )
 
     def __init__(
@@ -83,6 +86,7 @@ class Flight:
         self.tags = frozenset(tags)
         self.is_nested = is_nested
         self.stale = False
+        self.there: int | None = None
         self.began = began
         self.is_outdated = False
         self.landed = False
@@ -127,9 +131,9 @@ class Flight:
         """Whether it waits for a thread, and whoever comes now waits for it."""
         return self._job is not None and not self.serves
 
-    def is_stale(self) -> bool:
-        """Whether its result must not be kept."""
-        return self.stale
+    def is_stale(self, born: int = 0) -> bool:
+        """Whether its result, of this birth, must not be kept."""
+        return self.stale or (self.there is not None and self.there != born)
 
 
 class Rider(Protocol):

@@ -77,6 +77,22 @@ class Flights:
             for key in list(self._flying):
                 self.call_off(key)
 
+    def flies(self, key: str) -> bool:
+        """Whether there is a flight of this key."""
+        return key in self._flying
+
+    def has_tag(self, tag: str) -> bool:
+        """Whether there is a flight with this tag."""
+        with self._lock:
+            return any(tag in flight.tags for flight in self._flying.values())
+
+    def there(self, key: str, born: int) -> None:
+        """What the backend has now, after somebody changed it: any other result is not kept."""
+        with self._lock:
+            flight = self._flying.get(key)
+            if flight is not None:
+                flight.there = born
+
     def tag(self, flight: Flight, tags: Iterable[str]) -> None:
         """A flight has further tags; it is called off if one was invalidated since it began."""
         with self._lock:

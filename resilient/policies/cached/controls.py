@@ -65,6 +65,10 @@ class CacheStats(NamedTuple):
         local_size: How many values the layer in this process holds.
         max_staleness: Seconds for which this process may at most serve a value that another one
             has invalidated; usually it hears of that at once.
+        coherence: What it hears of: `"tracking"`: whatever changes at the server, by whomever;
+            `"broadcast"`: what this library invalidates, so that what expires, is evicted or is
+            written by other means may be served for the TTL of the layer in the process;
+            `"ttl"`: nothing; `"none"`: there is no such layer.
     """
 
     hits: int = 0
@@ -77,6 +81,7 @@ class CacheStats(NamedTuple):
     backend_errors: int = 0
     local_size: int = 0
     max_staleness: float = 0.0
+    coherence: Literal["tracking", "broadcast", "ttl", "none"] = "none"
 
 
 class Explanation(NamedTuple):
@@ -206,6 +211,7 @@ class CacheControls(Generic[P, Result, Peeked, Truth, Nothing, Explained, Value]
             backend_errors=counters.backend_errors,
             local_size=len(near.values),
             max_staleness=near.max_staleness,
+            coherence=near.coherence,
         )
 
     def _set(self, key: str, tags: tuple[str, ...], value: Any) -> Any:

@@ -7,7 +7,7 @@ it waits for the rest: so no two wait for one another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ class Gathering:
         self._waiter: GiftedWaiter | None = None
         self._owner = ""
         self._began = 0.0
-        self._changed: Callable[[], bool] = near.nearby.changes()
+        self._reading = near.nearby.reading(())
         budget = settings.asking.hard
         assert budget is not None
         self._budget = budget
@@ -89,7 +89,8 @@ class Gathering:
         """Ask, compute what is ours to compute, wait for what others do, until all is there."""
         self._owner, start = owner, await NOW
         while self.wanted:
-            self._changed, self._began = self._near.nearby.changes(), await NOW
+            keys = [call.key for call in self.wanted.values()]
+            self._reading, self._began = self._near.nearby.reading(keys), await NOW
             try:
                 answers = await self._asked()
             except BackendError as error:
@@ -163,7 +164,7 @@ class Gathering:
             return
         self._near.counters.hits += 1
         call.add_tags(entry.tags)
-        self._keep(call, stored.value, life_of(entry))
+        self._keep(call, stored.value, life_of(entry), entry.born)
         self._take(item, raised_or(stored.value))
 
     async def _rested(self, theirs: list[tuple[Call, Busy]]) -> None:
@@ -227,12 +228,14 @@ class Gathering:
             kept = await self._stored(fillings)
             for (item, life), is_kept in zip(lives.items(), kept, strict=False):
                 if is_kept:
-                    self._keep(calls[item], values[item], life)
+                    self._keep(calls[item], values[item], life, ours[item].fence)
         for item in calls:
             self.wanted.pop(item)
         self.found.update(values)
 
     async def _stored(self, fillings: list[Filling]) -> list[bool]:
+        # What was changed before this is replaced by it.
+        self._reading = self._near.nearby.reading(each.key for each in fillings)
         fill = partial(self._store.fill_many, fillings, owner=self._owner)
         try:
             return await guarded(insisted, fill, self._budget)
@@ -253,8 +256,9 @@ class Gathering:
         with suppress(BackendError):
             await all_of([self._store.abandon(call.key, owner=self._owner) for call in calls])
 
-    def _keep(self, call: Call, value: Any, life: Life) -> None:
-        self._near.keep(call, value, life, began=self._began, unless=self._changed)
+    def _keep(self, call: Call, value: Any, life: Life, born: int) -> None:
+        unless = partial(self._reading.is_stale, call.key, born)
+        self._near.keep(call, value, life, born=born, began=self._began, unless=unless)
 
     def _take(self, item: Any, value: Any) -> None:
         self.found[item] = value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from resilient.engine.durations import Duration, seconds
 from resilient.engine.failure import Failure
@@ -130,6 +130,7 @@ class Near:
         self.local = local
         self.records = records
         self.counters = Counters()
+        self.nearby.keeps |= local is not None
         maxsize = 1 if local is None else local.maxsize
         self.values = self.nearby.store(owner, lambda: LocalStore(maxsize))
 
@@ -168,6 +169,7 @@ class Near:
         value: Any,
         life: Life,
         *,
+        born: int,
         began: float,
         unless: Callable[[], bool],
     ) -> None:
@@ -177,6 +179,7 @@ class Near:
             call: What it is the value of.
             value: The value.
             life: For how long the backend has it.
+            born: Its birth at the backend.
             began: When the request was sent to which the backend answered that, on the local clock.
             unless: Whether it has become stale.
         """
@@ -194,6 +197,7 @@ class Near:
             kept_until=began + life.ttl + life.stale if life.stale else None,
             tags=call.tags,
             alias=call.alias,
+            born=born,
             unless=unless,
         )
 
@@ -208,6 +212,11 @@ class Near:
         return self.records.decode(key, self.records.encode(key, value)) if copies else value
 
     @property
+    def coherence(self) -> Literal["tracking", "broadcast", "ttl", "none"]:
+        """How values at hand are kept from being stale."""
+        return "none" if self.local is None else self.nearby.coherence
+
+    @property
     def max_staleness(self) -> float:
         """Seconds for which a value may be served here after another process invalidated it.
 
@@ -215,5 +224,5 @@ class Near:
         """
         if self.local is None:
             return 0.0
-        hears = self.backend.hub.has_source and self.nearby.is_watching
-        return min(self.local.seconds, DEAF) if hears else self.local.seconds
+        is_deaf = self.coherence == "ttl"
+        return self.local.seconds if is_deaf else min(self.local.seconds, DEAF)

@@ -113,7 +113,9 @@ async def loaded(settings: Settings, near: Near, call: Call, flight: Flight) -> 
         near.counters.hits += 1
         call.add_tags(answer.entry.tags)
         flight.tag(call.tags)
-        near.keep(call, answer.value, life_of(answer.entry), began=began, unless=flight.is_stale)
+        born = answer.entry.born
+        unless = partial(flight.is_stale, born)
+        near.keep(call, answer.value, life_of(answer.entry), born=born, began=began, unless=unless)
         return raised_or(answer.value)
     if stale is not None:
         flight.tag(stale.entry.tags)
@@ -304,10 +306,12 @@ async def stored(
         stale=life.stale,
         tags=call.tags,
     )
+    born, flight.there = lease.fence, None  # what was changed before this is replaced by it
     began = await NOW
     try:
         if await guarded(insisted, fill, budget):
-            near.keep(call, outcome, life, began=began, unless=flight.is_stale)
+            unless = partial(flight.is_stale, born)
+            near.keep(call, outcome, life, born=born, began=began, unless=unless)
     except BackendError as error:
         troubled(settings, near, call, error)
     except LeaseLost:  # of a lock around this: what was computed is not to be relied on

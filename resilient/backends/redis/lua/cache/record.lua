@@ -4,9 +4,11 @@
 local HEAD = 113
 local NOBODY = string.rep('-', 40)
 
+-- What others have written there, of whatever type, is no record.
 local function record_at(key)
-  local head = redis.call('GETRANGE', key, 0, HEAD - 1)
-  if #head < HEAD then return false end
+  local head = redis.pcall('GETRANGE', key, 0, HEAD - 1)
+  if type(head) == 'table' or #head < HEAD
+    or string.find(string.sub(head, 1, 64) .. string.sub(head, 105), '%D') then return false end
   return {
     born = tonumber(string.sub(head, 1, 16)),
     expires = tonumber(string.sub(head, 17, 32)),
