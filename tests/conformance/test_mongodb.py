@@ -6,6 +6,8 @@ import pytest
 
 from resilient.backends.mongodb import MongoBackend, from_url
 from resilient.testing.conformance import (
+    CacheConformance,
+    CheckpointConformance,
     Conformance,
     IdempotencyConformance,
     LockConformance,
@@ -33,3 +35,11 @@ class TestLocks(Mongo, LockConformance):
 
 class TestIdempotency(Mongo, IdempotencyConformance):
     """Idempotent calls on a server."""
+
+
+class TestCache(Mongo, CacheConformance):
+    """Cached values on a server."""
+
+
+class TestCheckpoints(Mongo, CheckpointConformance):
+    """Jobs on a server."""

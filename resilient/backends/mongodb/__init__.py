@@ -12,6 +12,8 @@ except ImportError as error:
         "pip install 'resilient-decorators[mongodb]'"
     ) from error
 
+from resilient.backends.mongodb.cache import MongoCache
+from resilient.backends.mongodb.checkpoints import MongoCheckpoints
 from resilient.backends.mongodb.idempotency import MongoIdempotency
 from resilient.backends.mongodb.keys import Keys
 from resilient.backends.mongodb.locks import MongoLocks
@@ -33,7 +35,9 @@ class MongoBackend(Backend):
         super().__init__(
             settings.name,
             locks=MongoLocks(self._transport, keys),
+            cache=MongoCache(self._transport, keys, self._longest),
             idempotency=MongoIdempotency(self._transport, keys),
+            checkpoints=MongoCheckpoints(self._transport, keys, self._longest),
             source=None if settings.listen == "off" else MongoSignals(settings, keys),
         )
 

@@ -14,11 +14,21 @@ from typing import Any, Protocol
 import bson
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
+from pymongo.errors import OperationFailure
 
 from resilient.backends.mongodb.failures import LostRace
 from resilient.backends.mongodb.keys import collection
 
-__all__ = ["Change", "Command", "Document", "Look", "Pipeline", "compiled"]
+__all__ = [
+    "Change",
+    "Command",
+    "Document",
+    "Look",
+    "Pipeline",
+    "Removal",
+    "Update",
+    "compiled",
+]
 
 Document = dict[str, Any]
 Pipeline = Sequence[RawBSONDocument]
@@ -62,9 +72,13 @@ class Change:
         read: Makes of the document afterwards what the asker gets; of `None` if there is none.
         upsert: Whether the document is made if there is none. Not so, nothing happens then.
         repeatable: Whether it may be sent again when its answer was lost.
+        fields: Which fields of the document come back; nothing: all of them.
     """
 
-    __slots__ = ("_arguments", "_pipeline", "_read", "_upsert", "capability", "key", "repeatable")
+    __slots__ = (
+        *("_arguments", "_fields", "_pipeline", "_read", "_upsert"),
+        *("capability", "key", "repeatable"),
+    )
 
     def __init__(
         self,
@@ -76,9 +90,11 @@ class Change:
         read: Callable[[Document | None], Any],
         upsert: bool = False,
         repeatable: bool = True,
+        fields: Sequence[str] = (),
     ) -> None:
         self.capability = capability
         self.key = key
+        self._fields = dict.fromkeys(fields, 1)
         self.repeatable = repeatable
         self._pipeline = pipeline
         self._arguments = arguments
@@ -87,17 +103,14 @@ class Change:
 
     def document(self) -> Document:
         """The command."""
-        wide = {
-            name: Int64(value) if type(value) is int else value
-            for name, value in self._arguments.items()
-        }
         return {
             "findAndModify": collection(self.capability),
             "query": {"_id": self.key},
             "update": self._pipeline,
             "new": True,
+            "fields": self._fields,
             "upsert": self._upsert,
-            "let": {"p": {"$literal": wide}},
+            "let": {"p": {"$literal": _wide(self._arguments)}},
             "writeConcern": MAJORITY,
         }
 
@@ -144,10 +157,95 @@ class Look:
             "aggregate": collection(self.capability),
             "pipeline": [{"$match": self._match}, *self._stages],
             "cursor": {"batchSize": 1_000_000},
-            "let": {"p": {"$literal": dict(self._arguments)}},
+            "let": {"p": {"$literal": _wide(self._arguments)}},
             "readConcern": {"level": "majority"},
         }
 
     def answer(self, reply: Document) -> Any:
         """The documents, read."""
         return self._read(reply["cursor"]["firstBatch"])
+
+
+class Update:
+    """One `update` of several documents, of each by the same pipeline.
+
+    Args:
+        capability: Whose collection.
+        keys: The documents' `_id`s.
+        pipeline: What becomes of each.
+        arguments: What the pipeline finds in `$$p`; numbers are 64 bits wide there.
+        upsert: Whether a document is made where there is none.
+    """
+
+    __slots__ = ("_arguments", "_keys", "_pipeline", "_upsert", "capability", "repeatable")
+
+    def __init__(
+        self,
+        capability: str,
+        keys: Sequence[str],
+        pipeline: Pipeline,
+        arguments: Mapping[str, Any],
+        *,
+        upsert: bool = False,
+    ) -> None:
+        self.capability = capability
+        self.repeatable = True
+        self._keys = keys
+        self._pipeline = pipeline
+        self._arguments = arguments
+        self._upsert = upsert
+
+    def document(self) -> Document:
+        """The command."""
+        updates: list[Document]
+        if self._upsert:
+            each = {"u": self._pipeline, "upsert": True}
+            updates = [{"q": {"_id": key}, **each} for key in self._keys]
+        else:
+            updates = [{"q": {"_id": {"$in": self._keys}}, "u": self._pipeline, "multi": True}]
+        return {
+            "update": collection(self.capability),
+            "updates": updates,
+            "ordered": False,
+            "let": {"p": {"$literal": _wide(self._arguments)}},
+            "writeConcern": MAJORITY,
+        }
+
+    def answer(self, reply: Document) -> None:
+        """Nothing: it is done."""
+        _confirmed(reply)
+
+
+class Removal:
+    """One `delete` of documents, by their `_id`s."""
+
+    __slots__ = ("_keys", "capability", "repeatable")
+
+    def __init__(self, capability: str, keys: Sequence[str]) -> None:
+        self.capability = capability
+        self.repeatable = True
+        self._keys = keys
+
+    def document(self) -> Document:
+        """The command."""
+        return {
+            "delete": collection(self.capability),
+            "deletes": [{"q": {"_id": {"$in": self._keys}}, "limit": 0}],
+            "writeConcern": MAJORITY,
+        }
+
+    def answer(self, reply: Document) -> None:
+        """Nothing: it is done."""
+        _confirmed(reply)
+
+
+def _wide(arguments: Mapping[str, Any]) -> Document:
+    return {
+        name: Int64(value) if type(value) is int else value for name, value in arguments.items()
+    }
+
+
+def _confirmed(reply: Document) -> None:
+    """An `update` says of each document what went wrong with it, and answers nevertheless."""
+    for error in reply.get("writeErrors", ()):
+        raise OperationFailure(str(error.get("errmsg")), error.get("code"), error)

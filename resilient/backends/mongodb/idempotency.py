@@ -266,10 +266,19 @@ class MongoIdempotency:
         pipeline: Pipeline,
         arguments: Mapping[str, Any],
         read: Callable[[Document | None], Any],
-        **options: bool,
+        *,
+        upsert: bool = False,
+        repeatable: bool = True,
     ) -> Ask:
-        name = self._keys.name(key)
-        change = Change(IDEMPOTENCY, name, pipeline, arguments, read=read, **options)
+        change = Change(
+            IDEMPOTENCY,
+            self._keys.name(key),
+            pipeline,
+            arguments,
+            read=read,
+            upsert=upsert,
+            repeatable=repeatable,
+        )
         return Ask(self._transport, change)
 
 

@@ -6,7 +6,8 @@ import hashlib
 
 __all__ = ["COLLECTIONS", "Keys", "collection"]
 
-COLLECTIONS = ("locks", "idempotency", "checkpoints", "cache", "circuits")
+COLLECTIONS = ("locks", "idempotency", "checkpoints", "cache", "tags", "circuits")
+"""Of the documents that say something to processes."""
 
 
 def collection(capability: str) -> str:

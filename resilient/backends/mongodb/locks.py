@@ -131,10 +131,20 @@ class MongoLocks:
         pipeline: Pipeline,
         arguments: Mapping[str, Any],
         read: Callable[[Document | None], Any],
-        **options: bool,
+        *,
+        upsert: bool = False,
+        repeatable: bool = True,
     ) -> Ask:
-        name = self._keys.name(key, mode.family)
-        return Ask(self._transport, Change(LOCKS, name, pipeline, arguments, read=read, **options))
+        change = Change(
+            LOCKS,
+            self._keys.name(key, mode.family),
+            pipeline,
+            arguments,
+            read=read,
+            upsert=upsert,
+            repeatable=repeatable,
+        )
+        return Ask(self._transport, change)
 
     async def _look(self, key: str, mode: LockMode) -> Document:
         query = {"_id": self._keys.name(key, mode.family)}
