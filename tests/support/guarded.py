@@ -10,7 +10,7 @@ import pytest
 from resilient import CircuitBreaker, CircuitState, circuit_breaker
 from tests.support.modes import Mode
 
-__all__ = ["Service", "state", "trip"]
+__all__ = ["Service", "by_hand", "fail", "state", "succeed", "trip"]
 
 
 class Service:
@@ -56,3 +56,26 @@ def trip(mode: Mode, breaker: CircuitBreaker, **fields: Any) -> None:
     """Let one guarded block fail."""
     with pytest.raises(ConnectionError), mode.entered(breaker.guard(**fields)):
         raise ConnectionError
+
+
+def fail(mode: Mode, breaker: CircuitBreaker, times: int = 1, error: Any = None) -> None:
+    """So many guarded blocks that fail."""
+    for _ in range(times):
+        with pytest.raises(ConnectionError), mode.entered(breaker.guard()):
+            raise error or ConnectionError
+
+
+def succeed(mode: Mode, breaker: CircuitBreaker, times: int = 1) -> None:
+    """So many guarded blocks that end well."""
+    for _ in range(times):
+        with mode.entered(breaker.guard()):
+            pass
+
+
+def by_hand(
+    mode: Mode, breaker: CircuitBreaker, name: str, *, tenant: str | None = None, **options: Any
+) -> Any:
+    """A control of its circuit, or of a tenant's, in the form of this mode."""
+    circuit = breaker.at() if tenant is None else breaker.at(tenant=tenant)
+    control: Callable[..., Any] = getattr(circuit, f"a{name}" if mode.is_async else name)
+    return mode.call(control, **options)

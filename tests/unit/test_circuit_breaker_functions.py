@@ -1,11 +1,10 @@
-"""What `@circuit_breaker` guards: functions of every kind; its options, and the state by hand."""
+"""What `@circuit_breaker` guards: functions of every kind, with a fallback or without."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -17,8 +16,6 @@ from resilient import (
     CircuitState,
     ConfigurationError,
     Consecutive,
-    CountWindow,
-    FailureRate,
     HalfOpen,
     circuit_breaker,
 )
@@ -286,94 +283,6 @@ def test_disabled_policies_pass_calls_through(service: Service) -> None:
     assert state(call) is OPEN
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"trip": 0.5}, "trip=0.5"),
-        ({"window": 100}, "window=100"),
-        ({"half_open": 5}, "half_open=5"),
-        ({"min_calls": 0}, "min_calls=0"),
-        ({"min_calls": True}, "min_calls=True"),
-        ({"open_for": float("nan")}, "open_for=nan"),
-        ({"open_for": 0}, "open_for=0"),
-        ({"open_for": "1 minute"}, "open_for='1 minute'"),
-        ({"record": "ValueError"}, "record='ValueError'"),
-        ({"record": (KeyboardInterrupt,)}, "record"),
-        ({"ignore": asyncio.CancelledError}, "ignore"),
-        ({"fallback": "none"}, "fallback='none'"),
-        ({"key": lambda nonsense: ""}, "key="),
-        ({"backend": "nonsense://"}, "nonsense"),
-    ],
-)
-def test_a_wrong_option_is_refused_when_decorated(options: dict[str, Any], says: str) -> None:
-    """By an error of our tree that names it."""
-    template = () if "key" in options else ("service",)
-
-    def call() -> None:
-        """Never called."""
-
-    with pytest.raises(ConfigurationError, match=says):
-        circuit_breaker(*template, **options)(call)
-
-
-@pytest.mark.parametrize("value", [0, -0.1, 1.5, True, "half", float("nan")])
-def test_a_rate_is_a_share(value: Any) -> None:
-    """More than 0, at most 1."""
-    with pytest.raises(ConfigurationError, match="FailureRate"):
-        FailureRate(value)
-
-
-@pytest.mark.parametrize("make", [Consecutive, CountWindow, HalfOpen])
-@pytest.mark.parametrize("value", [0, -1, 2.0, True, "5"])
-def test_counts_are_whole_numbers(make: Callable[[Any], Any], value: Any) -> None:
-    """At least 1."""
-    with pytest.raises(ConfigurationError, match="at least 1"):
-        make(value)
-
-
-def test_templates_are_checked_when_decorated() -> None:
-    """Unknown fields, no key, both keys, and omitted parentheses."""
-
-    def call(tenant: str) -> None:
-        """Never called."""
-
-    with pytest.raises(ConfigurationError, match="nonsense"):
-        circuit_breaker("x:{nonsense}")(call)
-    with pytest.raises(ConfigurationError, match="needs a key"):
-        circuit_breaker()(call)
-    with pytest.raises(ConfigurationError, match="not both"):
-        circuit_breaker("x", key=lambda tenant: "x")(call)
-    with pytest.raises(ConfigurationError, match="parentheses"):
-        circuit_breaker(call)  # type: ignore[call-overload]  # what is to be refused
-    with pytest.raises(ConfigurationError, match="is not decorated"):
-        circuit_breaker.of(call)
-
-
-def test_a_fallback_must_suit_the_function() -> None:
-    """No async fallback for a `def`, and none at all for generators."""
-
-    async def fallback(refusal: CircuitOpen) -> None:
-        """Never called."""
-
-    def plain() -> None:
-        """Never called."""
-
-    def stream() -> Iterator[int]:
-        yield 1
-
-    with pytest.raises(ConfigurationError, match="async fallback"):
-        circuit_breaker("x", fallback=fallback)(plain)  # type: ignore[arg-type]  # to be refused
-    with pytest.raises(ConfigurationError, match="generator"):
-        circuit_breaker("x", fallback=lambda refusal: iter(()))(stream)
-
-
-def test_an_unknown_option_is_refused() -> None:
-    """An option that is not there is a `TypeError`, never accepted and ignored."""
-    for option in ("on_backend_error", "max_keys", "windows"):
-        with pytest.raises(TypeError, match=option):
-            circuit_breaker("x", **{option: None})  # type: ignore[call-overload]  # on purpose
-
-
 @pytest.mark.parametrize("answer", [float("nan"), float("inf"), -1.0, "soon", ZeroDivisionError()])
 def test_a_retry_after_function_that_fails_hides_nothing(mode: Mode, answer: Any) -> None:
     """The call's own error is raised and counted, whatever the function does."""
@@ -394,61 +303,3 @@ def test_a_retry_after_function_that_fails_hides_nothing(mode: Mode, answer: Any
             mode.call(guarded)
     with pytest.raises(CircuitOpen):
         mode.call(guarded)
-
-
-# --- by hand
-
-
-def test_forcing_a_circuit(mode: Mode, service: Service, clock: ManualClock) -> None:
-    """Open for as long as asked, closed at once, and begun anew."""
-    breaker = CircuitBreaker("s:{tenant}", trip=Consecutive(2), open_for=30)
-    circuit = breaker.at(tenant="acme")
-    control = partial(_control, mode, circuit)
-    control("force_open", duration="10m")
-    assert circuit.state is CircuitState.FORCED_OPEN
-    clock.advance("9m")
-    with pytest.raises(CircuitOpen) as info, mode.entered(breaker.guard(tenant="acme")):
-        pytest.fail("it is open")
-    assert info.value.retry_after == pytest.approx(60)
-    assert "forced" in str(info.value)
-    assert "open for 540.0 s" in str(info.value)
-    control("force_closed")
-    with mode.entered(breaker.guard(tenant="acme")) as call:
-        assert (call.key, call.is_probe) == ("s:acme", False)
-    with pytest.raises(ConnectionError), mode.entered(breaker.guard(tenant="acme")):
-        raise ConnectionError
-    assert control("metrics")[3:6] == (2, 1, 1)
-    control("reset")
-    assert control("metrics")[3:6] == (0, 0, 0)
-    with pytest.raises(ConfigurationError, match="duration"):
-        control("force_open", duration=-1)
-
-
-def _control(mode: Mode, circuit: Any, name: str, **options: Any) -> Any:
-    return mode.call(getattr(circuit, f"a{name}" if mode.is_async else name), **options)
-
-
-def test_a_blocking_form_in_a_loop_warns() -> None:
-    """`guard`, `metrics` and the others say which form to use instead."""
-    breaker = CircuitBreaker("service")
-
-    async def main() -> None:
-        with pytest.warns(resilient.BlockingCallInLoop, match="async with"), breaker.guard():
-            pass
-        with pytest.warns(resilient.BlockingCallInLoop, match="ametrics") as warnings:
-            breaker.at().metrics()
-        assert warnings[0].filename == __file__
-
-    asyncio.run(main())
-
-
-def test_state_asks_nobody() -> None:
-    """A circuit that this process has never used is closed as far as it knows."""
-    breaker = CircuitBreaker("service:{n}")
-    assert breaker.at(n=1).state is CLOSED
-    assert "closed" in repr(breaker.at(n=1))
-    assert repr(breaker) == "CircuitBreaker('service:{n}')"
-    with pytest.raises(TypeError, match="n"):
-        breaker.at()
-    with pytest.raises(resilient.KeyMissing):
-        breaker.guard(n=None)

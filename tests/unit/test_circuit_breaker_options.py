@@ -1,8 +1,7 @@
-"""The options of `@circuit_breaker`: what opens a circuit, what closes it, what is done by hand."""
+"""The options of `@circuit_breaker`: what opens a circuit, what counts, what closes it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -20,7 +19,6 @@ from resilient import (
     Consecutive,
     FailureRate,
     HalfOpen,
-    Outcome,
     Ramp,
     SlowRate,
     TimeWindow,
@@ -28,9 +26,9 @@ from resilient import (
     distributed_lock,
 )
 from resilient.engine.clock import ManualClock, installed
-from resilient.events import CircuitWouldOpen, Event
 from resilient.policies.circuit_breaker.upstream import asked_pause
 from resilient.protocols.circuit_table import BY_HAND, TRANSITIONS, diagram
+from tests.support.guarded import fail, succeed
 from tests.support.modes import Mode
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
@@ -42,26 +40,6 @@ def _clock() -> Iterator[ManualClock]:
     clock = ManualClock()
     with installed(clock), resilient.using("memory://"):
         yield clock
-
-
-def fail(mode: Mode, breaker: CircuitBreaker, times: int = 1, error: Any = None) -> None:
-    """So many guarded blocks that fail."""
-    for _ in range(times):
-        with pytest.raises(ConnectionError), mode.entered(breaker.guard()):
-            raise error or ConnectionError
-
-
-def succeed(mode: Mode, breaker: CircuitBreaker, times: int = 1) -> None:
-    """So many guarded blocks that end well."""
-    for _ in range(times):
-        with mode.entered(breaker.guard()):
-            pass
-
-
-def by_hand(mode: Mode, breaker: CircuitBreaker, name: str, **options: Any) -> Any:
-    """A control of its circuit, in the form of this mode."""
-    control: Callable[..., Any] = getattr(breaker.at(), f"a{name}" if mode.is_async else name)
-    return mode.call(control, **options)
 
 
 # --- the state machine
@@ -327,56 +305,6 @@ def test_a_ramp_lets_calls_through_little_by_little(mode: Mode, clock: ManualClo
     succeed(mode, breaker, 50)
 
 
-# --- by hand
-
-
-@pytest.mark.parametrize(
-    ("control", "state"),
-    [("force_closed", "forced_closed"), ("metrics_only", "metrics_only"), ("disable", "disabled")],
-)
-def test_nothing_opens_it_by_hand_for_a_time(
-    mode: Mode, clock: ManualClock, seen: list[Event], control: str, state: str
-) -> None:
-    """Failures pass through until it is over; then they count again."""
-    breaker = CircuitBreaker("s", trip=Consecutive(2))
-    by_hand(mode, breaker, control, duration=600, reason="INC-7", by="ana")
-    assert breaker.at().state.value == state
-    fail(mode, breaker, 5)
-    view = by_hand(mode, breaker, "metrics")
-    assert view.reason == "forced by ana: INC-7"
-    assert view.calls == (0 if state == "disabled" else 5)
-    would = [event for event in seen if isinstance(event, CircuitWouldOpen)]
-    assert len(would) == (0 if state == "disabled" else 1)
-    clock.advance(601)
-    by_hand(mode, breaker, "metrics")
-    fail(mode, breaker, 2)
-    assert breaker.at().state is OPEN
-
-
-def test_forced_open_says_why_and_goes_on_as_usual(mode: Mode, clock: ManualClock) -> None:
-    """Refused until its time is over, whoever asks; then it is probed. The history tells it."""
-    breaker = CircuitBreaker("s", half_open=HalfOpen(permits=1))
-    by_hand(mode, breaker, "force_open", duration="10m", reason="INC-7", by="ana")
-    with pytest.raises(CircuitOpen, match=r"by hand \(forced by ana: INC-7\)") as info:
-        succeed(mode, breaker)
-    assert info.value.retry_after == pytest.approx(600)
-    clock.advance("10m")
-    succeed(mode, breaker)
-    assert breaker.at().state is CLOSED
-    history = by_hand(mode, breaker, "history")
-    assert [(each.after, each.reason) for each in history] == [
-        (CLOSED, "probes_passed"),
-        (HALF_OPEN, "override_ended"),
-        (CircuitState.FORCED_OPEN, "forced by ana: INC-7"),
-    ]
-    by_hand(mode, breaker, "force_open")
-    clock.advance("24h")
-    with pytest.raises(CircuitOpen):
-        succeed(mode, breaker)
-    by_hand(mode, breaker, "reset")
-    succeed(mode, breaker)
-
-
 # --- consistency
 
 
@@ -401,131 +329,3 @@ def test_local_tells_nobody(mode: Mode, clock: ManualClock) -> None:
         with pytest.raises(CircuitOpen):
             succeed(mode, breaker)
         assert backend.sync.circuits.view("s").generation == 0
-
-
-# --- stale calls, and what would have been
-
-
-def test_stale_calls_are_counted(mode: Mode, clock: ManualClock) -> None:
-    """A call that ends in another state than it began in has no effect, and is counted as such."""
-    breaker = CircuitBreaker("s", trip=Consecutive(1))
-    outer = [breaker.guard() for _ in range(3)]
-    for guard in outer:
-        mode.call(guard.__aenter__) if mode.is_async else guard.__enter__()
-    fail(mode, breaker)
-    for guard, error in zip(outer, (None, None, ConnectionError()), strict=True):
-        kind = None if error is None else type(error)
-        if mode.is_async:
-            mode.call(guard.__aexit__, kind, error, None)
-        else:
-            guard.__exit__(kind, error, None)
-    assert by_hand(mode, breaker, "metrics").stale == 3
-
-
-def test_a_hundred_cancellations_change_nothing() -> None:
-    """Still closed, and while it is half-open no permit is lost."""
-    with resilient.using("memory://"):
-        breaker = CircuitBreaker(
-            "s", trip=Consecutive(1), open_for=0.01, half_open=HalfOpen(permits=1)
-        )
-
-        @breaker
-        async def call(seconds: float) -> str:
-            await asyncio.sleep(seconds)
-            return "well"
-
-        async def cancelled() -> None:
-            task = asyncio.create_task(call(60))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-
-        async def main() -> None:
-            for _ in range(100):
-                await cancelled()
-            assert breaker.at().state is CLOSED
-            with pytest.raises(ConnectionError):
-                async with breaker.guard():
-                    raise ConnectionError
-            await asyncio.sleep(0.05)
-            for _ in range(100):
-                await cancelled()
-            assert breaker.at().state is HALF_OPEN
-            assert await call(0) == "well"
-            assert breaker.at().state is CLOSED
-
-        asyncio.run(main())
-
-
-def test_two_thousand_refusals_are_of_constant_depth(mode: Mode, clock: ManualClock) -> None:
-    """Each is an exception of its own, with a traceback of its own."""
-    import traceback
-
-    async def body() -> None:
-        raise ConnectionError
-
-    call = mode.decorate(circuit_breaker("s", trip=Consecutive(1)), body)
-    with pytest.raises(ConnectionError):
-        mode.call(call)
-    depths = set()
-    for _ in range(2000):
-        with pytest.raises(CircuitOpen) as info:
-            mode.call(call)
-        depths.add(len(list(traceback.walk_tb(info.value.__traceback__))))
-    assert len(depths) == 1
-
-
-def test_replay_shows_what_other_thresholds_would_have_done() -> None:
-    """The recorded outcomes of an outage, under three breakers."""
-    recorded = [
-        Outcome(at=n, failed=20 <= n < 60, took=3.0 if n >= 80 else 0.1) for n in range(100)
-    ]
-    eager = CircuitBreaker("s", trip=Consecutive(3), open_for=10, half_open=HalfOpen(permits=1))
-    lazy = CircuitBreaker("s", trip=FailureRate(0.9), min_calls=90)
-    slow = CircuitBreaker("s", trip=SlowRate(0.2, over=2), min_calls=10)
-    found = eager.replay(recorded)
-    assert found.calls == 100
-    assert (found.rejected, found.failures_spared) == (36, 34)
-    assert [each.after for each in found.transitions[:2]] == [OPEN, HALF_OPEN]
-    assert lazy.replay(recorded)[:3] == (100, 0, 0)
-    assert [each.reason for each in slow.replay(recorded).transitions] == ["slow_rate"]
-
-
-def untyped(kind: Any) -> Any:
-    """The same, as the type checkers do not know it: what follows is wrong by its types."""
-    return kind
-
-
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (partial(SlowRate, 0.5, over=0), "over"),
-        (partial(SlowRate, 2, over=1), "SlowRate"),
-        (partial(TimeWindow, -1), "TimeWindow"),
-        (partial(TimeWindow, 60, buckets=500), "buckets"),
-        (partial(Backoff, 5, factor=0.5), "factor"),
-        (partial(Backoff, 5, max=1), "max"),
-        (partial(Backoff, 5, jitter=1), "jitter"),
-        (partial(HalfOpen, concurrency=0), "concurrency"),
-        (partial(untyped(HalfOpen), policy="some"), "policy"),
-        (partial(Ramp, over=10, start=0), "start"),
-        (partial(resilient.Quorum, 0), "nodes"),
-        (partial(resilient.Quorum, 1, fraction=2), "fraction"),
-        (partial(untyped(CircuitBreaker), "s", consistency="lazy"), "consistency"),
-        (partial(CircuitBreaker, "s", consistency="strict", quorum=resilient.Quorum(2)), "quorum"),
-        (partial(untyped(CircuitBreaker), "s", ramp=30), "ramp"),
-        (partial(untyped(CircuitBreaker), "s", quorum=2), "quorum"),
-        (partial(untyped(CircuitBreaker), "s", record_result=1), "record_result"),
-        (partial(untyped(CircuitBreaker), "s", retry_after=30), "retry_after"),
-        (
-            partial(CircuitBreaker, "s", trip=SlowRate(0.1, over=1) | SlowRate(0.1, over=2)),
-            "over",
-        ),
-    ],
-)
-def test_a_wrong_option_is_named(make: Callable[[], Any], says: str) -> None:
-    """By an error of our tree, when it is declared."""
-    with pytest.raises(resilient.ConfigurationError, match=says):
-        make()
