@@ -41,12 +41,15 @@ class SharedContest(Contest[A], Protocol[A]):
 
 
 class Party:
-    """Those who wait for one thing. `answer` is what its leader got for all, if it did."""
+    """Those who wait for one thing. `answer` is what its leader got for all, if it did, when it
+    asked at the local time `asked`.
+    """
 
-    __slots__ = ("answer", "ended", "waiters")
+    __slots__ = ("answer", "asked", "ended", "waiters")
 
     def __init__(self) -> None:
         self.answer: Any = None
+        self.asked = -math.inf
         self.ended = False
         self.waiters: list[Waiter] = []
 
@@ -78,12 +81,12 @@ class Parties:
                 party.waiters.append(waiter)
             return party, leads
 
-    def end(self, place: Hashable, party: Party, answer: Any) -> None:
+    def end(self, place: Hashable, party: Party, asked: float, answer: Any) -> None:
         """The leader leaves, with an answer for all, or `None`."""
         with self._lock:
             if self._by_place.get(place) is party:
                 del self._by_place[place]
-            party.answer, party.ended = answer, True
+            party.answer, party.asked, party.ended = answer, asked, True
             waiters, party.waiters = party.waiters, []
         for waiter in waiters:
             waiter.wake()
@@ -122,7 +125,8 @@ async def joined(
                 left = patience - (await NOW - start)
         finally:
             parties.left(party, waiter)
-        if party.answer is not None:
+        # Not one that was asked for before this call: it may have been forgotten in between.
+        if party.answer is not None and party.asked >= start:
             return began, party.answer
         if not party.ended:
             began, answer = await tried(contest, await NOW)
@@ -137,11 +141,11 @@ async def _led(
     contest: SharedContest[A], parties: Parties, party: Party, hub: Hub, wait: float
 ) -> tuple[float, A]:
     """Wait for all, and tell them."""
-    shared: A | None = None
+    asked, shared = -math.inf, None
     try:
-        began, answer = await queued(contest, hub, wait)
+        asked, answer = await queued(contest, hub, wait)
         if contest.is_shared(answer):
             shared = answer
-        return began, answer
+        return asked, answer
     finally:
-        parties.end(contest.place, party, shared)
+        parties.end(contest.place, party, asked, shared)

@@ -258,15 +258,42 @@ def test_an_async_step_is_awaited() -> None:
     assert sorted(ran) == [0, 1, 2]
 
 
-def test_a_step_without_a_stored_form_says_so(mode: Mode) -> None:
-    """An object that cannot be stored is refused when it is to be stored, by its type."""
+@pytest.mark.parametrize("way", ["step", "map"])
+def test_a_step_without_a_stored_form_is_not_run_again(
+    mode: Mode, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run that made it has its result, and is warned; a later one is told that it is done."""
+    made: list[int] = []
+    fails = True
 
-    async def body(job: Any) -> None:
-        await mode.within(job.step, "lock", asyncio.Lock)
+    async def effect(item: int) -> asyncio.Lock:
+        made.append(item)
+        return asyncio.Lock()
+
+    async def body(job: Any) -> str:
+        function = mode.function(effect)
+        if way == "step":
+            answer = await mode.within(job.step, "lock", function, 7)
+        else:
+            (answer,) = await mode.within(job.map, function, [7], workers=1)
+        assert isinstance(answer, asyncio.Lock)
+        if fails:
+            raise Flaky
+        return "done"
 
     decorated = mode.decorate(checkpointed("k"), body)
-    with pytest.raises(resilient.CodecError, match="Lock"):
+    with pytest.raises(Flaky):
         mode.call(decorated)
+    assert "has no stored form" in caplog.text
+    assert "Lock" in caplog.text
+    fails = False
+    for _ in range(2):
+        with pytest.raises(resilient.ResultUnavailable, match=r"the step .* is done.*Lock"):
+            mode.call(decorated)
+    assert made == [7]
+    mode.call(checkpointed.of(decorated).at().forget)
+    assert mode.call(decorated) == "done"
+    assert made == [7, 7]
 
 
 def test_a_coroutine_in_a_sync_step_is_refused() -> None:

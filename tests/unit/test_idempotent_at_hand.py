@@ -1,8 +1,9 @@
-"""`@idempotent(local=)`: an outcome at hand does not outlive `forget`, whatever is under way."""
+"""No outcome outlives `forget`, whatever is under way: neither at hand nor on its way to others."""
 
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import resilient
 from resilient import idempotent
+from resilient.protocols.idempotency import Completed
 from tests.support.fixtures import Target
 from tests.support.modes import Mode
 
@@ -82,3 +84,50 @@ def test_replayed_while_it_is_forgotten(mode: Mode, target: Target) -> None:
         assert mode.call(idempotent.of(call).forget) is True
         assert store.results == [1]
         assert [mode.call(call), mode.call(call)] == [2, 2]
+
+
+class Forgetting(Around):
+    """Has a call forgotten just after somebody was answered with its outcome."""
+
+    def __init__(self, backend: resilient.Backend, mode: Mode) -> None:
+        super().__init__(backend)
+        self.mode = mode
+        self.is_forgotten = threading.Event()
+
+    async def claim(self, key: str, **options: Any) -> Any:
+        """Claim the call; its outcome takes a while to arrive."""
+        answer = await self.store.claim(key, **options)
+        if isinstance(answer, Completed) and not self.is_forgotten.is_set():
+            assert await self.store.delete(key)
+            self.is_forgotten.set()
+            await self.mode.sleep(0.2)
+        return answer
+
+
+def test_who_calls_after_it_was_forgotten_is_not_told_what_it_was(
+    mode: Mode, target: Target
+) -> None:
+    """One who waits for the outcome has just been answered, and does not know it yet.
+
+    Who calls from then on finds it waiting, and does not share that answer.
+    """
+    ran: list[int] = []
+
+    async def body() -> int:
+        ran.append(1)
+        number = len(ran)
+        await mode.sleep(0.1)
+        return number
+
+    call = mode.decorate(idempotent("k", ttl=60, wait=20), body)
+    with resilient.using(target.url, prefix=target.prefix) as backend:
+        store = Forgetting(backend, mode)
+
+        async def late() -> Any:
+            while not store.is_forgotten.is_set():
+                await mode.sleep(0.001)
+            return await mode.within(call)
+
+        assert mode.together(call, call, mode.function(late)) == [1, 1, 2]
+        if mode.is_async:
+            mode.call(resilient.aclose)

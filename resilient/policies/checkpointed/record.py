@@ -82,7 +82,7 @@ class Record(NamedTuple):
 
 
 class Unstored(NamedTuple):
-    """In the place of a job's result that has no stored form.
+    """In the place of a result, of a job or of one of its steps, that has no stored form.
 
     Attributes:
         reason: Why it has none.

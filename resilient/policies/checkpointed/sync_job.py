@@ -210,7 +210,7 @@ class Job(JobInHand[S]):
         Raises:
             StaleRunner: Another runner has taken the job over.
             JobCancelled: Somebody has cancelled the job.
-            CodecError: A result has no stored form.
+            ResultUnavailable: An earlier run has made a call, but its result had no stored form.
             BackendError: The backend was away for as long as the lease lasts.
             ConfigurationError: A wrong option, or two loops of one name.
         """
@@ -312,7 +312,7 @@ class Job(JobInHand[S]):
 
         Raises:
             StaleRunner: Another runner has taken the job over.
-            CodecError: The result has no stored form; the step will run again.
+            ResultUnavailable: An earlier run has made the step, but its result had no stored form.
             BackendError: The backend was away for as long as the lease lasts.
         """
         plan = self._run.steps.once(name, codec_of_results(function, returns))
