@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-import tracemalloc
-from collections.abc import Iterator
 from itertools import count, pairwise
 from typing import Any
 
@@ -15,7 +13,6 @@ import resilient
 from resilient import checkpointed
 from tests.performance.ratios import Costs
 from tests.support.fixtures import Target
-from tests.support.jobs import each
 from tests.support.modes import Mode
 from tests.support.scale import scaled
 from tests.support.servers import RedisAt
@@ -77,41 +74,6 @@ def test_never_more_than_keep_and_no_key_without_a_ttl(redis_server: RedisAt, pr
         found = keys()
         assert len(found) >= 7
         assert [key for key in found if client.pttl(key) < 0] == []
-
-
-@pytest.mark.parametrize("in_chunks", [False, True])
-def test_a_gigabyte_streams_in_constant_memory(mode: Mode, in_chunks: bool) -> None:
-    """The items are never held: neither those that are given nor those that are skipped."""
-    size = 1 << 20
-    items = scaled(1024, least=64)
-    fails = True
-
-    def source() -> Iterator[bytearray]:
-        for _ in range(items):
-            yield bytearray(size)
-
-    async def run(job: Any) -> int:
-        nonlocal fails
-        loop = job.chunks(source(), 4) if in_chunks else job.iterate(source())
-        async for _ in each(loop):
-            if fails and job.progress.done >= items // 2:
-                fails = False
-                raise LookupError
-        done: int = job.progress.done
-        return done
-
-    decorated = mode.decorate(checkpointed("k", every=8), run)
-    with resilient.using("memory://"):
-        tracemalloc.start()
-        try:
-            with pytest.raises(LookupError):
-                mode.call(decorated)
-            assert mode.call(decorated) == items
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-    print(f"{2 * items} MB read, {peak / size:.0f} MB at most")
-    assert peak < 20 * size
 
 
 def test_three_thousand_steps_are_resumed_in_one_round_trip(

@@ -16,8 +16,10 @@ from resilient import idempotent
 from resilient.testing.faults import FaultProxy
 from tests.process import idempotent_workers
 from tests.support.fixtures import Target, alternating
+from tests.support.lateness import Lateness
 from tests.support.modes import Mode
 from tests.support.processes import group, run_all
+from tests.support.scale import measured
 from tests.support.servers import RedisAt
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -39,16 +41,21 @@ def test_duplicates_over_processes_take_effect_once(
 
 @alternating("async")
 def test_a_killed_owner_is_taken_over(shared_target: Target, mode: Mode) -> None:
-    """Within its lease and half a second, as attempt 2, under a larger fence."""
-    lease, took = 1.0, 30.0
-    for attempt in range(3):
+    """Within its lease and half a second, as attempt 2, under a larger fence.
+
+    In the best of some rounds, and but for what a busy machine adds to each turn of the few threads
+    that have to do with it.
+    """
+    lease, beyond = 1.0, 30.0
+    for attempt in range(5):
         prefix = f"{shared_target.prefix}{attempt}:"
-        took = min(took, takeover((shared_target.url, prefix, mode.name, lease)))
-        if took < lease + 0.5:
+        with Lateness() as late:
+            took = takeover((shared_target.url, prefix, mode.name, lease))
+        measured("an idempotent call is taken over", took, f"s ({late.seconds:.3f} s late)")
+        beyond = min(beyond, took - 5 * late.seconds)
+        if took <= lease + 0.5:
             break
-    print(f"taken over after {took:.3f} s")
-    # Three times that where the machine is too busy to start a thread in time.
-    assert took < 3 * (lease + 0.5)
+    assert beyond <= lease + 0.5
 
 
 def takeover(arguments: tuple[str, str, str, float]) -> float:

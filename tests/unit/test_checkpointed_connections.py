@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy
+from sqlalchemy import orm
 
 import resilient
 from resilient import checkpointed
@@ -56,7 +57,9 @@ class Database:
         return [row[0] for row in found]
 
 
-@pytest.fixture(params=["sqlite", "sqlite autocommit", "postgresql", "sqlalchemy"])
+@pytest.fixture(
+    params=["sqlite", "sqlite autocommit", "postgresql", "sqlalchemy", "sqlalchemy session"]
+)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     """One of each kind."""
     path = tmp_path / "user.db"
@@ -69,6 +72,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
         return Database(lambda: psycopg.connect(server.url))
     url = server.url.replace("postgresql://", "postgresql+psycopg://")
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    if request.param == "sqlalchemy session":
+        return Database(lambda: orm.Session(engine), sqlalchemy.text)
     return Database(engine.connect, sqlalchemy.text)
 
 
@@ -301,31 +306,6 @@ async def leave(mode: Mode, manager: Any, error: BaseException | None) -> None:
         await manager.__aexit__(type(error), error, None)
     else:
         manager.__exit__(type(error), error, None)
-
-
-def test_an_async_connection(postgres: PostgresAt) -> None:
-    """psycopg's async connections serve an `async def`, and only that."""
-    fails = [5]
-    seen: list[int] = []
-
-    @checkpointed("k", every=2)
-    async def load(job: resilient.AsyncJob) -> list[int]:
-        async with await psycopg.AsyncConnection.connect(postgres.url) as connection:
-            await connection.execute("CREATE TABLE IF NOT EXISTS rows (n integer)")
-            async for item in job.iterate(range(8), conn=connection):
-                seen.append(item)
-                await connection.execute("INSERT INTO rows VALUES (%s)", (item,))
-                if item in fails:
-                    fails.remove(item)
-                    raise Flaky
-            cursor = await connection.execute("SELECT n FROM rows ORDER BY n")
-            return [row[0] for row in await cursor.fetchall()]
-
-    with Mode("async") as mode:
-        with pytest.raises(Flaky):
-            mode.call(load)
-        assert mode.call(load) == list(range(8))
-    assert seen == [0, 1, 2, 3, 4, 5, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(

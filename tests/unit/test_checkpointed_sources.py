@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from resilient import checkpointed
 from resilient.engine.clock import ManualClock, installed
 from tests.support.jobs import each
 from tests.support.modes import Mode
+from tests.support.scale import scaled
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -202,3 +204,39 @@ def test_items_that_are_skipped_let_other_tasks_run() -> None:
             mode.call(load)
         fails = False
         assert mode.call(beside) >= 15  # of 90 ms
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_chunks", [False, True])
+def test_a_gigabyte_streams_in_constant_memory(mode: Mode, in_chunks: bool) -> None:
+    """The items are never held: neither those that are given nor those that are skipped."""
+    size = 1 << 20
+    items = scaled(1024, least=64)
+    fails = True
+
+    def source() -> Iterator[bytearray]:
+        for _ in range(items):
+            yield bytearray(size)
+
+    async def run(job: Any) -> int:
+        nonlocal fails
+        loop = job.chunks(source(), 4) if in_chunks else job.iterate(source())
+        async for _ in each(loop):
+            if fails and job.progress.done >= items // 2:
+                fails = False
+                raise LookupError
+        done: int = job.progress.done
+        return done
+
+    decorated = mode.decorate(checkpointed("k", every=8), run)
+    with resilient.using("memory://"):
+        tracemalloc.start()
+        try:
+            with pytest.raises(LookupError):
+                mode.call(decorated)
+            assert mode.call(decorated) == items
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    print(f"{2 * items} MB read, {peak / size:.0f} MB at most")
+    assert peak < 20 * size

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import sqlalchemy
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
 import resilient
 from resilient import idempotency
@@ -77,7 +79,13 @@ class Database:
             return tx.result
 
 
-KINDS = ["sqlite3", "psycopg", "sqlalchemy on sqlite", "sqlalchemy on postgresql"]
+KINDS = [
+    "sqlite3",
+    "psycopg",
+    "sqlalchemy on sqlite",
+    "sqlalchemy on postgresql",
+    "sqlalchemy session on postgresql",
+]
 
 
 @pytest.fixture(params=KINDS)
@@ -85,7 +93,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     """Each library in turn."""
     kind: str = request.param
     path = tmp_path / "user.db"
-    if kind in ("psycopg", "sqlalchemy on postgresql"):
+    if kind == "psycopg" or kind.endswith("on postgresql"):
         server: PostgresAt = request.getfixturevalue("postgres")
         look: Callable[[], Any] = server.connect
         url = server.url.replace("postgresql://", "postgresql+psycopg://")
@@ -99,7 +107,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         return
     options = {"connect_args": {"timeout": 20}} if "sqlite" in kind else {}
     engine = sqlalchemy.create_engine(url, **options)
-    yield Database(kind, engine.connect, look)
+    yield Database(kind, partial(Session, engine) if "session" in kind else engine.connect, look)
     engine.dispose()
 
 
@@ -236,10 +244,8 @@ def test_async_connections(postgres: PostgresAt) -> None:
         engine = create_async_engine(postgres.url.replace("postgresql://", "postgresql+psycopg://"))
 
         async def by_sqlalchemy(number: int) -> Any:
-            async with (
-                engine.connect() as connection,
-                idempotency.transaction(connection, key="s") as tx,
-            ):
+            session = AsyncSession(engine) if number % 2 else engine.connect()
+            async with session as connection, idempotency.transaction(connection, key="s") as tx:
                 if tx.done:
                     return tx.result
                 await connection.execute(sqlalchemy.text("INSERT INTO charge VALUES (2)"))
@@ -247,6 +253,7 @@ def test_async_connections(postgres: PostgresAt) -> None:
                 return tx.result
 
         assert len(set(await asyncio.gather(*map(by_sqlalchemy, range(4))))) == 1
+        assert len(await by_sqlalchemy(1)) == 2  # replayed over a session, whoever has made it
         with pytest.raises(ValueError, match="no"):
             async with engine.connect() as connection, idempotency.transaction(connection, key="x"):
                 await connection.execute(sqlalchemy.text("INSERT INTO charge VALUES (3)"))
