@@ -9,6 +9,7 @@ from pymongo.errors import (
     DuplicateKeyError,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
     WriteConcernError,
 )
 
@@ -71,7 +72,9 @@ def raised(where: str, error: BaseException) -> Exception:
         )
     else:
         late = isinstance(error, TimeoutError) or (
-            isinstance(error, PyMongoError) and error.timeout
+            isinstance(error, PyMongoError)
+            and error.timeout
+            and not isinstance(error, ServerSelectionTimeoutError)
         )
         story = "did not answer in time" if late else "could not be reached"
         made = BackendError(f"{where} {story}: {error}", transient=True)

@@ -45,7 +45,7 @@ from resilient.backends.mongodb.expressions import (
     unset,
     when_gone,
 )
-from resilient.backends.mongodb.waking import LIFE, LIMIT, is_there, said
+from resilient.backends.mongodb.waking import LIMIT, is_there, said
 from resilient.protocols.locks import HANDED_OVER
 
 __all__ = ["ACQUIRE", "FORCE_RELEASE", "NOTED", "RELEASE", "RENEW", "TRANSFER", "WITHDRAW"]
@@ -54,6 +54,10 @@ MEMORY = 3600.0
 """Seconds for which a free lock is remembered, so that a release sent again is answered again."""
 SHARED_MEMORY = 60_000_000
 """Microseconds of the same where several may hold it, and each of their releases is remembered."""
+LIFE = 5_000_000
+"""Microseconds for which a place in the queue lasts. Waiters look again every second, and so renew
+it. Shorter than elsewhere, because the server cannot tell who has been killed: a lock may be handed
+over to them until then."""
 GIFT = round(HANDED_OVER * 1e6)
 
 Expression = Any

@@ -46,9 +46,9 @@ class Settings:
     connect_timeout: float = 2.0
     listen: str = "auto"
 
-    def client(self) -> MongoClient[dict[str, Any]]:
+    def client(self, **more: Any) -> MongoClient[dict[str, Any]]:
         """A new client for blocking callers, not connected yet."""
-        return MongoClient(**self.options)
+        return MongoClient(**{**self.options, **more})
 
     def async_client(self) -> AsyncMongoClient[dict[str, Any]]:
         """A new client for the running loop, not connected yet."""
@@ -66,13 +66,18 @@ def settings_of_url(url: str) -> Settings:
     rest = [(name, value) for name, value in query if name not in OURS]
     theirs = urlencode(rest, quote_via=quote, safe=":,")
     plain = urlunsplit((parts.scheme.lower(), parts.netloc, parts.path or "/", theirs, ""))
+    if not parts.netloc:
+        raise ConfigurationError(f"the URL {_shown(url)!r} is wrong: it names no host")
+    asked = ""
     try:
-        if theirs:
-            split_options(theirs, validate=True, warn=False)  # a client would only warn
+        for name, value in rest:  # a client would only warn
+            asked = f"{name}: "
+            split_options(f"{name}={quote(value)}", validate=True, warn=False)
+        asked = ""
         if not parts.scheme.endswith("+srv"):
             parse_uri(plain)
     except (PyMongoError, ValueError, TypeError) as error:
-        raise ConfigurationError(f"the URL {_shown(url)!r} is wrong: {error}") from None
+        raise ConfigurationError(f"the URL {_shown(url)!r} is wrong: {asked}{error}") from None
     given = {name.lower() for name, _ in rest}
     return _settings(
         {"host": plain, **{name: ms for name, ms in PATIENCE.items() if name.lower() not in given}},

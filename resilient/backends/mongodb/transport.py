@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Any
 
@@ -32,8 +33,10 @@ log = logging.getLogger("resilient")
 _inherited: list[object] = []
 """What a forked child has of its parent's clients: nothing of it may be used or closed there."""
 
-Exchange = Generator[Document, Document, Any]
-"""A conversation: what is to be sent is yielded, and the reply comes back."""
+Exchange = Generator[tuple[Document, float], Document, Any]
+"""A conversation: what is to be sent is yielded, and for how many seconds; the reply comes back."""
+
+PING: Document = {"ping": 1}
 
 
 class MongoTransport:
@@ -53,28 +56,35 @@ class MongoTransport:
 
     # --- what both kinds of callers have in common
 
-    def exchange(self, command: Command) -> Exchange:
+    def exchange(self, command: Command, is_connected: bool) -> Exchange:
         """The conversation about one command."""
+        deadline = time.monotonic() + self._patience()
+
+        def left() -> float:
+            return max(deadline - time.monotonic(), 0.001)
+
+        if not is_connected:  # a server that is away is not waited for as long as one that is slow
+            yield PING, min(left(), self._settings.connect_timeout)
         capability = command.capability
         if capability not in self._indexed:
             with self._tolerating_a_missing_right():
-                yield _index(capability)
+                yield _index(capability), left()
             self._indexed.add(capability)
         races, again = 0, command.repeatable
         while True:
             self.commands += 1
             try:
-                reply = yield command.document()
+                reply = yield command.document(), left()
                 return command.answer(checked(reply))
             except (*FAILURES, InvalidOperation) as error:
                 if is_race(error) and races < RACES:
                     races += 1
                 elif again and (is_lost(error) or isinstance(error, InvalidOperation)):
-                    again = False  # the next one would be the caller's own affair
+                    again = False  # the next time is the caller's own affair
                 else:
                     raise
 
-    def patience(self) -> float:
+    def _patience(self) -> float:
         """Seconds that the caller has for it."""
         left = remaining()
         if left == 0:
@@ -101,16 +111,17 @@ class MongoTransport:
     def send(self, command: Command) -> Any:
         """Send a command and block for its answer."""
         try:
-            with pymongo.timeout(self.patience()):
-                exchange = self.exchange(command)
-                asked = next(exchange)
-                while True:
-                    try:
-                        reply = self._database().command(asked)
-                    except Exception as error:
-                        asked = exchange.throw(error)
-                    else:
-                        asked = exchange.send(reply)
+            exchange = self.exchange(command, bool(self._connections().nodes))
+            asked, seconds = next(exchange)
+            while True:
+                database = self._connections()[self._settings.database]
+                try:
+                    with pymongo.timeout(seconds):
+                        reply = database.command(asked)
+                except Exception as error:
+                    asked, seconds = exchange.throw(error)
+                else:
+                    asked, seconds = exchange.send(reply)
         except StopIteration as done:
             return done.value
         except FAILURES as error:
@@ -126,12 +137,12 @@ class MongoTransport:
                 answers.append(error)
         return answers
 
-    def _database(self) -> Any:
+    def _connections(self) -> MongoClient[Document]:
         client = self._client
         if client is None:
             with self._lock:
                 client = self._client = self._client or self._settings.client()
-        return client[self._settings.database]
+        return client
 
     # --- from an event loop
 
@@ -185,28 +196,29 @@ class _Looped:
 
     async def _speak(self, command: Command) -> Any:
         try:
-            with pymongo.timeout(self._transport.patience()):
-                exchange = self._transport.exchange(command)
-                asked = next(exchange)
-                while True:
-                    try:
-                        reply = await self._database().command(asked)
-                    except Exception as error:
-                        asked = exchange.throw(error)
-                    else:
-                        asked = exchange.send(reply)
+            exchange = self._transport.exchange(command, bool(self._connections().nodes))
+            asked, seconds = next(exchange)
+            while True:
+                database = self._connections()[self._settings.database]
+                try:
+                    with pymongo.timeout(seconds):
+                        reply = await database.command(asked)
+                except Exception as error:
+                    asked, seconds = exchange.throw(error)
+                else:
+                    asked, seconds = exchange.send(reply)
         except StopIteration as done:
             return done.value
         except FAILURES as error:
             raise raised(self._settings.name, error) from error
 
-    def _database(self) -> Any:
+    def _connections(self) -> AsyncMongoClient[Document]:
         if self._client is None:
             self._client = self._settings.async_client()
             self._owner = self._owning(self._client)
             with contextlib.suppress(StopIteration):
                 self._owner.__anext__().send(None)  # it waits for nothing
-        return self._client[self._settings.database]
+        return self._client
 
     @staticmethod
     async def _owning(client: AsyncMongoClient[Document]) -> AsyncGenerator[None]:
