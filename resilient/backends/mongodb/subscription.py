@@ -83,7 +83,7 @@ class MongoSubscription:
             raise raised(self._settings.name, error) from error
         self.bell.ring()  # who waits for this is told when `receive` returns
 
-    def receive(self) -> Iterator[tuple[str, str]]:
+    def receive(self) -> Iterator[tuple[str, str | None]]:
         """Wait until something arrives; the channels and messages that did."""
         stream, rings = self._stream, self.bell.wait(0)
         if rings:
