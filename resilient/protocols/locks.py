@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 __all__ = [
     "HANDED_OVER",
     "LOCK",
+    "LOSSES_KNOWN",
     "READ",
     "WRITE",
     "Grant",
@@ -20,6 +21,8 @@ __all__ = [
 HANDED_OVER = 2.0
 """Seconds for which a lock that was handed over to a waiter is held before it is renewed, at most:
 should the waiter be gone, nobody else waits for longer."""
+LOSSES_KNOWN = 16
+"""How many of a key's holds that were lost, the last ones, a store knows from those released."""
 
 
 class LockMode(NamedTuple):
@@ -142,13 +145,30 @@ class LockStore(Protocol):
         ...
 
     async def release(
-        self, key: str, *, owner: str, mode: LockMode = LOCK, fair: bool = True
+        self,
+        key: str,
+        *,
+        owner: str,
+        fence: int = 0,
+        mode: LockMode = LOCK,
+        fair: bool = True,
     ) -> bool:
         """Free the lock; false if the owner did not hold it.
 
-        Fair, it is handed over to the longest waiting; not so, that one is woken. Asked again by
-        the same owner it answers true again, as long as nobody else has released (for a minute,
-        where several may hold it).
+        Fair, it is handed over to the longest waiting; not so, that one is woken. Asked again it
+        answers true again, however many have held the lock meanwhile; and false again if the hold
+        was lost, that is, if it expired, was handed on or was freed by force. Where several may
+        hold it, each owner's release is remembered for a minute. Of a hold that nobody shares it
+        is known by its fence: the store remembers which were lost, the last `LOSSES_KNOWN` of
+        them, and takes every earlier hold for lost.
+
+        Args:
+            key: The lock.
+            owner: The holder's token.
+            fence: The fence of the hold, for when the request may be one that is sent again; 0:
+                the answer tells whether the lock was held until now.
+            mode: How it is held.
+            fair: Whether it is handed over.
         """
         ...
 

@@ -112,7 +112,9 @@ class Instant:
         """The lock is free."""
         return GRANT
 
-    async def release(self, key: str, *, owner: str, mode: LockMode, fair: bool) -> bool:
+    async def release(
+        self, key: str, *, owner: str, fence: int, mode: LockMode, fair: bool
+    ) -> bool:
         """And so it is again."""
         return True
 

@@ -48,7 +48,7 @@ class LockServer:
         self.exclusive = exclusive
         self.holds: dict[str, Hold] = {}
         self.fence = 0
-        self.released: str | None = None
+        self.released: set[str] = set()
         self.queue: list[tuple[str, str, bool]] = []
         self.fences: list[int] = []
         self.wake = wake
@@ -98,9 +98,9 @@ class LockServer:
     def release(self, now: float, owner: str) -> bool:
         """Only whoever holds the lock may free it; asked twice, it says yes twice."""
         if owner not in self.holds:
-            return owner == self.released
+            return owner in self.released
         del self.holds[owner]
-        self.released = owner
+        self.released.add(owner)
         self.hand_over(now)
         return True
 

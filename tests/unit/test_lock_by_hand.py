@@ -12,6 +12,7 @@ import pytest
 import resilient
 from resilient import distributed_lock, lock
 from resilient.engine.clock import ManualClock
+from resilient.engine.drivers.sync import drive
 from tests.support.modes import Mode
 
 
@@ -148,6 +149,25 @@ def test_a_release_whose_reply_was_lost_is_no_loss(
     with mode.entered(lock("k")):
         monkeypatch.setattr(store, "release", loses_the_reply)
     assert others[0].owner == "another"
+
+
+def test_a_loss_is_told_also_when_the_reply_to_the_release_was_lost(
+    mode: Mode, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked again, the server knows from the fence that the lock was taken away before."""
+    release = store.release
+    replies: list[bool] = []
+
+    async def loses_the_reply(*args: Any, **kwargs: Any) -> bool:
+        replies.append(await release(*args, **kwargs))
+        if len(replies) == 1:
+            raise resilient.BackendError("connection reset", transient=True)
+        return replies[-1]
+
+    with pytest.raises(resilient.LeaseLost, match="taken over"), mode.entered(lock("k")):
+        drive(store.force_release("k"))
+        monkeypatch.setattr(store, "release", loses_the_reply)
+    assert replies == [False, False]
 
 
 def test_a_release_that_is_refused_is_a_loss_all_the_same(mode: Mode, store: Any) -> None:

@@ -157,7 +157,7 @@ def test_a_lost_reply_is_asked_again(run: Run, proxy: FaultProxy, behind: RedisB
     proxy.drop_reply_when(is_call)
     grant = run(store.acquire("k", ttl=30, owner="ann"))
     proxy.drop_reply_when(is_call)
-    assert run(store.release("k", owner="ann")) is True
+    assert run(store.release("k", owner="ann", fence=grant.fence)) is True
 
     assert grant.fence > first.fence
     assert run(store.holder("k")) is None

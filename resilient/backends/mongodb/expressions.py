@@ -207,6 +207,11 @@ def rest(elements: Expression) -> Expression:
     return {"$slice": [elements, 1, {"$max": [1, {"$size": elements}]}]}
 
 
+def last(elements: Expression, most: int) -> Expression:
+    """No more than so many of a list, the last ones."""
+    return {"$slice": [elements, -most]}
+
+
 def joined(*lists: Expression) -> Expression:
     """One list of several; a Python list of expressions is one of its own."""
     return {"$concatArrays": list(lists)}

@@ -1,8 +1,9 @@
 """What becomes of a lock's document, operation by operation.
 
-A lock has a fence, the newest one; `holds`, who hold it; `released`, who released it last; and a
-`queue` of those who wait, with everything that is needed to hand it over to them. What only a
-pipeline needs (`mine`, `won`, ...) it removes again.
+A lock has a fence, the newest one; `holds`, who hold it; `released`, who released it last; `lost`,
+the fences of the holds that nobody shared and that were lost, of which the first stands for all
+that is not larger; and a `queue` of those who wait, with everything that is needed to hand it over
+to them. What only a pipeline needs (`mine`, `won`, ...) it removes again.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from resilient.backends.mongodb.expressions import (
     is_not,
     joined,
     largest,
+    last,
     let,
     mapped,
     merged,
@@ -46,7 +48,7 @@ from resilient.backends.mongodb.expressions import (
     when_gone,
 )
 from resilient.backends.mongodb.waking import LIMIT, is_there, said
-from resilient.protocols.locks import HANDED_OVER
+from resilient.protocols.locks import HANDED_OVER, LOSSES_KNOWN
 
 __all__ = ["ACQUIRE", "FORCE_RELEASE", "NOTED", "RELEASE", "RENEW", "TRANSFER", "WITHDRAW"]
 
@@ -66,10 +68,18 @@ Stage = Mapping[str, Any]
 OWNER, TTL, ADDRESS = argument("owner"), argument("ttl"), argument("address")
 SHARED, MOST, FAIR = argument("shared"), argument("most"), argument("fair")
 
+
+def _and_lost(holds: Expression) -> Expression:
+    """What is lost, when these holds are, too."""
+    alone = filtered(holds, is_not(f"{EACH}.shared"))
+    return joined(or_else("$lost", []), mapped(alone, f"{EACH}.fence"))
+
+
 NOTED = put(at=NOW)
 LIVE = put(
     at=NOW,
     fence=or_else("$fence", 0),
+    lost=_and_lost(filtered(or_else("$holds", []), is_not(is_more(f"{EACH}.until", NOW)))),
     holds=filtered(or_else("$holds", []), is_more(f"{EACH}.until", NOW)),
     released=or_else("$released", []),
     queue=or_else("$queue", []),
@@ -90,6 +100,11 @@ def _stored(*stages: Stage) -> Pipeline:
         put(
             # An owner that comes back after a release must be able to lose this grant.
             released=filtered("$released", is_not(is_in(f"{EACH}.owner", OWNERS))),
+            # Of what was before the first grant nothing is known.
+            lost=last(
+                chosen(equal(counted("$lost"), 0), [subtracted("$fence", 1)], "$lost"),
+                LOSSES_KNOWN,
+            ),
             said=said("$lines"),
             gone=when_gone(
                 largest(NOW, or_else(largest(mapped("$holds", f"{EACH}.until")), 0)), MEMORY
@@ -275,6 +290,7 @@ FORCE_RELEASE = _stored(
     put(forced=is_more(counted("$holds"), 0)),
     put(
         holds=[],
+        lost=_and_lost("$holds"),
         released=chosen("$forced", [], "$released"),
     ),
     *_handed_over("$forced"),
@@ -286,6 +302,7 @@ TRANSFER = _stored(
     put(won=both("$mine", is_not(is_in(argument("to"), OWNERS)))),
     put(
         fence=chosen("$won", _next("$fence"), "$fence"),
+        lost=chosen("$won", _and_lost("$holds"), "$lost"),
         holds=chosen(
             "$won",
             let(

@@ -77,13 +77,23 @@ class MongoLocks:
         return bool(await self._change(key, mode, pipelines.RENEW, arguments, _holds(owner)))
 
     async def release(
-        self, key: str, *, owner: str, mode: LockMode = LOCK, fair: bool = True
+        self,
+        key: str,
+        *,
+        owner: str,
+        fence: int = 0,
+        mode: LockMode = LOCK,
+        fair: bool = True,
     ) -> bool:
         """Free the lock, and hand it over or wake one waiter."""
         arguments = {"owner": owner, "shared": mode.shared, "fair": fair}
 
         def read(lock: Document | None) -> bool:
-            return lock is not None and any(each["owner"] == owner for each in lock["released"])
+            if lock is None:
+                return False
+            if any(each["owner"] == owner for each in lock["released"]):
+                return True
+            return not mode.shared and _was_given_back(lock, fence)
 
         return bool(await self._change(key, mode, pipelines.RELEASE, arguments, read))
 
@@ -175,6 +185,12 @@ def _hold_of(lock: Document, owner: str) -> Document | None:
         if each["owner"] == owner:
             return each
     return None
+
+
+def _was_given_back(lock: Document, fence: int) -> bool:
+    """Whether a hold that nobody shared, and that is over, was ended by its owner."""
+    lost = lock["lost"]
+    return bool(lost[0] < fence <= lock["fence"]) and fence not in lost
 
 
 def _holds(owner: str) -> Callable[[Document | None], bool]:

@@ -70,11 +70,17 @@ class PostgresLocks:
         return bool(await Ask(self._transport, call))
 
     async def release(
-        self, key: str, *, owner: str, mode: LockMode = LOCK, fair: bool = True
+        self,
+        key: str,
+        *,
+        owner: str,
+        fence: int = 0,
+        mode: LockMode = LOCK,
+        fair: bool = True,
     ) -> bool:
         """Free the lock, and hand it over or wake one waiter."""
         name = self._keys.name(key, mode.family)
-        call = Call("lock_release", name, owner, mode.shared, fair, read=bool)
+        call = Call("lock_release", name, owner, fence, mode.shared, fair, read=bool)
         return bool(await Ask(self._transport, call))
 
     async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:

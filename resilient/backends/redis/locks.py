@@ -1,7 +1,7 @@
 """Locks on Redis.
 
 A lock is a hash (owner, fence, time of the grant) that expires. Beside it lies its memory, which
-outlives it (the last fence, who released it last, and what those who wait want), and the queue of
+outlives it (the last fence, which holds were lost, and what those who wait want), and the queue of
 those who wait. Where several may hold it, their holds are a sorted set by their ends.
 """
 
@@ -94,11 +94,17 @@ class RedisLocks:
         return bool(await Ask(self._transport, call))
 
     async def release(
-        self, key: str, *, owner: str, mode: LockMode = LOCK, fair: bool = True
+        self,
+        key: str,
+        *,
+        owner: str,
+        fence: int = 0,
+        mode: LockMode = LOCK,
+        fair: bool = True,
     ) -> bool:
         """Free the lock, and hand it over or wake one waiter."""
         names = self._names(key, mode)
-        call = SCRIPTS["release"](names, owner, int(fair))
+        call = SCRIPTS["release"](names, owner, int(fair), 0 if mode.shared else fence)
         return bool(await Ask(self._transport, call))
 
     async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:

@@ -18,7 +18,7 @@ from resilient.engine.transactional.store import (
     Work,
 )
 from resilient.errors import CapabilityMissing
-from resilient.protocols.locks import HANDED_OVER, LOCK, Grant, Held, LockMode
+from resilient.protocols.locks import HANDED_OVER, LOCK, LOSSES_KNOWN, Grant, Held, LockMode
 
 __all__ = ["TransactionalLocks"]
 
@@ -61,14 +61,17 @@ class Lock(Record, frozen=True, array_like=True):
     Attributes:
         fence: The newest one.
         holders: Who holds it, some of them perhaps no longer.
-        released: Who released it last.
+        released: Who released it last, where several may hold it.
         queue: Who waits for it, the longest waiting first.
+        lost: The fences of the holds that nobody shared and that were lost; whatever is not larger
+            than the first counts as lost, too.
     """
 
     fence: int
     holders: tuple[Holder, ...] = ()
     released: tuple[Released, ...] = ()
     queue: Places = ()
+    lost: tuple[int, ...] = ()
 
 
 FREE = Lock(0)
@@ -118,10 +121,16 @@ class TransactionalLocks:
         return await self._store.change(lambda tx: renew(tx, key, owner, ttl, mode))
 
     async def release(
-        self, key: str, *, owner: str, mode: LockMode = LOCK, fair: bool = True
+        self,
+        key: str,
+        *,
+        owner: str,
+        fence: int = 0,
+        mode: LockMode = LOCK,
+        fair: bool = True,
     ) -> bool:
         """Free the lock, and hand it over or wake one waiter."""
-        return await self._store.change(lambda tx: release(tx, key, owner, mode, fair))
+        return await self._store.change(lambda tx: release(tx, key, owner, fence, mode, fair))
 
     async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
         """Make another owner the holder, under a new fence."""
@@ -211,11 +220,13 @@ def renew(tx: Transaction, key: str, owner: str, ttl: float, mode: LockMode) -> 
     return True
 
 
-def release(tx: Transaction, key: str, owner: str, mode: LockMode, fair: bool) -> bool:
+def release(tx: Transaction, key: str, owner: str, fence: int, mode: LockMode, fair: bool) -> bool:
     """Free the lock if the owner holds it; true as well if that has been done."""
     lock = live(tx, key, mode)
     if held_by(lock, owner) is None:
-        return any(each.owner == owner for each in lock.released)
+        if mode.shared:
+            return any(each.owner == owner for each in lock.released)
+        return was_given_back(lock, fence)
     freed(tx, key, lock, owner, mode, fair)
     return True
 
@@ -224,11 +235,11 @@ def freed(
     tx: Transaction, key: str, lock: Lock, owner: str, mode: LockMode, fair: bool = True
 ) -> None:
     """End an owner's hold, and let the next one have it."""
-    released: tuple[Released, ...] = (Released(owner, tx.now),)
+    released: tuple[Released, ...] = lock.released
     if mode.shared:
-        recent = [each for each in lock.released if each.when > tx.now - SHARED_MEMORY]
-        released = (*recent, *released)
-    lock = Lock(lock.fence, others(lock, owner), released, lock.queue)
+        recent = [each for each in released if each.when > tx.now - SHARED_MEMORY]
+        released = (*recent, Released(owner, tx.now))
+    lock = Lock(lock.fence, others(lock, owner), released, lock.queue, lock.lost)
     if lock.queue:
         if fair:
             lock = handed_over(tx, lock)
@@ -247,7 +258,7 @@ def transfer(tx: Transaction, key: str, owner: str, to: str, ttl: float) -> Gran
     if mine is None:
         return None
     place = Place("", to, ttl, LOCK, mine.note)
-    lock = granted(tx, replace(lock, holders=others(lock, owner)), place, ttl)
+    lock = granted(tx, ended(lock, [mine]), place, ttl)
     put(tx, key, LOCK, lock)
     return Grant(to, lock.fence, ttl)
 
@@ -269,7 +280,8 @@ def force_release(tx: Transaction, key: str, mode: LockMode) -> bool:
     lock = live(tx, key, mode)
     if not lock.holders:
         return False
-    put(tx, key, mode, handed_over(tx, replace(lock, holders=(), released=())))
+    lock = replace(ended(lock, lock.holders), released=())
+    put(tx, key, mode, handed_over(tx, lock))
     return True
 
 
@@ -290,7 +302,7 @@ def live(tx: Transaction, key: str, mode: LockMode) -> Lock:
     now = tx.now
     for each in lock.holders:
         if each.until <= now:
-            return replace(lock, holders=tuple([e for e in lock.holders if e.until > now]))
+            return ended(lock, [e for e in lock.holders if e.until <= now])
     return lock
 
 
@@ -317,6 +329,22 @@ def others(lock: Lock, owner: str) -> tuple[Holder, ...]:
     return () if len(holders) == 1 else tuple([each for each in holders if each.owner != owner])
 
 
+def ended(lock: Lock, gone: Sequence[Holder]) -> Lock:
+    """The lock without holders who have lost it."""
+    lost = tuple([each.fence for each in gone if not each.shared])
+    return replace(
+        lock,
+        holders=tuple([each for each in lock.holders if each not in gone]),
+        lost=(lock.lost + lost)[-LOSSES_KNOWN:],
+    )
+
+
+def was_given_back(lock: Lock, fence: int) -> bool:
+    """Whether a hold that nobody shared, and that is over, was ended by its owner."""
+    known = bool(lock.lost) and lock.lost[0] < fence <= lock.fence
+    return known and fence not in lock.lost
+
+
 def has_room(lock: Lock, mode: LockMode) -> bool:
     """Whether one more may hold the lock."""
     if not lock.holders:
@@ -337,7 +365,8 @@ def granted(tx: Transaction, lock: Lock, place: Place, ttl: float) -> Lock:
         if each.owner == owner:  # it comes back, and must be able to lose this grant
             released = tuple([each for each in released if each.owner != owner])
             break
-    return Lock(fence, (*lock.holders, new), released, lock.queue)
+    lost = lock.lost or (fence - 1,)  # of what was before nothing is known
+    return Lock(fence, (*lock.holders, new), released, lock.queue, lost)
 
 
 def handed_over(tx: Transaction, lock: Lock, before: str = "") -> Lock:

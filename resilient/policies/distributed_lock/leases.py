@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -157,7 +156,9 @@ class HeldLock(Lease):
         """Give the lock back; what it was lost by, if it was.
 
         Where the server cannot be told, the lock frees itself when its TTL is over: the body has
-        run, and what it did stands. After that the lease neither holds nor loses anything.
+        run, and what it did stands. Where a reply is lost, the server knows from the fence, asked
+        again, whether it was this holder who gave the lock back. After that the lease neither holds
+        nor loses anything.
         """
         if self.released:
             return None
@@ -183,7 +184,11 @@ class HeldLock(Lease):
     def _freed(self) -> Plan[bool]:
         settings = self.settings
         return self.store.release(
-            self.key, owner=self.owner, mode=settings.mode, fair=settings.fair
+            self.key,
+            owner=self.owner,
+            fence=self.fence,
+            mode=settings.mode,
+            fair=settings.fair,
         )
 
     async def _kept_on(self) -> bool:
@@ -197,12 +202,14 @@ class HeldLock(Lease):
             return await self._released_later(error)
 
     async def _released_later(self, error: BackendError) -> bool:
+        was_held = not self.lost
         until = min(self.deadline, await NOW + BUDGET)
-        with suppress(BackendError):
-            await asked_again(error, self._given_back, until=until)
-        # If it is not held any more, that was the first request, whose reply was lost: the server
-        # remembers it until the next holder has given it back.
-        return not self.lost
+        try:
+            held = await asked_again(error, self._given_back, until=until)
+        except BackendError:
+            return was_held
+        # One that is kept for a while after its end frees itself: no answer tells that from a loss.
+        return held or (was_held and self.settings.min_hold > 0)
 
     async def transferring(self, ttl: float | None) -> str:
         """Keep the lock no longer, but for somebody who has the token that this answers."""

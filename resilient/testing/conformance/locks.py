@@ -110,12 +110,46 @@ class LockConformance(Conformance):
 
     def test_release_asked_again(self, run: Run, locks: LockStore) -> None:
         """A release that is sent again is confirmed again, and frees nobody else's lock."""
-        run(locks.acquire("k", ttl=LONG, owner="ann"))
-        assert run(locks.release("k", owner="ann")) is True
-        assert run(locks.release("k", owner="ann")) is True
-        run(locks.acquire("k", ttl=LONG, owner="bob"))
-        assert run(locks.release("k", owner="ann")) is True
+        fence = self._fence(run, locks, "ann")
+        assert run(locks.release("k", owner="ann", fence=fence)) is True
+        assert run(locks.release("k", owner="ann", fence=fence)) is True
+        self._fence(run, locks, "bob")
+        assert run(locks.release("k", owner="ann", fence=fence)) is True
         assert run(locks.is_held("k", owner="bob"))
+        for number in range(20):  # however many come and go
+            run(locks.release("k", owner=f"owner-{number - 1}" if number else "bob"))
+            self._fence(run, locks, f"owner-{number}")
+        assert run(locks.release("k", owner="ann", fence=fence)) is True
+
+    def test_a_lost_hold_is_told_from_a_released_one(self, run: Run, locks: LockStore) -> None:
+        """Whose hold was lost is told so, whatever became of the lock since; the others are not."""
+        fences: dict[str, int] = {}
+        for owner in ("forced", "given back", "handed on", "taker", "given back, too"):
+            fences[owner] = self._fence(run, locks, owner)
+            if owner == "forced":
+                assert run(locks.force_release("k"))
+            elif owner == "handed on":
+                taken = run(locks.transfer("k", owner=owner, to="taker", ttl=LONG))
+                assert taken is not None
+                assert taken.fence > fences[owner]
+            else:
+                assert run(locks.release("k", owner=owner)) is True
+        kept = {
+            owner: run(locks.release("k", owner=owner, fence=fences[owner])) for owner in fences
+        }
+        assert kept == {
+            "forced": False,
+            "given back": True,
+            "handed on": False,
+            "taker": True,
+            "given back, too": True,
+        }
+
+    @staticmethod
+    def _fence(run: Run, locks: LockStore, owner: str) -> int:
+        grant = run(locks.acquire("k", ttl=LONG, owner=owner))
+        assert isinstance(grant, Grant)
+        return grant.fence
 
     # --- time
 
@@ -131,8 +165,10 @@ class LockConformance(Conformance):
         assert isinstance(first, Grant)
         assert isinstance(second, Grant)
         assert second.fence > first.fence
-        assert run(locks.release("k", owner="ann")) is False
+        assert run(locks.release("k", owner="ann", fence=first.fence)) is False
         assert run(locks.is_held("k", owner="bob"))
+        assert run(locks.release("k", owner="bob", fence=second.fence)) is True
+        assert run(locks.release("k", owner="ann", fence=first.fence)) is False
 
     def test_renewal(self, run: Run, locks: LockStore) -> None:
         """A renewed lock, or one acquired again by its owner, outlives its first TTL."""

@@ -109,6 +109,28 @@ class ReleaseIsNotRepeatable(Locks):
         return bool(await self.store.release(key, owner=owner, **options))
 
 
+class OneReleaseIsRemembered(Locks):
+    """A release that is sent again is denied once somebody else has released."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__(store)
+        self.last: dict[str, str] = {}
+
+    async def release(self, key: str, *, owner: str, mode: LockMode = LOCK, **options: Any) -> bool:
+        if mode.shared or await self.store.is_held(key, owner=owner, mode=mode):
+            self.last[key] = owner
+            return bool(await self.store.release(key, owner=owner, mode=mode, **options))
+        return self.last.get(key) == owner
+
+
+class EveryReleaseIsConfirmed(Locks):
+    """Whoever does not hold the lock any more is taken for one who has released it."""
+
+    async def release(self, key: str, **options: Any) -> bool:
+        await self.store.release(key, **options)
+        return True
+
+
 class WithdrawLeavesTheGrant(Locks):
     """Who stops waiting keeps what it was granted meanwhile."""
 

@@ -15,11 +15,27 @@ CREATE TABLE {schema}.lock (
   holds {schema}.hold[] NOT NULL,
   released {schema}.released[] NOT NULL,
   queue {schema}.place[] NOT NULL,
+  -- Fences of the holds that nobody shared and that were lost; whatever is not larger than the
+  -- first counts as lost, too.
+  lost bigint[] NOT NULL,
   expires bigint NOT NULL
 ) WITH (fillfactor = 50);
 INSERT INTO {schema}.sweep VALUES ('lock');
 
 -- --- the row
+
+-- What was lost last, and of it no more than anybody will ask for (`LOSSES_KNOWN`).
+CREATE FUNCTION {schema}.lock_lost(_lost bigint[], _holds {schema}.hold[], _t bigint)
+RETURNS bigint[] LANGUAGE plpgsql AS $$
+BEGIN
+  FOR _i IN 1 .. cardinality(_holds) LOOP
+    IF NOT (_holds[_i]).shared AND (_holds[_i]).until <= _t THEN
+      _lost := _lost || (_holds[_i]).fence;
+    END IF;
+  END LOOP;
+  RETURN _lost[greatest(1, cardinality(_lost) - 15):];
+END
+$$;
 
 -- The lock without those whose time is over.
 CREATE FUNCTION {schema}.lock_live(_key text, _t bigint) RETURNS {schema}.lock
@@ -29,10 +45,12 @@ DECLARE
 BEGIN
   SELECT * INTO _lock FROM {schema}.lock WHERE key = _key;
   IF _lock.key IS NULL THEN
-    _lock := ROW(_key, 0, '{}', '{}', '{}', 0);
+    _lock := ROW(_key, 0, '{}', '{}', '{}', '{}', 0);
   ELSIF _lock.expires <= _t THEN
-    _lock := ROW(_key, _lock.fence, '{}', '{}', '{}', 0);
+    _lock := ROW(_key, _lock.fence, '{}', '{}', '{}',
+      {schema}.lock_lost(_lock.lost, _lock.holds, _t), 0);
   ELSIF cardinality(_lock.holds) > 0 AND (cardinality(_lock.holds) > 1 OR (_lock.holds[1]).until <= _t) THEN
+    _lock.lost := {schema}.lock_lost(_lock.lost, _lock.holds, _t);
     _lock.holds := ARRAY(SELECT h FROM unnest(_lock.holds) AS h WHERE h.until > _t);
   END IF;
   RETURN _lock;
@@ -48,9 +66,11 @@ BEGIN
     _until := greatest(_until, (_lock.holds[_i]).until);
   END LOOP;
   INSERT INTO {schema}.lock VALUES
-    (_lock.key, _lock.fence, _lock.holds, _lock.released, _lock.queue, _until + 3600000000)
+    (_lock.key, _lock.fence, _lock.holds, _lock.released, _lock.queue, _lock.lost,
+     _until + 3600000000)
   ON CONFLICT (key) DO UPDATE SET fence = excluded.fence, holds = excluded.holds,
-    released = excluded.released, queue = excluded.queue, expires = excluded.expires;
+    released = excluded.released, queue = excluded.queue, lost = excluded.lost,
+    expires = excluded.expires;
   IF random() < 0.004 THEN
     PERFORM {schema}.sweep('lock', _t);
   END IF;
@@ -86,6 +106,9 @@ DECLARE
 BEGIN
   _lock.fence := greatest(_lock.fence + 1, _t);
   _hold := ROW(_place.owner, _lock.fence, _t, _t + _ttl, _place.shared, _place.note);
+  IF cardinality(_lock.lost) = 0 THEN  -- of what was before nothing is known
+    _lock.lost := ARRAY[_lock.fence - 1];
+  END IF;
   IF cardinality(_lock.holds) = 0 THEN
     _lock.holds := ARRAY[_hold];
   ELSE
@@ -130,8 +153,6 @@ BEGIN
   IF _shared THEN
     _lock.released :=
       ARRAY(SELECT r FROM unnest(_lock.released) AS r WHERE r.at > _t - 60000000) || _released;
-  ELSE
-    _lock.released := ARRAY[_released];
   END IF;
   IF cardinality(_lock.holds) = 1 THEN
     _lock.holds := '{}';
@@ -180,13 +201,16 @@ DECLARE
 BEGIN
   INSERT INTO {schema}.lock AS x VALUES (_key, _t,
     ARRAY[ROW(_owner, _t, _t, _t + _ttl, _shared, _note)::{schema}.hold], '{}', '{}',
-    _t + _ttl + 3600000000)
+    ARRAY[_t - 1], _t + _ttl + 3600000000)
   ON CONFLICT (key) DO UPDATE SET fence = greatest(x.fence + 1, _t),
     holds = ARRAY[ROW(_owner, greatest(x.fence + 1, _t), _t, _t + _ttl, _shared,
       _note)::{schema}.hold],
     -- An owner that comes back after a release must be able to lose this grant.
     released = CASE WHEN x.expires > _t AND (x.released[1]).owner <> _owner THEN x.released
-      ELSE '{}' END, expires = excluded.expires
+      ELSE '{}' END,
+    lost = CASE WHEN cardinality(x.holds) = 0 THEN x.lost
+      ELSE {schema}.lock_lost(x.lost, x.holds, _t) END,
+    expires = excluded.expires
   WHERE cardinality(x.queue) = 0 AND cardinality(x.released) < 2 AND (cardinality(x.holds) = 0
     OR cardinality(x.holds) = 1 AND (x.holds[1]).until <= _t)
   RETURNING fence INTO _fence;
@@ -303,14 +327,13 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION {schema}.lock_release(_key text, _owner text, _shared boolean, _fair boolean)
-RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE FUNCTION {schema}.lock_release(_key text, _owner text, _fence bigint, _shared boolean,
+  _fair boolean) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
   _t bigint := {schema}.enter(_key, 1);
   _lock {schema}.lock;
 BEGIN
-  UPDATE {schema}.lock SET holds = '{}', released = ARRAY[ROW(_owner, _t)::{schema}.released],
-    expires = _t + 3600000000
+  UPDATE {schema}.lock SET holds = '{}', expires = _t + 3600000000
   WHERE key = _key AND NOT _shared AND cardinality(queue) = 0 AND cardinality(holds) = 1
     AND (holds[1]).owner = _owner AND (holds[1]).until > _t;
   IF FOUND THEN  -- the common case
@@ -318,7 +341,12 @@ BEGIN
   END IF;
   _lock := {schema}.lock_live(_key, _t);
   IF {schema}.lock_place(_lock, _owner) IS NULL THEN
-    RETURN EXISTS (SELECT FROM unnest(_lock.released) WHERE owner = _owner);
+    IF _shared THEN
+      RETURN EXISTS (SELECT FROM unnest(_lock.released) WHERE owner = _owner);
+    END IF;
+    -- It was its owner who ended it, unless it is known as lost.
+    RETURN _fence <= _lock.fence AND _fence > coalesce(_lock.lost[1], _lock.fence)
+      AND _fence <> ALL (_lock.lost);
   END IF;
   PERFORM {schema}.lock_put({schema}.lock_freed(_lock, _owner, _shared, _fair, _t), _t);
   RETURN true;
@@ -339,6 +367,7 @@ BEGIN
     left_over := (_lock.holds[_theirs]).until - _t;
   ELSIF _mine IS NOT NULL THEN
     _place := ROW('', _to, _ttl, false, 1, (_lock.holds[_mine]).note, 0);
+    _lock.lost := {schema}.lock_lost(_lock.lost, _lock.holds, (_lock.holds[_mine]).until);
     _lock.holds := '{}';
     _lock := {schema}.lock_granted(_lock, _place, _ttl, _t);
     PERFORM {schema}.lock_put(_lock, _t);
@@ -376,6 +405,7 @@ BEGIN
   IF cardinality(_lock.holds) = 0 THEN
     RETURN false;
   END IF;
+  _lock.lost := {schema}.lock_lost(_lock.lost, _lock.holds, 9223372036854775807);
   _lock.holds := '{}';
   _lock.released := '{}';
   PERFORM {schema}.lock_put({schema}.lock_handed_over(_lock, '', _t), _t);

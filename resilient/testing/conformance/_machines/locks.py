@@ -75,9 +75,13 @@ class LockMachine(Machine):
         self, key: str, owner: str, times: int, ready: bool, mode: LockMode, fair: bool
     ) -> None:
         self._hold(key, owner, ready, mode)
+        known = self.model.latest(key, owner=owner, mode=Mode(*mode))
+        fence = self.numbers(mode.family + key)[known]
         for _ in range(times):
             expected = self.model.release(key, owner=owner, mode=Mode(*mode))
-            actual = self.ask(self.store.release(self.name(key), owner=owner, mode=mode, fair=fair))
+            actual = self.ask(
+                self.store.release(self.name(key), owner=owner, fence=fence, mode=mode, fair=fair)
+            )
             self.agree(mode.family + key, expected, actual)
 
     @rule(key=KEYS, owner=OWNERS, to=OWNERS, ttl=LEASES, times=TIMES, ready=READY)

@@ -2,8 +2,9 @@
 
 Transcribes `LockStore` (`resilient/protocols/locks.py`): holders of one key until their TTLs are
 over, one or several by the mode in which they hold it, a fence that grows with every grant, and a
-release that may be asked again after a lost reply. That only its owner's token frees a lock is the
-rule of https://redis.io/docs/latest/develop/use/patterns/distributed-locks/; that a writer stands
+release that may be asked again after a lost reply, when others have come and gone. That only its
+owner's token frees a lock is the rule of
+https://redis.io/docs/latest/develop/use/patterns/distributed-locks/; that a writer stands
 alone and readers together, that of Courtois, Heymans and Parnas, "Concurrent control with readers
 and writers" (1971). Nobody waits here: the queue has tests of its own.
 """
@@ -28,6 +29,11 @@ class Mode(NamedTuple):
 
 
 ALONE = Mode("lock", False, 1)
+
+KNOWN = 15
+"""How many losses later a store still knows which hold was released."""
+REMEMBERED = 600.0
+"""For how many seconds it does so."""
 
 
 class Grant(NamedTuple):
@@ -64,8 +70,20 @@ class _Holder:
 class _Lock:
     fence: int = 0
     holders: dict[str, _Holder] = field(default_factory=dict)
+    grants: dict[str, int] = field(default_factory=dict)
+    """The fence of each owner's latest grant."""
     again: dict[str, bool] = field(default_factory=dict)
-    """What a release by somebody who does not hold the lock answers; false if not in here."""
+    """What a release of a hold that was shared, and is over, answers; false if not in here."""
+    released: dict[int, float] = field(default_factory=dict)
+    """Of the holds that nobody shared, by their fences: when their owners ended them."""
+    open: set[int] = field(default_factory=set)
+    """Those of which no answer is promised, or not by their fences."""
+    lost: int = 0
+    """How many of them were lost."""
+
+    def end(self, owner: str) -> None:
+        """Somebody's hold is over, and was not given back."""
+        self.lost += not self.holders.pop(owner).shared
 
 
 class LockModel:
@@ -90,6 +108,9 @@ class LockModel:
             lock.fence += 1
             mine = _Holder(owner, lock.fence, self.now, 0.0, mode.shared, note)
             lock.holders[owner] = mine
+            lock.grants[owner] = lock.fence
+            if mode.shared:
+                lock.open.add(lock.fence)
             if owner in lock.again:
                 lock.again[owner] = EITHER
         mine.expires = self.now + ttl
@@ -115,16 +136,35 @@ class LockModel:
     def release(self, key: str, *, owner: str, mode: Mode = ALONE) -> bool:
         """Free the lock; false if the owner did not hold it.
 
-        Asked again it answers true again, as long as nobody else has released; for how long,
-        where several may hold it, is left open. So is whether that still goes for an owner who
-        has lost a later grant of the same lock.
+        Asked again, with the fence of the owner's latest grant, it answers true again, and false
+        again of a hold that was lost. For how long true is answered is left open, where several
+        may hold it: so is whether that still goes for an owner who has lost a later grant.
         """
         lock = self._lock(key, mode)
-        if lock.holders.pop(owner, None) is None:
-            return lock.again.get(owner, False)
-        earlier = {} if mode.family == "lock" else dict.fromkeys(lock.again, EITHER)
-        lock.again = {**earlier, owner: True if mode.family == "lock" else EITHER}
+        mine = lock.holders.pop(owner, None)
+        if mine is None:
+            return self._again(lock, owner, mode)
+        if mode.shared != mine.shared:  # not as it was granted
+            lock.open.add(mine.fence)
+        elif not mode.shared:
+            lock.released[mine.fence] = self.now
+        lock.again = {**dict.fromkeys(lock.again, EITHER), owner: EITHER}
         return True
+
+    def latest(self, key: str, *, owner: str, mode: Mode = ALONE) -> int:
+        """The fence of an owner's latest grant; 0 if there was none."""
+        return self._lock(key, mode).grants.get(owner, 0)
+
+    def _again(self, lock: _Lock, owner: str, mode: Mode) -> bool:
+        fence = lock.grants.get(owner, 0)
+        if mode.shared:
+            return lock.again.get(owner, False)
+        if fence in lock.open:
+            return EITHER
+        released = lock.released.get(fence)
+        if released is None:
+            return False
+        return EITHER if lock.lost >= KNOWN or self.now - released > REMEMBERED else True
 
     def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
         """Make another owner the holder, under a new fence; `None` if `owner` does not hold it."""
@@ -132,27 +172,30 @@ class LockModel:
         theirs = lock.holders.get(to)
         if theirs is not None:
             return Grant(to, theirs.fence, theirs.expires - self.now)
-        mine = lock.holders.pop(owner, None)
+        mine = lock.holders.get(owner)
         if mine is None:
             return None
+        lock.end(owner)
         lock.fence += 1
         lock.holders[to] = _Holder(to, lock.fence, self.now, self.now + ttl, False, mine.note)
-        if to in lock.again:
-            lock.again[to] = EITHER
+        lock.grants[to] = lock.fence
         return Grant(to, lock.fence, ttl)
 
     def withdraw(self, key: str, *, owner: str, mode: Mode = ALONE) -> None:
         """Release what `owner` may just have been granted."""
         lock = self._lock(key, mode)
-        if lock.holders.pop(owner, None) is not None:
-            lock.again = dict.fromkeys({*lock.again, owner}, EITHER)
+        if (mine := lock.holders.pop(owner, None)) is not None:
+            lock.open.add(mine.fence)
+            lock.again[owner] = EITHER
 
     def force_release(self, key: str, *, mode: Mode = ALONE) -> bool:
         """Free the lock whoever holds it; false if it was free."""
         lock = self._lock(key, mode)
         if not lock.holders:
             return False
-        lock.holders, lock.again = {}, dict.fromkeys(lock.again, EITHER)
+        for owner in list(lock.holders):
+            lock.end(owner)
+        lock.again = dict.fromkeys(lock.again, EITHER)
         return True
 
     def holder(self, key: str, *, mode: Mode = ALONE) -> Held | None:
@@ -168,7 +211,7 @@ class LockModel:
         lock = self._locks.setdefault((mode.family, key), _Lock())
         for owner, holder in list(lock.holders.items()):
             if holder.expires <= self.now:
-                del lock.holders[owner]
+                lock.end(owner)
         return lock
 
     @staticmethod

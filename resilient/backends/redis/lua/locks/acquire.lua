@@ -15,15 +15,14 @@ else
   -- What became free without a release is theirs who have waited longer.
   local first = fair == '1' and hand_over(KEYS, waiter)
   if (not first or first == waiter) and has_room(KEYS, shared, limit) then
-    local fence, released = drawn(KEYS)
-    grant(KEYS, owner, tonumber(ttl), shared, note, fence, released)
+    local fence, lost = drawn(remembered(KEYS))
+    grant(KEYS, owner, tonumber(ttl), shared, note, fence, lost)
     if waiter ~= '' then forget(KEYS, waiter) end
     return {1, fence}
   end
 end
+local waiting
 if waiter ~= '' then
-  enlist(KEYS[3], waiter, us)
-  redis.call('HSET', KEYS[2], waiter, cmsgpack.pack({owner, ttl, shared, limit, note}))
-  redis.call('PEXPIRE', KEYS[2], MEMORY_LIVES)
+  waiting = enroll(KEYS, waiter, cmsgpack.pack({owner, ttl, shared, limit, note}))
 end
-return {0, unpack(described(KEYS, one))}
+return {0, unpack(described(KEYS, one, waiting))}

@@ -13,9 +13,9 @@ for _, k in ipairs(locks) do
   if fence then
     hold_on(k, owner, tonumber(ttl))
   else
-    local released
-    fence, released = drawn(k)
-    grant(k, owner, tonumber(ttl), '0', note, fence, released)
+    local lost
+    fence, lost = drawn(remembered(k))
+    grant(k, owner, tonumber(ttl), '0', note, fence, lost)
   end
   fences[#fences + 1] = fence
 end

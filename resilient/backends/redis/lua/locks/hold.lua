@@ -1,6 +1,8 @@
 -- What the scripts of locks share. The keys of one lock, `k`, are
 --   1 the one holder (owner, fence, granted, note); expires with the hold
---   2 its memory (fence, who released last, and of each waiter what it wants)
+--   2 its memory: the newest fence; that fence again if its hold was `released` (or is shared);
+--     the fences that were `lost`, and what is not larger than the first of them; and of each
+--     waiter what it wants
 --   3 who waits, by arrival
 -- and where several may hold it
 --   4 the end of each hold in microseconds; of a hold that was released, minus the moment of that
@@ -9,6 +11,7 @@ local us = microseconds()
 local MEMORY_LIVES = 604800000
 local RELEASES_LIVE = 60000
 local HANDED_OVER = 2000
+local LOSSES_KNOWN = 16
 
 -- Forget the holds that are over, and the releases that nobody will send again.
 local function tidy(k)
@@ -55,13 +58,27 @@ local function note_ttl(k, ttl)
   end
 end
 
--- The fence of the next grant, and who released last: for `grant`.
-local function drawn(k)
-  local memory = redis.call('HMGET', k[2], 'fence', 'released')
-  return digits(next_fence(memory[1], us)), memory[2]
+-- What the memory says of the holds so far; and of a waiter.
+local function remembered(k, address)
+  return redis.call('HMGET', k[2], 'fence', 'released', 'lost', address or '')
 end
 
-local function grant(k, owner, ttl, shared, note, fence, released)
+-- The fence of the next grant; and what is lost, if that must be remembered anew: for `grant`.
+local function drawn(memory)
+  local newest, released, lost = memory[1], memory[2], memory[3]
+  local fence = digits(next_fence(newest, us))
+  -- Of what was before nothing is known.
+  local known = lost or digits((newest or fence) - 1)
+  if newest and newest ~= released then
+    known = known .. ' ' .. newest
+    if select(2, string.gsub(known, ' ', '')) >= LOSSES_KNOWN then
+      known = string.match(known, ' (.*)')
+    end
+  end
+  return fence, known ~= lost and known or nil
+end
+
+local function grant(k, owner, ttl, shared, note, fence, lost)
   if shared == '1' then
     tidy(k)
     redis.call('ZADD', k[4], digits(us + ttl * 1000), owner)
@@ -73,11 +90,27 @@ local function grant(k, owner, ttl, shared, note, fence, released)
     redis.call('HSET', k[1], 'owner', owner, 'fence', fence, 'granted', digits(us), 'note', note,
       'ttl', digits(ttl))
     redis.call('PEXPIRE', k[1], ttl)
-    -- An owner that comes back after a release must be able to lose this grant.
-    if released == owner then redis.call('HDEL', k[2], 'released') end
   end
-  redis.call('HSET', k[2], 'fence', fence)
+  redis.call('HSET', k[2], 'fence', fence, 'released', shared == '1' and fence or '')
+  if lost then redis.call('HSET', k[2], 'lost', lost) end
   redis.call('PEXPIRE', k[2], MEMORY_LIVES)
+end
+
+-- Register a waiter, with what it wants, unless it waits already: how many wait.
+local function enroll(k, address, wants)
+  enlist(k[3], address, us)
+  redis.call('HSET', k[2], address, wants)
+  redis.call('PEXPIRE', k[2], MEMORY_LIVES)
+  local waiting = redis.call('ZCARD', k[3])
+  -- A queue of the dead may have expired: what they wanted is of no use to anybody.
+  if waiting == 1 and redis.call('HLEN', k[2]) > 4 then
+    for _, field in ipairs(redis.call('HKEYS', k[2])) do
+      if string.find(field, '|', 1, true) and field ~= address then
+        redis.call('HDEL', k[2], field)
+      end
+    end
+  end
+  return waiting
 end
 
 local function forget(k, address)
@@ -87,20 +120,21 @@ end
 
 -- Give the lock to those who have waited longest, as long as there is room for the first of them,
 -- and until it is the turn of `before`, who asks by itself. Who is gone hears nothing: the next.
--- The answer is who is first now.
-local function hand_over(k, before)
+-- The answer is who is first now. `free`: nobody holds it, which need not be looked up.
+local function hand_over(k, before, free)
   while true do
     local address = redis.call('ZRANGE', k[3], 0, 0)[1]
     if not address or address == before then return address end
-    local wants = redis.call('HGET', k[2], address)
+    local memory = remembered(k, address)
+    local wants = memory[4]
     local owner, ttl, shared, limit, note
     if wants then owner, ttl, shared, limit, note = unpack(cmsgpack.unpack(wants)) end
-    if wants and not has_room(k, shared, limit) then return address end
+    if wants and not free and not has_room(k, shared, limit) then return address end
     forget(k, address)
     if wants then
-      local fence, released = drawn(k)
+      local fence, lost = drawn(memory)
       if wake(address .. '=' .. fence) > 0 then
-        grant(k, owner, math.min(tonumber(ttl), HANDED_OVER), shared, note, fence, released)
+        grant(k, owner, math.min(tonumber(ttl), HANDED_OVER), shared, note, fence, lost)
         if shared ~= '1' then return address end
       end
     end
@@ -117,7 +151,7 @@ local function wake_first(k)
 end
 
 local function next_one(k, fair)
-  if fair == '1' then hand_over(k) else wake_first(k) end
+  if fair == '1' then hand_over(k, nil, not k[4]) else wake_first(k) end
 end
 
 -- The one holder: owner, fence, time of the grant, note and TTL.
@@ -151,9 +185,10 @@ end
 
 -- End the hold of this owner: whether it held the lock.
 local function let_go(k, owner)
-  if redis.call('HGET', k[1], 'owner') == owner then
+  local held = redis.call('HMGET', k[1], 'owner', 'fence')
+  if held[1] == owner then
     redis.call('DEL', k[1])
-    redis.call('HSET', k[2], 'released', owner)
+    redis.call('HSET', k[2], 'fence', held[2], 'released', held[2])
     redis.call('PEXPIRE', k[2], MEMORY_LIVES)
     return true
   end
@@ -163,15 +198,21 @@ local function let_go(k, owner)
   return true
 end
 
--- Whether it was this owner who let it go, though perhaps not only now.
-local function has_let_go(k, owner)
-  if redis.call('HGET', k[2], 'released') == owner then return true end
-  return k[4] and tonumber(redis.call('ZSCORE', k[4], owner) or 0) < 0
+-- Whether it was this owner who let it go, though not only now; by its fence if it held it alone.
+local function has_let_go(k, owner, fence)
+  if fence == '0' then
+    return k[4] and tonumber(redis.call('ZSCORE', k[4], owner) or 0) < 0
+  end
+  local newest, released, lost = unpack(remembered(k))
+  if fence == released then return true end
+  if not lost or tonumber(fence) >= tonumber(newest) then return false end
+  local floor = string.match(lost, '^%d+')
+  return tonumber(fence) > tonumber(floor) and not string.find(lost, fence, 1, true)
 end
 
 -- Who holds it, of several the one whose hold ends first; who is about to, if nobody does.
-local function described(k, one)
-  local waiting = redis.call('ZCARD', k[3])
+local function described(k, one, waiting)
+  waiting = waiting or redis.call('ZCARD', k[3])
   local held = one or lone(k)
   local fence = redis.call('HGET', k[2], 'fence') or '0'
   if held[1] then

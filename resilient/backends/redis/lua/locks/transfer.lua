@@ -3,6 +3,6 @@ local theirs = held_by(KEYS, ARGV[2])
 if theirs then return {theirs, redis.call('PTTL', KEYS[1])} end
 if not held_by(KEYS, ARGV[1]) then return false end
 local note = redis.call('HGET', KEYS[1], 'note') or ''
-local fence, released = drawn(KEYS)
-grant(KEYS, ARGV[2], tonumber(ARGV[3]), '0', note, fence, released)
+local fence, lost = drawn(remembered(KEYS))
+grant(KEYS, ARGV[2], tonumber(ARGV[3]), '0', note, fence, lost)
 return {fence, tonumber(ARGV[3])}
