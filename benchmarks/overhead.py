@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import resilient
 from benchmarks.checkpoints import finished_job, one_job
-from benchmarks.harness import Group, Mode, Place
+from benchmarks.harness import Group, Mode, Place, bare
 from benchmarks.retries import tenacity_retry
 
 
 def groups() -> list[Group]:
-    """Sync and async."""
-    return [_overhead("sync"), _overhead("async")]
+    """Calls, sync and async; and what it takes to decorate."""
+    return [_overhead("sync"), _overhead("async"), _decorating()]
 
 
 def _overhead(mode: Mode) -> Group:
@@ -23,6 +25,38 @@ def _overhead(mode: Mode) -> Group:
     for name, decorate in DECORATORS.items():
         group.case(f"resilient {name}")(decorate)
     return group
+
+
+def _decorating() -> Group:
+    group = Group("decorating a function", "sync")
+
+    @group.case("dataclass, three fields")
+    def _dataclass(_: Place) -> Any:
+        return lambda n: dataclass(type(f"Point{n}", (), {"__annotations__": FIELDS}))
+
+    for name, decorate in DECORATING.items():
+        group.case(f"resilient {name}")(partial(_repeated, decorate))
+    return group
+
+
+def _repeated(decorate: Callable[[Any], Any], place: Place) -> Any:
+    backend = place.backend("memory")
+    return lambda _: decorate(backend)
+
+
+def _job(job: resilient.Job, n: int) -> int:
+    return n
+
+
+FIELDS = {"x": int, "y": int, "z": int}
+DECORATING: dict[str, Callable[[Any], Any]] = {
+    "retry": lambda _: resilient.retry(on=OSError)(bare),
+    "circuit_breaker": lambda backend: resilient.circuit_breaker("k", backend=backend)(bare),
+    "cached": lambda backend: resilient.cached("{n}", ttl=60, backend=backend)(bare),
+    "distributed_lock": lambda backend: resilient.distributed_lock("k:{n}", backend=backend)(bare),
+    "idempotent": lambda backend: resilient.idempotent("k:{n}", ttl=60, backend=backend)(bare),
+    "checkpointed": lambda backend: resilient.checkpointed("k:{n}", backend=backend)(_job),
+}
 
 
 def _retry(place: Place) -> Any:

@@ -116,7 +116,8 @@ def compile_arguments_key(
         'profile(7,"en")'
     """
     where = label(policy, function)
-    parameters = list((signature or signature_of(function, policy=policy)).parameters)
+    signature = signature or signature_of(function, policy=policy)
+    parameters = list(signature.parameters)
     receiver = _receiver(function, parameters)
     has_bound = _binds(function)
     terms = [f"{RESERVED}identity({name})" if name == receiver else name for name in parameters]
@@ -180,7 +181,7 @@ def compile_callable(
         function,
         f"return {RESERVED}checked({RESERVED}key({forwarding(parameters)}))",
         {f"{RESERVED}checked": checked, f"{RESERVED}key": key},
-        signature=signature,
+        signature=parameters,
     )
 
 
@@ -215,7 +216,8 @@ def compile_fingerprint(
         False
     """
     where = label(policy, function)
-    known = list((signature or signature_of(function, policy=policy)).parameters)
+    signature = signature or signature_of(function, policy=policy)
+    known = list(signature.parameters)
     if isinstance(names, str):
         raise ConfigurationError(f"{where}: fingerprint={names!r}: expected a tuple of names")
     for name in names or ():

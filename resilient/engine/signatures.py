@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from inspect import Parameter, Signature
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 from resilient.errors import ConfigurationError
@@ -91,25 +92,36 @@ def compile_with_signature(
     """
     title = name or getattr(function, "__name__", None) or type(function).__name__
     parameters = (signature or signature_of(function, policy=title)).parameters.values()
-    lines = [body] if isinstance(body, str) else list(body)
+    lines = [body] if isinstance(body, str) else body
     head = f"{'async ' if is_async else ''}def {RESERVED}function({_declared(parameters)}):"
-    code = compile("\n ".join([head, *lines]), f"<resilient: {title}>", "exec")
 
-    # What the body refers to are globals of the function; the function itself is kept out of them.
-    module = getattr(function, "__module__", None)
-    made: dict[str, Any] = {}
-    exec(code, {**namespace, "__name__": module}, made)
-    compiled: FunctionType = made[f"{RESERVED}function"]
-
-    compiled.__name__ = title
+    # What the body refers to are globals of the function.
+    names = {**namespace, "__name__": getattr(function, "__module__", None)}
+    code = _own(_code("\n ".join([head, *lines])), f"<resilient: {title}>")
+    compiled = FunctionType(code, names, title)
     compiled.__qualname__ = name or getattr(function, "__qualname__", None) or title
-    compiled.__defaults__ = tuple(_defaults(p for p in parameters if p.kind in _POSITIONAL))
-    compiled.__kwdefaults__ = {
-        p.name: p.default
-        for p in parameters
-        if p.kind is Parameter.KEYWORD_ONLY and p.default is not Parameter.empty
-    }
+    with_default = [p for p in parameters if p.default is not _EMPTY]
+    if with_default:
+        named = {p.name: p.default for p in with_default if p.kind is _KEYWORD_ONLY}
+        compiled.__defaults__ = tuple([p.default for p in with_default if p.name not in named])
+        compiled.__kwdefaults__ = named
     return compiled
+
+
+@lru_cache(1024)
+def _code(text: str) -> CodeType:
+    """The code of a function, which others whose parameters have the same names have as well.
+
+    Compiling is most of what decorating costs.
+    """
+    module = compile(text, "<resilient>", "exec")
+    return next(each for each in module.co_consts if isinstance(each, CodeType))
+
+
+def _own(code: CodeType, filename: str) -> CodeType:
+    """A copy of a code: the interpreter remembers in it where one function's names are found."""
+    constants = [_own(c, filename) if isinstance(c, CodeType) else c for c in code.co_consts]
+    return code.replace(co_consts=tuple(constants), co_filename=filename)
 
 
 def forwarding(signature: Signature) -> str:
@@ -123,7 +135,10 @@ def forwarding(signature: Signature) -> str:
     return ", ".join(_FORWARDED[p.kind].format(p.name) for p in signature.parameters.values())
 
 
-_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_EMPTY = Parameter.empty
+_POSITIONAL_ONLY = Parameter.POSITIONAL_ONLY
+_KEYWORD_ONLY = Parameter.KEYWORD_ONLY
+_VAR_POSITIONAL = Parameter.VAR_POSITIONAL
 
 _FORWARDED = {
     Parameter.POSITIONAL_ONLY: "{0}",
@@ -138,25 +153,19 @@ _STARS: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: 
 
 def _declared(parameters: Iterable[Parameter]) -> str:
     """Render the parameters with `None` in the place of each default: the objects come later."""
-    return ", ".join(_declarations(parameters))
-
-
-def _declarations(parameters: Iterable[Parameter]) -> Iterator[str]:
+    terms: list[str] = []
     before: Any = None
     star_seen = False
     for parameter in parameters:
         kind = parameter.kind
-        if before is Parameter.POSITIONAL_ONLY and kind is not before:
-            yield "/"
-        if kind is Parameter.KEYWORD_ONLY and not star_seen:
-            yield "*"
-        star_seen = star_seen or kind in (Parameter.VAR_POSITIONAL, Parameter.KEYWORD_ONLY)
+        if before is _POSITIONAL_ONLY and kind is not before:
+            terms.append("/")
+        if kind is _KEYWORD_ONLY and not star_seen:
+            terms.append("*")
+        star_seen = star_seen or kind is _VAR_POSITIONAL or kind is _KEYWORD_ONLY
         before = kind
-        default = "" if parameter.default is Parameter.empty else "=None"
-        yield f"{_STARS.get(kind, '')}{parameter.name}{default}"
-    if before is Parameter.POSITIONAL_ONLY:
-        yield "/"
-
-
-def _defaults(parameters: Iterable[Parameter]) -> Iterator[Any]:
-    return (p.default for p in parameters if p.default is not Parameter.empty)
+        default = "" if parameter.default is _EMPTY else "=None"
+        terms.append(f"{_STARS.get(kind, '')}{parameter.name}{default}")
+    if before is _POSITIONAL_ONLY:
+        terms.append("/")
+    return ", ".join(terms)

@@ -12,6 +12,7 @@ import keyword
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from inspect import Parameter, Signature
 from string import Formatter
 from typing import Any, TypeAlias, cast
@@ -60,9 +61,18 @@ def parse_template(template: str, *, where: str) -> tuple[str | Field, ...]:
     if not isinstance(cast("object", template), str) or not template.strip():
         raise ConfigurationError(f"{where}: {template!r} is no key template: expected a text")
     try:
+        return _parts(template)
+    except ValueError as error:
+        raise ConfigurationError(f"{where}: the template {template!r}{error}") from None
+
+
+@lru_cache(256)
+def _parts(template: str) -> tuple[str | Field, ...]:
+    """The parts of a template; `ValueError` tells what is wrong, as the end of a sentence."""
+    try:
         pieces = list(Formatter().parse(template))
     except ValueError as error:
-        raise ConfigurationError(f"{where}: the template {template!r}: {error}") from None
+        raise ValueError(f": {error}") from None
     parts: list[str | Field] = []
     for literal, name, spec, conversion in pieces:
         if literal:
@@ -70,12 +80,12 @@ def parse_template(template: str, *, where: str) -> tuple[str | Field, ...]:
         if name is None:
             continue
         if spec or conversion:
-            raise ConfigurationError(
-                f"{where}: the field {{{name}}} of the template {template!r} has a format or a "
-                "conversion; a key is made of the values themselves"
+            raise ValueError(
+                f" has a format or a conversion in its field {{{name}}}; a key is made of the "
+                "values themselves"
             )
-        parts.append(_field(name, template, where))
-    _check_separators(parts, template, where)
+        parts.append(_field(name))
+    _check_separators(parts)
     return tuple(parts)
 
 
@@ -114,7 +124,7 @@ def compile_template(
     where = label(policy, function)
     parameters = signature or signature_of(function, policy=policy)
     lines, namespace = _body(template, parameters, where, empty_ok=empty_ok, prefix=prefix)
-    return compile_with_signature(function, lines, namespace, signature=signature)
+    return compile_with_signature(function, lines, namespace, signature=parameters)
 
 
 def compile_keyword_template(template: str, *, policy: str) -> KeyFunction:
@@ -183,12 +193,12 @@ _STEP = re.compile(r"\.(?P<attribute>\w+)|\[(?P<index>[^]]+)\]")
 _UNREADABLE = (AttributeError, LookupError, TypeError)
 
 
-def _field(text: str, template: str, where: str) -> Field:
+def _field(text: str) -> Field:
     match = _FIELD.fullmatch(text)
     words = re.findall(r"(?:^|\.)(\w+)", text)
     if match is None or any(map(keyword.iskeyword, words)):
-        raise ConfigurationError(
-            f"{where}: the field {{{text}}} of the template {template!r} is not of the form "
+        raise ValueError(
+            f" has the field {{{text}}}, which is not of the form "
             "{name}, {name.attribute}, {name[0]} or {name[key]}"
         )
     steps = (
@@ -257,7 +267,7 @@ def _separators(literal: str) -> set[str]:
     return {c for c in literal if not c.isalnum() and c != "%"}
 
 
-def _check_separators(parts: list[str | Field], template: str, where: str) -> None:
+def _check_separators(parts: list[str | Field]) -> None:
     last: Field | None = None
     between = ""
     for part in parts:
@@ -265,15 +275,20 @@ def _check_separators(parts: list[str | Field], template: str, where: str) -> No
             between += part
             continue
         if last is not None and not _separators(between):
-            raise ConfigurationError(
-                f"{where}: the template {template!r} needs a separator, such as ':', between "
+            raise ValueError(
+                f" needs a separator, such as ':', between "
                 f"{{{last.text}}} and {{{part.text}}}: their values could run into one another"
             )
         last, between = part, ""
 
 
 def _escaper(literals: Iterable[str]) -> Callable[[str], str]:
-    separators = "".join(sorted(_separators("".join(literals))))
+    return _escaping("".join(literals))
+
+
+@lru_cache(256)
+def _escaping(literal: str) -> Callable[[str], str]:
+    separators = "".join(sorted(_separators(literal)))
     unsafe = re.compile(f"[{re.escape(separators)}{_ALWAYS}]")
     return lambda text: unsafe.sub(_percent, text)
 

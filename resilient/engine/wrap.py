@@ -147,7 +147,7 @@ def around(
         plan: Makes the plan of one call from what the key functions answer; the function runs
             where it awaits its `Body`.
         keys: Functions with the wrapper's signature, such as a compiled key template.
-        signature: The wrapper's parameters, where they are not the function's.
+        signature: The wrapper's parameters; the function's by default.
         arguments: How the function is called from inside, where not with the wrapper's arguments;
             `_resilient_value` is what the plan's `Body` carries.
     """
@@ -181,13 +181,11 @@ def around(
     else:
         names["_resilient_drive"] = drive
         body = [f"return {call}"]
-    return finish(
-        layer,
-        compile_with_signature(
-            function, body, names, is_async=shape.mode == "async", signature=signature
-        ),
-        signature=signature,
+    compiled = compile_with_signature(
+        function, body, names, is_async=shape.mode == "async", signature=signature
     )
+    # Called with other arguments, the function has other parameters than the wrapper.
+    return finish(layer, compiled, signature=None if arguments is None else signature)
 
 
 _EXCEPTIONS: dict[str, object] = {
@@ -221,12 +219,18 @@ def _delegating(call: str) -> list[str]:
 def finish(
     layer: Layer, wrapper: Callable[..., Any], *, signature: Signature | None = None
 ) -> Callable[..., Any]:
-    """Make a compiled wrapper look like the function, and let its layer be found."""
+    """Make a compiled wrapper look like the function, and let its layer be found.
+
+    Args:
+        layer: What the decorator knows about the function.
+        wrapper: Compiled with its parameters, or
+        signature: with these instead.
+    """
     function = layer.function
     # An object's own attributes are no attributes of the wrapper; a function's are.
     updated = ("__dict__",) if inspect.isroutine(function) else ()
     functools.update_wrapper(wrapper, function, updated=updated)
-    if signature is not None and signature != inspect.signature(wrapper):
+    if signature is not None:
         wrapper.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it
     wrapper.__resilient__ = layer  # type: ignore[attr-defined]  # ours
     return wrapper

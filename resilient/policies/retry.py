@@ -230,7 +230,7 @@ def _wrapper(layer: Layer, settings: Settings) -> Callable[..., Any]:
         is_async=is_async,
         signature=signature,
     )
-    return finish(layer, compiled, signature=signature)
+    return finish(layer, compiled)
 
 
 def _matcher(on: Any) -> Callable[[Exception], bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import circuitbreaker
@@ -186,6 +187,30 @@ def test_a_lease_adds_less_than_half_of_tenacity_to_its_operations(name: str, mo
             return (costs["ours"] - costs["bare"]) / (costs["tenacity"] - costs["bare"])
 
         assert costs.settle(ratio, limit) <= limit
+
+
+DECORATING: dict[str, Callable[[Mode], Call]] = {
+    **{name: make for name, make in WHOLE.items() if name != "idempotent replay"},
+    "lock": LEASED["lock"][0],
+    "idempotent": WHOLE["idempotent replay"],
+}
+
+
+@pytest.mark.parametrize("name", DECORATING)
+def test_decorating_costs_less_than_making_a_dataclass(name: str, mode: Mode) -> None:
+    """A function is decorated in two thirds of the time of a dataclass with three fields.
+
+    It is one whose parameters have the names of others': those share their compiled code.
+    """
+    fields = {"x": int, "y": int, "z": int}
+    costs = Costs(
+        {
+            "dataclass": lambda _: dataclass(type("Point", (), {"__annotations__": fields})),
+            "ours": lambda _: DECORATING[name](mode),
+        },
+        calls=5,
+    )
+    assert costs.settle(lambda costs: costs["ours"] / costs["dataclass"], 2 / 3) <= 2 / 3
 
 
 def test_a_hit_is_as_cheap_as_a_dictionary() -> None:

@@ -229,7 +229,7 @@ class BatchLayer(NearLayer):
             is_async=is_async,
             signature=signature,
         )
-        return finish(self, compiled, signature=signature)
+        return finish(self, compiled)
 
     def _gather(
         self, items: Any, calls: Callable[[], dict[Any, Call]], function: Callable[[Any], Any]

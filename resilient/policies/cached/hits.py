@@ -138,7 +138,7 @@ def wrapped(layer: CachedLayer, signature: Signature, alias: Aliases) -> Callabl
     compiled = compile_with_signature(
         layer.function, body, names, is_async=is_async, signature=signature
     )
-    return finish(layer, compiled, signature=signature)
+    return finish(layer, compiled)
 
 
 def _place(alias: Aliases, keyed: str) -> str:

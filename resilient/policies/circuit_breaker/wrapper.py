@@ -115,7 +115,7 @@ def guarding(
         is_async=is_async,
         signature=signature,
     )
-    return finish(layer, compiled, signature=signature)
+    return finish(layer, compiled)
 
 
 def fast_path(

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar, Unpack, overload
 
 from resilient.engine.keys import key_function, refuse_missing_parentheses
+from resilient.engine.signatures import signature_of
 from resilient.engine.typing import Decorator, SkippingDecorator
 from resilient.engine.wrap import ALL, PLAIN, Layer, Shape, around, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
@@ -118,9 +119,10 @@ class DistributedLock:
                 skipped=skipped,
                 unguarded=on_backend_error == "run",
             )
-            names = key_function(function, template, key, policy=POLICY)
+            signature = signature_of(function, policy=POLICY)
+            names = key_function(function, template, key, policy=POLICY, signature=signature)
             layer = LockLayer(function, shape, names, partial(by_hand, options))
-            return around(layer, partial(guarded, settings), [names])
+            return around(layer, partial(guarded, settings), [names], signature=signature)
 
         return unpacked(decorate)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from resilient.config import Source
 from resilient.engine.durations import Duration, optional_seconds, seconds
 from resilient.engine.keys import compile_fingerprint, key_function, refuse_missing_parentheses
+from resilient.engine.signatures import signature_of
 from resilient.engine.typing import Decorator, SkippingDecorator
 from resilient.engine.wrap import Layer, Shape, around, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
@@ -193,8 +194,11 @@ class Idempotent:
             from resilient.engine.codecs import codec_for  # and with it msgspec: not on import
 
             shape = shape_of(function, policy=POLICY)
-            names = key_function(function, template, key, policy=POLICY)
-            digest = compile_fingerprint(function, fingerprint, template=template, policy=POLICY)
+            signature = signature_of(function, policy=POLICY)
+            names = key_function(function, template, key, policy=POLICY, signature=signature)
+            digest = compile_fingerprint(
+                function, fingerprint, template=template, policy=POLICY, signature=signature
+            )
             settings = Settings(
                 source=Source("idempotency", POLICY, shape.mode, backend),
                 name=Layer(POLICY, function, shape).name,
@@ -211,7 +215,7 @@ class Idempotent:
                 local=local,
             )
             layer = IdempotentLayer(function, shape, settings, names)
-            return around(layer, partial(once, settings), [names, digest])
+            return around(layer, partial(once, settings), [names, digest], signature=signature)
 
         return unpacked(decorate)
 
