@@ -1,15 +1,41 @@
-"""A runner's lease, and the error that tells of its loss."""
+"""A runner's lease: what is written under it, and the error that tells of its loss."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from resilient.engine.guard import guarded
 from resilient.engine.lease import Lease
-from resilient.errors import StaleRunner
+from resilient.engine.persistence import asked_again
+from resilient.engine.plan import Plan
+from resilient.errors import BackendError, StaleRunner
 
 __all__ = ["RunnerLease"]
+
+T = TypeVar("T")
 
 
 class RunnerLease(Lease):
     """A runner's hold on its job."""
+
+    async def insisted(self, ask: Callable[[], Plan[T]], until: float | None = None) -> T:
+        """Ask, again after lost replies: for as long as it lasts, or until then."""
+        try:
+            return await guarded(ask)
+        except BackendError as error:
+            until = self.deadline if until is None else until
+            return await asked_again(error, partial(guarded, ask), until=until)
+
+    def refused(self) -> StaleRunner:
+        """The server has refused a write of this run: the error that says so."""
+        return self.stale("the server says that it has another runner, or was forgotten")
+
+    def stale(self, reason: str) -> StaleRunner:
+        """The job has another runner now: the error that says so."""
+        self.lose(reason)
+        return self.error()
 
     def error(self) -> StaleRunner:
         """The exception that tells the runner that it is stale."""

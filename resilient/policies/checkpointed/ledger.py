@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from resilient.connections.cursors import UserCursor
 from resilient.connections.drivers import UserConnection, recognised
 from resilient.engine import clock
-from resilient.errors import ConfigurationError
+from resilient.errors import ConfigurationError, StaleRunner
 from resilient.policies.checkpointed.record import Record
 from resilient.policies.checkpointed.versions import state_of
 from resilient.protocols.values import Encoded
@@ -100,7 +100,7 @@ class Ledger:
         is_ours, data = await self._cursor.claim()
         if not is_ours:
             await self.roll_back()
-            raise self._run.stale("a later runner has written to the database")
+            raise self._stale()
         loop, total = self.loop, self.loop.total
         before = loop.done, loop.is_complete
         if data is None:
@@ -117,6 +117,11 @@ class Ledger:
         if loop.is_complete:
             # Not undone: what the body has written here before is committed by every run.
             await self._commit()
+
+    def _stale(self) -> StaleRunner:
+        lease = self._run.lease
+        assert lease is not None  # else there was no fence to compare
+        return lease.stale("a later runner has written to the database")
 
     def _refuse_shared(self) -> None:
         for other in self._run.ledgers:
@@ -160,7 +165,7 @@ class Ledger:
             position = [loop.done + self._pending, loop.total, is_complete, {}, *self._after]
             if not await self._cursor.move(run.record({loop.name: position}).encode()):
                 await self.roll_back()
-                raise run.stale("a later runner has written to the database")
+                raise self._stale()
         await self._commit()
         loop.cursor, loop.digest = self._after
         pending, self._pending = self._pending, 0

@@ -13,10 +13,10 @@ from resilient.config import Source
 from resilient.engine.identity import describe
 from resilient.engine.plan import ATTEMPT, Body, Plan
 from resilient.engine.waiting import obtained
-from resilient.errors import BackendError, FingerprintMismatch, JobRunning, ResultUnavailable
+from resilient.errors import BackendError, FingerprintMismatch, JobRunning
 from resilient.policies.checkpointed.leases import RunnerLease
 from resilient.policies.checkpointed.places import here
-from resilient.policies.checkpointed.record import Unstored
+from resilient.policies.checkpointed.results import opened
 from resilient.policies.checkpointed.run import Run
 from resilient.protocols.checkpoints import (
     ArgumentsDiffer,
@@ -167,7 +167,7 @@ async def resumable(settings: Settings, task: str, fingerprint: str) -> Any:
         if isinstance(answer, Started):
             return await carried_out(contest.run(answer, began), answer)
         if isinstance(answer, Finished):
-            return replayed(settings, task, answer)
+            return opened(settings.result, answer.result, task)
         raise FingerprintMismatch(
             f"the job {task!r} was started with other arguments of {settings.name} than these: "
             "what tells two jobs apart belongs into the key",
@@ -197,18 +197,6 @@ async def carried_out(run: Run, started: Started | None = None) -> Any:
         raise
     finally:
         run.close()
-    return answer
-
-
-def replayed(settings: Settings, task: str, finished: Finished) -> Any:
-    """What the job answered when it ran to its end."""
-    answer = settings.result.decode(finished.result)
-    if isinstance(answer, Unstored):
-        raise ResultUnavailable(
-            f"the job {task!r} has run to its end, but its result had no stored form: "
-            f"{answer.reason}",
-            key=task,
-        )
     return answer
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from resilient.errors import CodecError
 from resilient.protocols.values import Encoded
 
-__all__ = ["Record", "Unstored"]
+__all__ = ["Record"]
 
 
 LARGE = 16 * 1024
@@ -79,13 +79,3 @@ class Record(NamedTuple):
             return cls(**content)
         except (TypeError, AttributeError, KeyError, zlib.error) as error:
             raise CodecError("the checkpoint was not saved by @checkpointed") from error
-
-
-class Unstored(NamedTuple):
-    """In the place of a result, of a job or of one of its steps, that has no stored form.
-
-    Attributes:
-        reason: Why it has none.
-    """
-
-    reason: str

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,19 +16,18 @@ from weakref import ref
 
 from resilient.engine import clock
 from resilient.engine.backend import made_once
-from resilient.engine.guard import guarded
-from resilient.engine.persistence import BUDGET, asked_again
-from resilient.engine.plan import NOW, Plan
+from resilient.engine.persistence import BUDGET
+from resilient.engine.plan import NOW
 from resilient.errors import (
     BackendError,
     JobCancelled,
     LeaseLost,
-    StaleRunner,
 )
 from resilient.policies.checkpointed.leases import RunnerLease
 from resilient.policies.checkpointed.places import Place, here, place_in
 from resilient.policies.checkpointed.progress import Meter, Progress, progress_over
-from resilient.policies.checkpointed.record import Record, Unstored
+from resilient.policies.checkpointed.record import Record
+from resilient.policies.checkpointed.results import stored
 from resilient.policies.checkpointed.steps import Steps
 from resilient.policies.checkpointed.turn import Turn
 from resilient.policies.checkpointed.versions import refuse_version, state_of
@@ -310,11 +308,11 @@ class Run:
             raise self.lease.error()
         if self.unsaved or self._label is not None or self._differs_from_saved():
             await self.save_due(always=True)
-        result = self._encoded_result(answer)
+        result, _ = stored(self.settings.result, answer)
         self.lease.drop()  # first, so that no renewal outlives the run
         ask = partial(self.store.finish, self.task, result, fence=self.lease.fence, ttl=self.ttl)
         try:
-            accepted = await self.insisted(ask)
+            accepted = await self.lease.insisted(ask)
         except BackendError as error:
             error.add_note(
                 f"the job {self.task!r} has run to its end, but its result could not be stored: "
@@ -322,7 +320,7 @@ class Run:
             )
             raise
         if not accepted:
-            raise self.refused()
+            raise self.lease.refused()
 
     async def abandon(self, error: BaseException) -> None:
         """Save what is done, and let the next runner start at once."""
@@ -386,12 +384,12 @@ class Run:
         self._sequence = None
         began = await NOW
         try:
-            saved = await self.insisted(ask, until)
+            saved = await self.lease.insisted(ask, until)
         except BaseException:
             self._has_news = True
             raise
         if saved is None:
-            raise self.refused()
+            raise self.lease.refused()
         self._sequence = saved.sequence + 1
         self.unsaved -= count
         self._last = state
@@ -417,30 +415,3 @@ class Run:
         state = self.settings.state.codec.encode(self.state)
         self._is_small = len(state) <= SMALL
         return state
-
-    def _encoded_result(self, answer: Any) -> Encoded:
-        try:
-            return self.settings.result.encode(answer)
-        except Exception as error:  # the job has run to its end, whatever a codec raises
-            from resilient.engine.codecs import reason_of
-
-            return self.settings.result.encode(Unstored(reason_of(error)))
-
-    async def insisted(self, ask: Callable[[], Plan[T]], until: float | None = None) -> T:
-        """Ask, again after lost replies for as long as the lease lasts."""
-        assert self.lease is not None
-        try:
-            return await guarded(ask)
-        except BackendError as error:
-            until = self.lease.deadline if until is None else until
-            return await asked_again(error, partial(guarded, ask), until=until)
-
-    def refused(self) -> StaleRunner:
-        """The server has refused a write of this run: the error that says so."""
-        return self.stale("the server says that it has another runner, or was forgotten")
-
-    def stale(self, reason: str) -> StaleRunner:
-        """The job has another runner now: the error that says so."""
-        assert self.lease is not None
-        self.lease.lose(reason)
-        return self.lease.error()

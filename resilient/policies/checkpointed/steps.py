@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resilient.engine.plan import Body
-from resilient.errors import ConfigurationError, ResultUnavailable
-from resilient.policies.checkpointed.record import Unstored
+from resilient.errors import ConfigurationError
+from resilient.policies.checkpointed.results import opened, stored
 from resilient.protocols.values import Encoded
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class Steps:
         if not name:
             raise ConfigurationError("step(''): a step needs a name")
         run = self._run
-        if (stored := run.known.get(name)) is not None:
-            return _replayed(run.task, name, codec.decode(stored))
+        if (known := run.known.get(name)) is not None:
+            return opened(codec, known, run.task, name)
         if run.store is None or run.lease is None:
             return await _attempted(retries)
         run.lease.check()
@@ -44,40 +44,22 @@ class Steps:
         value = _stored(run.task, name, codec, answer)
         fence = run.lease.fence
         ask = partial(run.store.step, run.task, name, value, fence=fence, ttl=run.ttl)
-        if not await run.insisted(ask):
-            raise run.refused()
+        if not await run.lease.insisted(ask):
+            raise run.lease.refused()
         run.known[name] = value
         return answer
 
 
 def _stored(task: str, name: str, codec: Codec, answer: Any) -> Encoded:
-    """The stored form of a step's result; word of it, where it has none.
-
-    The step has taken effect: nothing that a codec raises may have it run again.
-    """
-    try:
-        return codec.encode(answer)
-    except Exception as error:
-        from resilient.engine.codecs import reason_of
-
-        reason = reason_of(error)
+    """The stored form of a step's result; where it has none, a warning is logged."""
+    value, reason = stored(codec, answer)
+    if reason:
         log.warning(
             "The step %r of the job %r is done, but its result has no stored form (%s): if the job "
             "is resumed, that step raises ResultUnavailable.",
             name, task, reason,
         )  # fmt: skip
-        return codec.encode(Unstored(reason))
-
-
-def _replayed(task: str, name: str, answer: Any) -> Any:
-    """What a step answered when it ran."""
-    if isinstance(answer, Unstored):
-        raise ResultUnavailable(
-            f"the step {name!r} of the job {task!r} is done, but its result had no stored form: "
-            f"{answer.reason}",
-            key=task,
-        )
-    return answer
+    return value
 
 
 async def _attempted(retries: int) -> Any:
