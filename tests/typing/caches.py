@@ -105,6 +105,8 @@ async def batches() -> None:
     assert_type(await cached.batch.of(abatch).invalidate([1]), int)
     assert_type(await cached.batch.of(abatch).uncached([1]), dict[int, str])
     batch(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    cached.batch(key_arg="ids", ttl=60, soft_ttl=5, stale_if_error="1h", early=True)
+    assert_type(cached.batch.of(batch).stats(), CacheStats)
     cached.batch(ttl=60)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 

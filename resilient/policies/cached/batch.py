@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from inspect import Parameter, Signature
+from itertools import count
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -17,10 +19,9 @@ from typing import (
     overload,
 )
 
-from resilient.config import Source
 from resilient.engine.drivers.sync import drive
-from resilient.engine.durations import seconds
-from resilient.engine.flights import NO_LIMITS
+from resilient.engine.durations import Duration
+from resilient.engine.flights import NO_LIMITS, Errand, Late, Limits, ashare, share
 from resilient.engine.keys import key_function, refuse_missing_parentheses
 from resilient.engine.names import label
 from resilient.engine.plan import Plan, all_of
@@ -32,19 +33,21 @@ from resilient.engine.signatures import (
 )
 from resilient.engine.typing import Decorator
 from resilient.engine.wrap import Shape, finish, layer_of, shape_of, unpacked
-from resilient.errors import ConfigurationError
+from resilient.errors import ConfigurationError, TimedOut
 from resilient.policies.cached.changes import changed, invalidated_tags
 from resilient.policies.cached.context import context_parameter
-from resilient.policies.cached.gathering import gathered
-from resilient.policies.cached.layer import NearLayer, namespace_for, versioned
+from resilient.policies.cached.gathering import Calls, gathered
+from resilient.policies.cached.layer import CacheStats, NearLayer
 from resilient.policies.cached.near import Call, LocalCache, Near
-from resilient.policies.cached.settings import POLICY, Budget, Settings, limits_of
-from resilient.policies.cached.tags import namespace_tag, tags_function
+from resilient.policies.cached.options import Options
+from resilient.policies.cached.settings import POLICY, Budget
+from resilient.policies.cached.tags import tags_function
 from resilient.protocols.cache import CacheStore
 from resilient.resolving import BackendLike
 
 if TYPE_CHECKING:
     from resilient.engine.codecs import Codec
+    from resilient.engine.flights import Flight
     from resilient.policies.cached.freshness import Ttl
 
 __all__ = ["BatchControls", "BatchLayer", "CachedBatch"]
@@ -57,6 +60,7 @@ R = TypeVar("R")
 
 BATCH = f"{POLICY}.batch"
 ITEM = f"{RESERVED}item"
+_numbers = count()
 
 
 class CachedBatch:
@@ -68,12 +72,19 @@ class CachedBatch:
         *,
         key_arg: str,
         ttl: Ttl,
+        soft_ttl: Duration | None = None,
+        stale_if_error: Duration | None = None,
+        throttle: Duration = 5,
+        early: bool = False,
         jitter: float = 0.0,
+        error_ttl: None = None,
         cache_if: Callable[[Any], bool] | None = None,
+        key: Callable[..., Any] | None = None,
         tags: Sequence[str] = (),
         local: LocalCache | Literal["auto"] | None = "auto",
         codec: Codec | Literal["json"] | None = None,
-        backend_timeout: Budget = "250ms",
+        compute_timeout: Budget | None = None,
+        backend_timeout: Budget = ("50ms", "250ms"),
         namespace: str | None = None,
         version: str | int | None = None,
         on_backend_error: Literal["run", "raise"] = "run",
@@ -95,11 +106,21 @@ class CachedBatch:
                 By default all arguments do, with the item in the place of the collection.
             key_arg: The argument that holds the items. They must be hashable.
             ttl: For how long a value is served; see `@cached`, as for all that follow.
+            soft_ttl: After that a value is still served, while it is computed anew: in the
+                background, if nothing else is to be computed, and else together with that.
+            stale_if_error: For how long after its TTL a value is served in place of a computation
+                that fails. The exception is raised if one of the missing items has none.
+            throttle: Seconds for which such a value stands.
+            early: Compute ahead of time; what the whole call takes counts for each of its items.
             jitter: The share of the TTL by which it is shortened at random.
+            error_ttl: Refused: an exception does not say which of the items it is the result of.
             cache_if: A function of one value: whether to keep it.
+            key: A function of the same arguments, with one item in the place of the collection,
+                that answers what identifies that item, instead of a template.
             tags: Templates of the tags of a value, over an item and the other arguments.
             local: The layer in this process in front of the backend.
             codec: How values are stored.
+            compute_timeout: For how long a call waits for its computation.
             backend_timeout: For how long one request to the backend may take.
             namespace: What keys start with.
             version: Separates the entries of one version of the function from those of another.
@@ -110,6 +131,7 @@ class CachedBatch:
             ConfigurationError: When decorated: an option is wrong. When called: the function
                 returned no mapping.
             BackendError: The backend is away, and `on_backend_error="raise"`.
+            TimedOut: The computation took longer than `compute_timeout`.
 
         Example:
             >>> import resilient
@@ -124,49 +146,46 @@ class CachedBatch:
             ({1: 'user 1', 2: 'user 2'}, {2: 'user 2', 3: 'user 3'})
         """
         refuse_missing_parentheses(template, policy=BATCH)
-        if on_backend_error not in ("run", "raise"):
+        given: object = error_ttl
+        if given is not None:
             raise ConfigurationError(
-                f'@{BATCH}: on_backend_error={on_backend_error!r} is not "run" or "raise"'
+                f"@{BATCH}: error_ttl={given!r}: an exception does not say which of the items it "
+                "is the result of"
             )
-        if not (local is None or local == "auto" or isinstance(local, LocalCache)):
-            raise ConfigurationError(
-                f'@{BATCH}: local={local!r} is neither a LocalCache nor None nor "auto"'
-            )
-        if not callable(ttl):
-            seconds(ttl, option="ttl")  # before there is a function to name
-        asking = limits_of(backend_timeout, "backend_timeout")
-        if asking.hard is None:
-            raise ConfigurationError(f"@{BATCH}: backend_timeout=None: a request needs a limit")
+        options = Options(
+            policy=BATCH,
+            ttl=ttl,
+            soft_ttl=soft_ttl,
+            stale_if_error=stale_if_error,
+            throttle=throttle,
+            early=early,
+            jitter=jitter,
+            cache_if=cache_if,
+            local=local,
+            codec=codec,
+            compute_timeout=compute_timeout,
+            backend_timeout=backend_timeout,
+            namespace=namespace,
+            version=version,
+            on_backend_error=on_backend_error,
+            backend=backend,
+        )
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-            # With the first decorated function, not with the package: it brings the serialiser.
-            from resilient.policies.cached.freshness import Freshness
-            from resilient.policies.cached.records import records_for
-
-            where = label(BATCH, function)
             shape = shape_of(function, policy=BATCH)
             signature = signature_of(function, policy=BATCH)
-            _check_items(signature, key_arg, where)
-            space = namespace_for(function, namespace)
-            settings = Settings(
-                Source("cache", BATCH, shape.mode, backend),
-                namespace=namespace_tag(space),
-                records=records_for(function, codec, where, part=_value_of),
-                freshness=Freshness(where, ttl=ttl, jitter=jitter, cache_if=cache_if),
-                local=local,
-                unguarded=on_backend_error == "run",
-                computing=NO_LIMITS,
-                asking=asking,
-            )
-            key = key_function(
+            _check_items(signature, key_arg, label(BATCH, function))
+            settings = options.settings(function, shape, _value_of)
+            names = key_function(
                 function,
                 template,
+                key,
                 policy=BATCH,
-                namespace=versioned(function, space, version),
+                namespace=options.key_start(function),
                 empty_ok=True,
             )
             labels = tags_function(function, tags, settings.namespace, signature)
-            return BatchLayer(function, shape, settings).wrap(signature, key_arg, key, labels)
+            return BatchLayer(function, shape, settings).wrap(signature, key_arg, names, labels)
 
         return unpacked(decorate)
 
@@ -232,22 +251,51 @@ class BatchLayer(NearLayer):
         return finish(self, compiled)
 
     def _gather(
-        self, items: Any, calls: Callable[[], dict[Any, Call]], function: Callable[[Any], Any]
+        self, items: Any, calls: Callable[[], Calls], function: Callable[[Any], Any]
     ) -> Any:
         near = self.attend()
         if near is None:
             return function(items)
-        return drive(gathered(self.settings, near, calls()), function)
+        plan = partial(gathered, self.settings, near, calls())
+        if not self._flies:
+            return drive(plan(None), function)
+        try:
+            return share(near.nearby.flights, _errand(self, plan, function), self._limits)[0]
+        except Late:
+            raise self._timed_out() from None
 
     async def _agather(
-        self, items: Any, calls: Callable[[], dict[Any, Call]], function: Callable[[Any], Any]
+        self, items: Any, calls: Callable[[], Calls], function: Callable[[Any], Any]
     ) -> Any:
         from resilient.engine.drivers.aio import adrive
 
         near = self.attend()
         if near is None:
             return await function(items)
-        return await adrive(gathered(self.settings, near, calls()), function)
+        plan = partial(gathered, self.settings, near, calls())
+        if not self._flies:
+            return await adrive(plan(None), function)
+        try:
+            found, _ = await ashare(
+                near.nearby.flights, _errand(self, plan, function), self._limits
+            )
+        except Late:
+            raise self._timed_out() from None
+        return found
+
+    @property
+    def _limits(self) -> Limits:
+        return self.settings.computing
+
+    @property
+    def _flies(self) -> bool:
+        """Whether a call may end before its computation: then that is a flight, for nobody else."""
+        return self.settings.freshness.serves_stale or self._limits != NO_LIMITS
+
+    def _timed_out(self) -> TimedOut:
+        return TimedOut(
+            f"@{BATCH} on {self.name}: not computed within {self._limits.hard:g} seconds"
+        )
 
 
 class BatchControls(Generic[P, Result, Count, Nothing]):
@@ -278,6 +326,14 @@ class BatchControls(Generic[P, Result, Count, Nothing]):
         nothing: Nothing = self._run(lambda near: invalidated_tags(near.backend, (tag,)), None)
         return nothing
 
+    def stats(self) -> CacheStats:
+        """What happened in this process; no question is asked of the backend."""
+        return self._layer.stats()
+
+    def bypass(self) -> AbstractContextManager[None]:
+        """Within `with`, calls of this thread or task go to the function itself."""
+        return self._layer.bypass()
+
     def uncached(self, *args: P.args, **kwargs: P.kwargs) -> Result:
         """Call the function itself, with all items."""
         result: Result = self._layer.function(*self._bound, *args, **kwargs)
@@ -293,6 +349,20 @@ class BatchControls(Generic[P, Result, Count, Nothing]):
         from resilient.engine.drivers.aio import adrive
 
         return adrive(running())
+
+
+def _errand(
+    layer: BatchLayer, plan: Callable[[Flight | None], Plan[Any]], function: Callable[[Any], Any]
+) -> Errand[Any]:
+    """What one batch wants: it shares its values with others, and its way with nobody."""
+    return Errand(
+        f"{BATCH} {next(_numbers)}",
+        (),
+        plan,
+        partial(plan, None),
+        function,
+        may_serve=layer.settings.freshness.serves_stale,
+    )
 
 
 async def _forgotten(near: Near, keys: list[str]) -> int:

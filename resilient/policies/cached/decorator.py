@@ -6,21 +6,20 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from inspect import Signature
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from resilient.config import Source
-from resilient.engine.durations import Duration, seconds
+from resilient.engine.durations import Duration
 from resilient.engine.keys import key_function, refuse_missing_parentheses
 from resilient.engine.names import label
 from resilient.engine.signatures import signature_of
 from resilient.engine.typing import Decorator
 from resilient.engine.wrap import Shape, layer_of, shape_of, unpacked
-from resilient.errors import ConfigurationError
 from resilient.policies.cached.context import context_parameter, without
 from resilient.policies.cached.controls import CacheControls, Explanation, Missing
 from resilient.policies.cached.hits import aliased_by, wrapped
-from resilient.policies.cached.layer import NearLayer, namespace_for, versioned
+from resilient.policies.cached.layer import NearLayer
 from resilient.policies.cached.near import LocalCache
-from resilient.policies.cached.settings import POLICY, Budget, Settings, limits_of
-from resilient.policies.cached.tags import namespace_tag, tags_function
+from resilient.policies.cached.options import Options
+from resilient.policies.cached.settings import POLICY, Budget, Settings
+from resilient.policies.cached.tags import tags_function
 from resilient.resolving import BackendLike
 
 if TYPE_CHECKING:
@@ -130,58 +129,38 @@ class Cached:
             ({'id': 7}, {'id': 7})
         """
         refuse_missing_parentheses(template, policy=POLICY)
-        if on_backend_error not in ("run", "raise"):
-            raise ConfigurationError(
-                f'@{POLICY}: on_backend_error={on_backend_error!r} is not "run" or "raise"'
-            )
-        if not (local is None or local == "auto" or isinstance(local, LocalCache)):
-            raise ConfigurationError(
-                f'@{POLICY}: local={local!r} is neither a LocalCache nor None nor "auto"'
-            )
-        if not callable(ttl):
-            seconds(ttl, option="ttl")  # before there is a function to name
-        computing = limits_of(compute_timeout, "compute_timeout")
-        asking = limits_of(backend_timeout, "backend_timeout")
-        if asking.hard is None:
-            raise ConfigurationError(f"@{POLICY}: backend_timeout=None: a request needs a limit")
+        options = Options(
+            policy=POLICY,
+            ttl=ttl,
+            soft_ttl=soft_ttl,
+            stale_if_error=stale_if_error,
+            throttle=throttle,
+            early=early,
+            jitter=jitter,
+            error_ttl=error_ttl,
+            cache_if=cache_if,
+            local=local,
+            codec=codec,
+            compute_timeout=compute_timeout,
+            backend_timeout=backend_timeout,
+            namespace=namespace,
+            version=version,
+            on_backend_error=on_backend_error,
+            backend=backend,
+        )
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-            # With the first decorated function, not with the package: it brings the serialiser.
-            from resilient.policies.cached.freshness import Freshness
-            from resilient.policies.cached.records import records_for
-
-            where = label(POLICY, function)
             shape = shape_of(function, policy=POLICY)
             signature = signature_of(function, policy=POLICY)
-            space = namespace_for(function, namespace)
-            settings = Settings(
-                Source("cache", POLICY, shape.mode, backend),
-                namespace=namespace_tag(space),
-                records=records_for(function, codec, where, with_errors=bool(error_ttl)),
-                freshness=Freshness(
-                    where,
-                    ttl=ttl,
-                    soft_ttl=soft_ttl,
-                    stale_if_error=stale_if_error,
-                    throttle=throttle,
-                    early=early,
-                    jitter=jitter,
-                    error_ttl=error_ttl,
-                    cache_if=cache_if,
-                ),
-                local=local,
-                unguarded=on_backend_error == "run",
-                computing=computing,
-                asking=asking,
-            )
-            context = context_parameter(signature, where)
+            settings = options.settings(function, shape)
+            context = context_parameter(signature, label(POLICY, function))
             identifying = without(signature, context)
             names = key_function(
                 function,
                 template,
                 key,
                 policy=POLICY,
-                namespace=versioned(function, space, version),
+                namespace=options.key_start(function),
                 empty_ok=True,
                 signature=identifying,
             )

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from resilient import events
 from resilient.engine.budget import within
+from resilient.engine.failure import Failure
+from resilient.engine.flights import Returned
 from resilient.engine.guard import guarded
 from resilient.engine.plan import NEW_OWNER, NOW, Body, IsDead, Listen, Wait, all_of
 from resilient.engine.waiting import EXPIRY_SLACK
@@ -21,6 +24,7 @@ from resilient.policies.cached.near import Call, Near
 from resilient.policies.cached.plan import (
     LEASE,
     PATIENCE,
+    Stored,
     insisted,
     leased,
     life_of,
@@ -31,8 +35,10 @@ from resilient.policies.cached.plan import (
 )
 from resilient.policies.cached.settings import POLICY, Settings
 from resilient.protocols.cache import Busy, CacheStore, Entry, Filling, Leased
+from resilient.protocols.values import Encoded
 
 if TYPE_CHECKING:
+    from resilient.engine.flights import Flight
     from resilient.engine.lease import Lease
     from resilient.engine.signals import GiftedWaiter
     from resilient.policies.cached.freshness import Life
@@ -43,9 +49,18 @@ Calls = dict[Any, Call]
 """The call of each item of a batch."""
 
 
-async def gathered(settings: Settings, near: Near, calls: Calls) -> dict[Any, Any]:
-    """The values of all calls that have one, in their order."""
-    gathering = Gathering(settings, near, calls)
+async def gathered(
+    settings: Settings, near: Near, calls: Calls, flight: Flight | None
+) -> dict[Any, Any]:
+    """The values of all calls that have one, in their order.
+
+    Args:
+        settings: The options.
+        near: Where the values are.
+        calls: What is wanted.
+        flight: Through which the callers can have stale values while they are computed anew.
+    """
+    gathering = Gathering(settings, near, calls, flight)
     gathering.at_hand()
     if gathering.wanted and settings.unguarded and near.backend.outage.is_on:
         await gathering.alone()
@@ -53,7 +68,22 @@ async def gathered(settings: Settings, near: Near, calls: Calls) -> dict[Any, An
         if near.wants_to_watch:
             await watched(near)
         await gathering.run(await NEW_OWNER)
-    return {item: gathering.found[item] for item in calls if item in gathering.found}
+    return gathering.answer({})
+
+
+class Owned(NamedTuple):
+    """The right to compute a value, and what there is of it: a former one."""
+
+    lease: Lease
+    stale: Stored | None
+
+
+class Outcome(NamedTuple):
+    """What is stored for an item, and for how long."""
+
+    value: Any
+    record: Encoded
+    life: Life
 
 
 class Gathering:
@@ -64,9 +94,11 @@ class Gathering:
         wanted: The calls of the others.
     """
 
-    def __init__(self, settings: Settings, near: Near, calls: Calls) -> None:
+    def __init__(self, settings: Settings, near: Near, calls: Calls, flight: Flight | None) -> None:
         self.found: dict[Any, Any] = {}
         self.wanted = dict(calls)
+        self._calls = calls
+        self._flight = flight
         self._settings = settings
         self._near = near
         self._store: CacheStore = near.backend.require("cache")
@@ -77,6 +109,11 @@ class Gathering:
         budget = settings.asking.hard
         assert budget is not None
         self._budget = budget
+
+    def answer(self, besides: Mapping[Any, Any]) -> dict[Any, Any]:
+        """What was found, and besides, in the order of the calls."""
+        found = {**besides, **self.found}
+        return {item: found[item] for item in self._calls if item in found}
 
     def at_hand(self) -> None:
         """Take what is at hand in this process."""
@@ -99,6 +136,7 @@ class Gathering:
                 return
             ours, theirs = await self._sorted(answers)
             if ours:
+                self._served(ours)
                 await self._filled(ours)
             if theirs:
                 if await NOW - start > PATIENCE:  # it may be waited for itself
@@ -107,10 +145,16 @@ class Gathering:
                     await self._rested(theirs)
 
     async def alone(self) -> None:
-        """Compute what is wanted, for nobody else."""
-        for item, value in (await self._computed(list(self.wanted))).items():
-            self._take(item, value)
-        self.wanted.clear()
+        """Compute what is wanted, for nobody else; not what there is something to fall back on."""
+        if self._settings.freshness.stale:
+            for item, call in list(self.wanted.items()):
+                kept = self._near.kept(call.key)
+                if kept is not None:
+                    self._near.counters.stale += 1
+                    self._take(item, self._near.given(kept))
+        if self.wanted:
+            self.found |= await self._computed(list(self.wanted))
+            self.wanted.clear()
 
     # --- asking
 
@@ -124,25 +168,33 @@ class Gathering:
             tags=[call.tags for call in calls],
             waiter=None if waiter is None else self._near.backend.hub.address(waiter),
         )
+        soft = self._settings.asking.soft
+        budget = soft if soft is not None and self._falls_back() else self._budget
         try:
-            return await insisted(ask, self._budget)
+            return await insisted(ask, budget)
         except BackendError:
             raise
         except BaseException:  # cancelled: some leases may have been won
             await self._withdrawn(calls)
             raise
 
+    def _falls_back(self) -> bool:
+        """Whether there is something at hand to fall back on for all that is wanted."""
+        return bool(self._settings.freshness.stale) and all(
+            self._near.kept(call.key) is not None for call in self.wanted.values()
+        )
+
     async def _sorted(
         self, answers: Sequence[Entry | Leased | Busy]
-    ) -> tuple[dict[Any, Lease], list[tuple[Call, Busy]]]:
+    ) -> tuple[dict[Any, Owned], list[tuple[Call, Busy]]]:
         """Take what there is; the leases that are ours, and what others compute."""
-        ours: dict[Any, Lease] = {}
+        ours: dict[Any, Owned] = {}
         theirs: list[tuple[Call, Busy]] = []
         asked = list(self.wanted.items())
         try:
             for (item, call), answer in zip(asked, answers, strict=True):
                 if isinstance(answer, Leased):
-                    ours[item] = leased(self._near, call, self._owner, answer.fence, self._began)
+                    ours[item] = self._owned(call, answer)
                 elif isinstance(answer, Entry):
                     await self._received(item, call, answer)
                 elif answer.stale is not None and answer.stale.ttl > 0:
@@ -155,6 +207,26 @@ class Gathering:
             await self._withdrawn([call for (_, call), got in pairs if isinstance(got, Leased)])
             raise
         return ours, theirs
+
+    def _owned(self, call: Call, answer: Leased) -> Owned:
+        stale = readable(self._near, call, answer.stale)
+        if stale is None or type(stale.value) is Failure:
+            self._near.values.drop(call.key)
+            stale = None
+        return Owned(leased(self._near, call, self._owner, answer.fence, self._began), stale)
+
+    def _served(self, ours: dict[Any, Owned]) -> None:
+        """Let the callers have stale values, where nothing is missing."""
+        stale = {item: its.stale for item, its in ours.items() if its.stale is not None}
+        if self._flight is None or len(stale) < len(self.wanted):
+            return
+        values = self.answer({item: its.value for item, its in stale.items()})
+        left = min(its.entry.ttl for its in stale.values())
+        if left > 0 and self._settings.freshness.serves_stale:
+            self._near.counters.stale += len(stale)
+            self._flight.serve(values, until=self._began + left)
+        if self._settings.freshness.stale:
+            self._flight.fallback = Returned(values)
 
     async def _received(self, item: Any, call: Call, entry: Entry) -> None:
         stored = readable(self._near, call, entry)
@@ -200,56 +272,87 @@ class Gathering:
             )
         return {item: values[item] for item in items if item in values}
 
-    async def _filled(self, ours: dict[Any, Lease]) -> None:
-        """Compute what we have the leases of, and store it."""
+    async def _filled(self, ours: dict[Any, Owned]) -> None:
+        """Compute what we have the leases of, and store it, or what stands for that."""
         calls = {item: self.wanted[item] for item in ours}
+        failed: Exception | None = None
         try:
-            for lease in ours.values():
-                lease.keep()
+            for its in ours.values():
+                its.lease.keep()
             start = await NOW
-            values = await self._computed(list(ours))
-            took = await NOW - start
-            lives: dict[Any, Life] = {}
-            fillings = []
-            for item, value in values.items():
-                life = await self._settings.freshness.of_value(
-                    value, took, ttl=None, no_store=False
-                )
-                if life is not None:
-                    key, tags = calls[item].key, calls[item].tags
-                    record = self._near.records.encode(key, value)
-                    fillings.append(Filling(key, record, *life, tags))
-                    lives[item] = life
+            try:
+                values = await self._computed(list(ours))
+            except Exception as error:
+                failed = error
+                outcomes = self._fallbacks(ours, error)
+                values = {item: each.value for item, each in outcomes.items()}
+            else:
+                outcomes = await self._outcomes(values, await NOW - start)
         except BaseException:
             await self._dropped(ours, calls.values())
             raise
-        await self._dropped(ours, [calls[item] for item in calls if item not in lives])
-        if fillings and not any(lease.inherited for lease in ours.values()):
-            kept = await self._stored(fillings)
-            for (item, life), is_kept in zip(lives.items(), kept, strict=False):
-                if is_kept:
-                    self._keep(calls[item], values[item], life, ours[item].fence)
+        await self._dropped(ours, [calls[item] for item in calls if item not in outcomes])
+        if outcomes and not any(its.lease.inherited for its in ours.values()):
+            await self._stored(outcomes, ours)
+        try:
+            if failed is not None and len(values) < len(ours):
+                raise failed
+        finally:
+            del failed  # or this frame and its traceback hold one another
         for item in calls:
             self.wanted.pop(item)
         self.found.update(values)
 
-    async def _stored(self, fillings: list[Filling]) -> list[bool]:
+    async def _outcomes(self, values: dict[Any, Any], took: float) -> dict[Any, Outcome]:
+        """What is to be stored of computed values."""
+        outcomes = {}
+        for item, value in values.items():
+            life = await self._settings.freshness.of_value(value, took, ttl=None, no_store=False)
+            if life is not None:
+                record = self._near.records.encode(self.wanted[item].key, value)
+                outcomes[item] = Outcome(value, record, life)
+        return outcomes
+
+    def _fallbacks(self, ours: dict[Any, Owned], error: Exception) -> dict[Any, Outcome]:
+        """What stands, for a while, for what could not be computed."""
+        outcomes = {}
+        for item, (_, stale) in ours.items():
+            if stale is None:
+                continue
+            life = self._settings.freshness.of_fallback(stale.entry.ttl, stale.entry.kept)
+            if life is not None:
+                call = self.wanted[item]
+                call.add_tags(stale.entry.tags)
+                outcomes[item] = Outcome(stale.value, stale.entry.value, life)
+                self._near.counters.stale += 1
+                events.emit(events.StaleServed(call.key, error))
+        return outcomes
+
+    async def _stored(self, outcomes: dict[Any, Outcome], ours: dict[Any, Owned]) -> None:
+        calls = {item: self.wanted[item] for item in outcomes}
+        fillings = [
+            Filling(calls[item].key, each.record, *each.life, calls[item].tags)
+            for item, each in outcomes.items()
+        ]
         # What was changed before this is replaced by it.
         self._reading = self._near.nearby.reading(each.key for each in fillings)
         fill = partial(self._store.fill_many, fillings, owner=self._owner)
         try:
-            return await guarded(insisted, fill, self._budget)
+            kept = await guarded(insisted, fill, self._budget)
         except BackendError as error:
-            troubled(self._settings, self._near, next(iter(self.wanted.values())), error)
+            troubled(self._settings, self._near, next(iter(calls.values())), error)
         except LeaseLost:  # of a lock around this: what was computed is not to be relied on
-            await self._withdrawn(self.wanted.values())
-        return []
+            await self._withdrawn(calls.values())
+        else:
+            for (item, each), is_kept in zip(outcomes.items(), kept, strict=True):
+                if is_kept:
+                    self._keep(calls[item], each.value, each.life, ours[item].lease.fence)
 
-    async def _dropped(self, ours: dict[Any, Lease], calls: Iterable[Call]) -> None:
+    async def _dropped(self, ours: dict[Any, Owned], calls: Iterable[Call]) -> None:
         """Renew none of the leases any more, and give some of them back."""
-        for lease in ours.values():
-            lease.drop()
-        if not any(lease.inherited for lease in ours.values()):
+        for its in ours.values():
+            its.lease.drop()
+        if not any(its.lease.inherited for its in ours.values()):
             await self._withdrawn(calls)
 
     async def _withdrawn(self, calls: Iterable[Call]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from resilient import config
 from resilient.engine.keys import namespace_of
@@ -17,10 +17,48 @@ from resilient.policies.cached.hits import View
 from resilient.policies.cached.near import LocalCache, Near
 from resilient.policies.cached.settings import POLICY, Settings
 
-__all__ = ["NearLayer", "namespace_for", "versioned"]
+__all__ = ["CacheStats", "NearLayer", "namespace_for", "versioned"]
 
 DEFAULT_LOCAL = LocalCache()
 """The layer in this process where coherence is watched and none was asked for."""
+
+
+class CacheStats(NamedTuple):
+    """What happened to one function's calls in this process, on its present backend.
+
+    The counts are approximate where threads count at the same moment.
+
+    Attributes:
+        hits: Calls that were answered with a value that was there, or that another caller in this
+            process computed or fetched for them.
+        local_hits: Those of them that were answered from the layer in this process.
+        misses: Calls for which there was no value at the backend, or no backend.
+        computed: Calls of the function itself.
+        errors: Those of them that raised.
+        stale: Calls that were answered with a stale value: while it was computed anew, or because
+            the function or the backend failed.
+        unreadable: Records that were none of this function's: damaged, forged, or of other code.
+        backend_errors: Requests that failed at the backend.
+        local_size: How many values the layer in this process holds.
+        max_staleness: Seconds for which this process may at most serve a value that another one
+            has invalidated; usually it hears of that at once.
+        coherence: What it hears of: `"tracking"`: whatever changes at the server, by whomever;
+            `"broadcast"`: what this library invalidates, so that what expires, is evicted or is
+            written by other means may be served for the TTL of the layer in the process;
+            `"ttl"`: nothing; `"none"`: there is no such layer.
+    """
+
+    hits: int = 0
+    local_hits: int = 0
+    misses: int = 0
+    computed: int = 0
+    errors: int = 0
+    stale: int = 0
+    unreadable: int = 0
+    backend_errors: int = 0
+    local_size: int = 0
+    max_staleness: float = 0.0
+    coherence: Literal["tracking", "broadcast", "ttl", "none"] = "none"
 
 
 class NearLayer(Layer):
@@ -68,6 +106,27 @@ class NearLayer(Layer):
             if self._bypasses:  # one began meanwhile
                 self.view.hide()
         return near
+
+    def stats(self) -> CacheStats:
+        """What happened to its calls in this process, on its present backend."""
+        near = self.attend()
+        if near is None:
+            return CacheStats()
+        counters = near.counters
+        local_hits = near.values.hits
+        return CacheStats(
+            hits=counters.hits + local_hits,
+            local_hits=local_hits,
+            misses=counters.misses,
+            computed=counters.computed,
+            errors=counters.errors,
+            stale=counters.stale,
+            unreadable=counters.unreadable,
+            backend_errors=counters.backend_errors,
+            local_size=len(near.values),
+            max_staleness=near.max_staleness,
+            coherence=near.coherence,
+        )
 
     @contextmanager
     def bypass(self) -> Iterator[None]:
