@@ -8,6 +8,7 @@ from resilient.backends.mongodb import MongoBackend, from_url
 from resilient.testing.conformance import (
     CacheConformance,
     CheckpointConformance,
+    CircuitConformance,
     Conformance,
     IdempotencyConformance,
     LockConformance,
@@ -43,3 +44,7 @@ class TestCache(Mongo, CacheConformance):
 
 class TestCheckpoints(Mongo, CheckpointConformance):
     """Jobs on a server."""
+
+
+class TestCircuits(Mongo, CircuitConformance):
+    """Circuits on a server."""

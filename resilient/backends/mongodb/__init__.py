@@ -14,6 +14,7 @@ except ImportError as error:
 
 from resilient.backends.mongodb.cache import MongoCache
 from resilient.backends.mongodb.checkpoints import MongoCheckpoints
+from resilient.backends.mongodb.circuits import MongoCircuits
 from resilient.backends.mongodb.idempotency import MongoIdempotency
 from resilient.backends.mongodb.keys import Keys
 from resilient.backends.mongodb.locks import MongoLocks
@@ -35,6 +36,7 @@ class MongoBackend(Backend):
         super().__init__(
             settings.name,
             locks=MongoLocks(self._transport, keys),
+            circuits=MongoCircuits(self._transport, keys, self._longest),
             cache=MongoCache(self._transport, keys, self._longest),
             idempotency=MongoIdempotency(self._transport, keys),
             checkpoints=MongoCheckpoints(self._transport, keys, self._longest),

@@ -22,6 +22,7 @@ from resilient.backends.mongodb.expressions import (
     any_of,
     argument,
     both,
+    changed_if,
     chosen,
     element,
     equal,
@@ -100,10 +101,6 @@ NO_VALUE: dict[str, Expression] = {
 NOTHING = {**NO_VALUE, "by": ""}
 
 
-def _if(turn: Expression, field: str, value: Expression) -> Expression:
-    return chosen(turn, value, f"${field}")
-
-
 def _is(*turns: str) -> Expression:
     return is_in("$turn", list(turns))
 
@@ -144,19 +141,21 @@ FETCH = compiled(
         )
     ),
     put(
-        **{field: _if(DROPPED, field, nothing) for field, nothing in NO_VALUE.items()},
-        by=_if(GRANTED, "by", ""),  # whoever computed it has nothing here now
-        owner=_if(GRANTED, "owner", OWNER),
-        fence=_if(GRANTED, "fence", largest(added("$fence", 1), NOW)),
-        until=_if(_is("granted", "mine"), "until", added(NOW, LEASE)),
-        lease_tags=_if(GRANTED, "lease_tags", argument("tags")),
-        lease_seen=_if(GRANTED, "lease_seen", argument("numbers")),
-        queue=_if(_is("busy"), "queue", waited_for("$queue", argument("waiter"))),
+        **{field: changed_if(DROPPED, field, nothing) for field, nothing in NO_VALUE.items()},
+        by=changed_if(GRANTED, "by", ""),  # whoever computed it has nothing here now
+        owner=changed_if(GRANTED, "owner", OWNER),
+        fence=changed_if(GRANTED, "fence", largest(added("$fence", 1), NOW)),
+        until=changed_if(_is("granted", "mine"), "until", added(NOW, LEASE)),
+        lease_tags=changed_if(GRANTED, "lease_tags", argument("tags")),
+        lease_seen=changed_if(GRANTED, "lease_seen", argument("numbers")),
+        queue=changed_if(_is("busy"), "queue", waited_for("$queue", argument("waiter"))),
     ),
     GONE,
 )
 
-RENEW = compiled(LIVE, put(turn=IS_HELD), put(until=_if("$turn", "until", added(NOW, LEASE))), GONE)
+RENEW = compiled(
+    LIVE, put(turn=IS_HELD), put(until=changed_if("$turn", "until", added(NOW, LEASE))), GONE
+)
 
 ENDED = {"owner": "", "until": 0, "lease_tags": [], "lease_seen": [], "queue": []}
 TIMES = {name: added(NOW, argument(name)) for name in ("served", "fresh", "kept")}
@@ -172,13 +171,13 @@ FILL = compiled(
         )
     ),
     put(
-        value=_if(FILLS, "value", argument("value")),
-        born=_if(FILLS, "born", "$fence"),
-        by=_if(FILLS, "by", OWNER),
-        tags=_if(FILLS, "tags", argument("tags")),
-        seen=_if(FILLS, "seen", argument("numbers")),
-        **{name: _if(FILLS, name, time) for name, time in TIMES.items()},
-        **{field: _if(ENDS, field, nothing) for field, nothing in ENDED.items()},
+        value=changed_if(FILLS, "value", argument("value")),
+        born=changed_if(FILLS, "born", "$fence"),
+        by=changed_if(FILLS, "by", OWNER),
+        tags=changed_if(FILLS, "tags", argument("tags")),
+        seen=changed_if(FILLS, "seen", argument("numbers")),
+        **{name: changed_if(FILLS, name, time) for name, time in TIMES.items()},
+        **{field: changed_if(ENDS, field, nothing) for field, nothing in ENDED.items()},
         said=said(chosen(ENDS, wake_ups("$queue"), "")),
     ),
     GONE,
@@ -195,9 +194,9 @@ ABANDON = compiled(
         )
     ),
     put(
-        until=_if("$turn", "until", 0),
+        until=changed_if("$turn", "until", 0),
         said=said(chosen("$turn", wake_ups("$queue"), "")),
-        queue=_if("$turn", "queue", []),
+        queue=changed_if("$turn", "queue", []),
     ),
     GONE,
 )

@@ -21,6 +21,7 @@ __all__ = [
     "any_of",
     "argument",
     "both",
+    "changed_if",
     "chosen",
     "counted",
     "either",
@@ -90,6 +91,11 @@ def or_else(value: Expression, default: Expression) -> Expression:
 def chosen(condition: Expression, then: Expression, otherwise: Expression) -> Expression:
     """One of the two."""
     return {"$cond": [condition, then, otherwise]}
+
+
+def changed_if(condition: Expression, field: str, value: Expression) -> Expression:
+    """The value for a field of the document; if the condition does not hold, what it has."""
+    return chosen(condition, value, f"${field}")
 
 
 def switch(*cases: tuple[Expression, Expression], default: Expression) -> Expression:

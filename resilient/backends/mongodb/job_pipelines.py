@@ -20,6 +20,7 @@ from resilient.backends.mongodb.expressions import (
     added,
     argument,
     both,
+    changed_if,
     chosen,
     either,
     element,
@@ -118,10 +119,6 @@ def _is(*turns: str) -> Expression:
     return is_in("$turn", list(turns))
 
 
-def _if(turn: Expression, field: str, value: Expression) -> Expression:
-    return chosen(turn, value, f"${field}")
-
-
 ALL_PLACES = joined(_places(_data_of("$saved")), _places(["$result"]), "$volumes")
 
 
@@ -162,31 +159,31 @@ START = compiled(
         )
     ),
     put(
-        state=_if(TOOK, "state", "running"),
-        owner=_if(TOOK, "owner", OWNER),
-        until=_if(TOOK, "until", added(NOW, LEASE)),
-        fence=_if(NEW_RUN, "fence", largest(added("$fence", 1), NOW)),
-        life=_if(BEGAN, "life", largest(added("$life", 1), NOW)),
+        state=changed_if(TOOK, "state", "running"),
+        owner=changed_if(TOOK, "owner", OWNER),
+        until=changed_if(TOOK, "until", added(NOW, LEASE)),
+        fence=changed_if(NEW_RUN, "fence", largest(added("$fence", 1), NOW)),
+        life=changed_if(BEGAN, "life", largest(added("$life", 1), NOW)),
         attempt=switch((BEGAN, 1), (_is("next"), added("$attempt", 1)), default="$attempt"),
         previous=switch((BEGAN, ""), (_is("next"), "$version"), default="$previous"),
-        version=_if(NEW_RUN, "version", argument("version")),
-        fingerprint=_if(
+        version=changed_if(NEW_RUN, "version", argument("version")),
+        fingerprint=changed_if(
             both(NEW_RUN, is_not(equal(argument("fingerprint"), ""))),
             "fingerprint",
             argument("fingerprint"),
         ),
-        cancelled=_if(NEW_RUN, "cancelled", False),
+        cancelled=changed_if(NEW_RUN, "cancelled", False),
         dropped=chosen(BEGAN, ALL_PLACES, []),
-        saved=_if(BEGAN, "saved", []),
+        saved=changed_if(BEGAN, "saved", []),
         # With nothing to go on from, the numbers begin anew.
-        last=_if(either(BEGAN, both(_is("next"), equal("$saved", []))), "last", 0),
-        saved_by=_if(BEGAN, "saved_by", 0),
-        steps=_if(BEGAN, "steps", []),
-        weight=_if(BEGAN, "weight", 0),
-        volumes=_if(BEGAN, "volumes", []),
-        parts_until=_if(BEGAN, "parts_until", None),
-        result=_if(NEW_RUN, "result", None),
-        queue=_if(_is("running"), "queue", waited_for("$queue", argument("waiter"))),
+        last=changed_if(either(BEGAN, both(_is("next"), equal("$saved", []))), "last", 0),
+        saved_by=changed_if(BEGAN, "saved_by", 0),
+        steps=changed_if(BEGAN, "steps", []),
+        weight=changed_if(BEGAN, "weight", 0),
+        volumes=changed_if(BEGAN, "volumes", []),
+        parts_until=changed_if(BEGAN, "parts_until", None),
+        result=changed_if(NEW_RUN, "result", None),
+        queue=changed_if(_is("running"), "queue", waited_for("$queue", argument("waiter"))),
         **_kept(TOOK, largest(TTL, LEASE)),
     ),
     GONE,
@@ -197,7 +194,7 @@ DONE = equal("$turn", True)
 RENEW = compiled(
     LIVE,
     put(turn=both(IS_RUNNING, equal("$owner", OWNER))),
-    put(until=_if(DONE, "until", added(NOW, LEASE)), **_kept(DONE, largest("$ttl", LEASE))),
+    put(until=changed_if(DONE, "until", added(NOW, LEASE)), **_kept(DONE, largest("$ttl", LEASE))),
     GONE,
 )
 
@@ -206,12 +203,12 @@ FINISH = compiled(
     put(turn=both(equal("$fence", FENCE), is_in("$state", ["running", "finished"]))),
     put(ends=both("$turn", IS_RUNNING)),
     put(
-        state=_if("$ends", "state", "finished"),
-        until=_if("$ends", "until", 0),
-        result=_if("$ends", "result", argument("result")),
+        state=changed_if("$ends", "state", "finished"),
+        until=changed_if("$ends", "until", 0),
+        result=changed_if("$ends", "result", argument("result")),
         parts_until=_pointing("$ends", argument("result")),
         said=said(chosen("$ends", wake_ups("$queue"), "")),
-        queue=_if("$ends", "queue", []),
+        queue=changed_if("$ends", "queue", []),
         **_kept("$ends", TTL),
     ),
     GONE,
@@ -222,10 +219,10 @@ STOP = compiled(
     put(turn=both(equal("$owner", OWNER), is_in("$state", ["running", "idle"]))),
     put(ends=both("$turn", IS_RUNNING)),
     put(
-        state=_if("$ends", "state", "idle"),
-        until=_if("$ends", "until", 0),
+        state=changed_if("$ends", "state", "idle"),
+        until=changed_if("$ends", "until", 0),
         said=said(chosen("$ends", wake_ups("$queue"), "")),
-        queue=_if("$ends", "queue", []),
+        queue=changed_if("$ends", "queue", []),
         **_kept("$ends", "$ttl"),
     ),
     GONE,
@@ -269,7 +266,7 @@ SAVE = compiled(
             ENTRY,
             element(filtered("$saved", equal(f"{EACH}.sequence", "$last")), 0),
         ),
-        saved=_if(
+        saved=changed_if(
             SAVES,
             "saved",
             joined(
@@ -283,12 +280,14 @@ SAVE = compiled(
             [],
         ),
         parts_until=_pointing(SAVES, argument("data")),
-        last=_if(SAVES, "last", NUMBER),
-        saved_by=_if(SAVES, "saved_by", FENCE),
-        token=_if(SAVES, "token", argument("token")),
-        until=_if(both(SAVES, is_more(LEASE, 0)), "until", added(NOW, LEASE)),
-        life=_if(both(SAVES, equal("$state", "none")), "life", largest(added("$life", 1), NOW)),
-        state=_if(both(SAVES, equal("$state", "none")), "state", "idle"),
+        last=changed_if(SAVES, "last", NUMBER),
+        saved_by=changed_if(SAVES, "saved_by", FENCE),
+        token=changed_if(SAVES, "token", argument("token")),
+        until=changed_if(both(SAVES, is_more(LEASE, 0)), "until", added(NOW, LEASE)),
+        life=changed_if(
+            both(SAVES, equal("$state", "none")), "life", largest(added("$life", 1), NOW)
+        ),
+        state=changed_if(both(SAVES, equal("$state", "none")), "state", "idle"),
         **_kept(SAVES, largest(TTL, LEASE)),
     ),
     GONE,
@@ -303,7 +302,7 @@ STEP = compiled(
     put(turn=IS_RUNNER),
     put(adds=both("$turn", IS_NEW)),
     put(
-        steps=_if(
+        steps=changed_if(
             both("$adds", is_not(IS_LARGE)),
             "steps",
             joined(
@@ -317,10 +316,14 @@ STEP = compiled(
                 ],
             ),
         ),
-        weight=_if(both("$adds", is_not(IS_LARGE)), "weight", added("$weight", argument("weight"))),
-        volumes=_if(both("$adds", IS_LARGE), "volumes", joined("$volumes", [argument("volume")])),
+        weight=changed_if(
+            both("$adds", is_not(IS_LARGE)), "weight", added("$weight", argument("weight"))
+        ),
+        volumes=changed_if(
+            both("$adds", IS_LARGE), "volumes", joined("$volumes", [argument("volume")])
+        ),
         parts_until=_pointing("$adds", argument("volume")),
-        until=_if(both("$turn", is_more(LEASE, 0)), "until", added(NOW, LEASE)),
+        until=changed_if(both("$turn", is_more(LEASE, 0)), "until", added(NOW, LEASE)),
         **_kept(both("$turn", is_more(LEASE, 0)), largest(TTL, LEASE)),
     ),
     GONE,
@@ -334,10 +337,10 @@ VOLUME = compiled(
     # Whoever else has made a volume of these steps was first.
     put(turn=both(IS_RUNNER, is_in(element(argument("names"), 0), NAMES))),
     put(
-        volumes=_if("$turn", "volumes", joined("$volumes", [argument("volume")])),
+        volumes=changed_if("$turn", "volumes", joined("$volumes", [argument("volume")])),
         parts_until=_pointing("$turn", argument("volume")),
-        weight=_if("$turn", "weight", folded(LOOSE, 0, added(VALUE, f"{THIS}.weight"))),
-        steps=_if("$turn", "steps", LOOSE),
+        weight=changed_if("$turn", "weight", folded(LOOSE, 0, added(VALUE, f"{THIS}.weight"))),
+        steps=changed_if("$turn", "steps", LOOSE),
     ),
 )
 """Steps of the document become a volume beside it."""
@@ -347,7 +350,9 @@ KEPT = compiled(put(parts_until=added(NOW, argument("keep"))))
 
 # --- by hand
 
-CANCEL = compiled(LIVE, put(turn=IS_LIVE_RUN), put(cancelled=_if("$turn", "cancelled", True)), GONE)
+CANCEL = compiled(
+    LIVE, put(turn=IS_LIVE_RUN), put(cancelled=changed_if("$turn", "cancelled", True)), GONE
+)
 
 IS_BEFORE = is_not(is_more(f"{EACH}.sequence", argument("sequence")))
 REWIND = compiled(
@@ -359,16 +364,16 @@ REWIND = compiled(
         )
     ),
     put(
-        state=_if("$turn", "state", "idle"),
-        until=_if("$turn", "until", 0),
+        state=changed_if("$turn", "state", "idle"),
+        until=changed_if("$turn", "until", 0),
         dropped=chosen(
             "$turn",
             joined(_places(_data_of(filtered("$saved", is_not(IS_BEFORE)))), _places(["$result"])),
             [],
         ),
-        saved=_if("$turn", "saved", filtered("$saved", IS_BEFORE)),
-        last=_if("$turn", "last", argument("sequence")),
-        result=_if("$turn", "result", None),
+        saved=changed_if("$turn", "saved", filtered("$saved", IS_BEFORE)),
+        last=changed_if("$turn", "last", argument("sequence")),
+        result=changed_if("$turn", "result", None),
         **_kept("$turn", "$ttl"),
     ),
     GONE,
