@@ -21,6 +21,7 @@ from resilient.resolving import resolve
 from tests.process import breaker_workers
 from tests.process.breaker_workers import CONCURRENCY, PERMITS
 from tests.support.fixtures import Target
+from tests.support.lateness import Lateness
 from tests.support.processes import Worker, group
 from tests.support.scale import measured, scaled
 from tests.support.servers import RedisServer
@@ -29,8 +30,6 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
 PROCESSES = 20
 MOST_ROUNDS = 20
-SLACK = 2.0
-"""Seconds that a busy machine may add."""
 OPEN = CircuitState.OPEN
 
 
@@ -85,15 +84,16 @@ def _fleet(
 
 
 def test_all_processes_know_at_once_that_it_is_open(fleet: Fleet) -> None:
-    """20 processes: open in each within 100 ms, in half of them sooner.
+    """20 processes: open in half of them within 10 ms, and in each within 100.
 
-    In the best of some rounds: twenty processes on a busy machine get their turns when they do.
+    In the best of some rounds, and but for how late threads come to their turns on a busy machine.
     """
-    middle, latest = _delays(fleet, "see_it_open", scaled(10, 3), 0.1)
+    with Lateness() as late:
+        middle, latest = _delays(fleet, "see_it_open", scaled(10, 3), 0.01, 0.1)
     measured(f"a trip is seen, {fleet.target.kind}, median", middle * 1000, "ms")
     measured(f"a trip is seen, {fleet.target.kind}, by all", latest * 1000, "ms")
-    assert middle <= 0.05, (middle, latest)
-    assert latest <= 0.1, (middle, latest)
+    assert middle <= 0.01 + late.seconds
+    assert latest <= 0.1 + late.seconds
 
 
 @pytest.mark.parametrize("fleet", ["redis"], indirect=True)
@@ -114,7 +114,7 @@ def test_all_processes_know_soon_where_nobody_can_tell_them(
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        _, latest = _delays(fleet, "see_it_forced", scaled(10, 2), 1)
+        _, latest = _delays(fleet, "see_it_forced", scaled(10, 2), 1, 1)
     finally:
         over.set()
         killer.join()
@@ -122,17 +122,19 @@ def test_all_processes_know_soon_where_nobody_can_tell_them(
     assert latest <= 1
 
 
-def _delays(fleet: Fleet, name: str, rounds: int, limit: float) -> tuple[float, float]:
+def _delays(
+    fleet: Fleet, name: str, rounds: int, limit_of_half: float, limit: float
+) -> tuple[float, float]:
     """The median and the longest delay of a round, each in the best of them.
 
-    There are more of them until one keeps the limit.
+    There are more of them until both limits are kept.
     """
     middle, latest = math.inf, math.inf
     for number in range(MOST_ROUNDS):
         tripped, *seen = fleet.do(name, number, one_more=(True, False))
         middle = min(middle, statistics.median(seen) - tripped)
         latest = min(latest, max(seen) - tripped)
-        if number + 1 >= rounds and latest <= limit:
+        if number + 1 >= rounds and middle <= limit_of_half and latest <= limit:
             break
     return middle, latest
 
@@ -177,21 +179,30 @@ def test_exactly_so_many_probes_as_there_are_permits(fleet: Fleet) -> None:
 def test_the_permit_of_a_killed_probe_comes_back(
     kind: str, mode: str, request: pytest.FixtureRequest
 ) -> None:
-    """By its lease: others are refused until then, and probe soon after."""
-    lease = 2.0
+    """By its lease: others are refused until then, and probe within 0.2 s of its end.
+
+    In the best of some rounds, and but for how late threads come to their turns.
+    """
+    lease, beyond = 2.0, math.inf
     target = _target(kind, request)
-    arguments = (target.url, target.prefix, mode, lease)
-    with (
-        group(breaker_workers.probe_when_possible, [arguments]) as (other,),
-        group(breaker_workers.probe_and_hang, [arguments]) as (prober,),
-    ):
-        began = prober.wait_for("probing")
-        other.send()
-        assert other.wait_for("refused") == "half_open"
-        prober.kill()
-        waited = other.result() - began
-    measured(f"a killed probe's permit comes back, {kind}", waited - lease, "s after its lease")
-    assert lease <= waited <= lease + SLACK
+    for attempt in range(4):
+        arguments = (target.url, f"{target.prefix}{attempt}:", mode, lease)
+        with (
+            Lateness() as late,
+            group(breaker_workers.probe_when_possible, [arguments]) as (other,),
+            group(breaker_workers.probe_and_hang, [arguments]) as (prober,),
+        ):
+            began = prober.wait_for("probing")
+            other.send()
+            assert other.wait_for("refused") == "half_open"
+            prober.kill()
+            waited = other.result() - began
+        measured(f"a killed probe's permit comes back, {kind}", waited - lease, "s after its lease")
+        assert waited >= lease
+        beyond = min(beyond, waited - 5 * late.seconds)
+        if waited <= lease + 0.2:
+            break
+    assert beyond <= lease + 0.2
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
