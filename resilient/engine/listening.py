@@ -302,7 +302,7 @@ class _Listener(threading.Thread):
         self._changed = threading.Condition()
         self._error: BackendError | None = None
         self._stopping = False
-        self._given_up = False
+        self._has_missed = False
         self.ended = False
         self.subscription = subscription
 
@@ -322,7 +322,7 @@ class _Listener(threading.Thread):
                 if self._error is not None:
                     raise self._error
                 if self.ended or time.monotonic() >= deadline:
-                    self._given_up = True
+                    self._has_missed = True
                     raise BackendError(f"{self.name}: the subscription was not confirmed in time")
                 self._changed.wait(deadline - time.monotonic())
 
@@ -342,8 +342,7 @@ class _Listener(threading.Thread):
             while not self._stopping:
                 try:
                     self.subscription.open(self._source.channels())
-                    if gap:
-                        self._source.missed()
+                    self._has_missed = self._has_missed or gap
                     pause, gap = FIRST_PAUSE, False
                     self._listen()
                 except BackendError as error:
@@ -362,15 +361,15 @@ class _Listener(threading.Thread):
             self._tell(None)
 
     def _listen(self) -> None:
-        self._tell(None)
         while not self._stopping:
-            if self._given_up and self.hears_all():  # they went on without it, and know nothing
-                self._given_up = False
+            # After a gap, or because somebody went on without waiting to be heard.
+            if self._has_missed and self.hears_all():
+                self._has_missed = False
                 self._source.missed()
+            self._tell(None)
             self.subscription.add(self._source.channels())
             for channel, message in self.subscription.receive():
                 self._source.heard(channel, message)
-            self._tell(None)
 
     def _tell(self, error: BackendError | None) -> None:
         """Let those who wait for the confirmation look again."""
