@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -62,6 +63,34 @@ def test_a_replica_that_stands_still_lets_nobody_in(
         assert mode.call(locked) > 0
         if mode.is_async:
             mode.call(resilient.aclose)
+
+
+def test_a_wait_for_replicas_holds_up_nothing_else(
+    servers: tuple[RedisServer, RedisServer], prefix: str
+) -> None:
+    """What the same loop asks meanwhile is answered at once: it has a connection of its own."""
+    primary, _ = servers
+
+    async def waits_and_asks() -> bool:
+        async with resilient.lock("other"):  # connected
+            pass
+        waits = asyncio.ensure_future(resilient.lock("k", replicas=2).__aenter__())
+        with primary.client() as client:
+            for _ in range(10_000):
+                if cast(dict[str, Any], client.info("clients"))["blocked_clients"]:
+                    break
+                await asyncio.sleep(0.001)
+        for _ in range(3):
+            async with resilient.lock("other"):
+                pass
+        answered_first = not waits.done()
+        with pytest.raises(resilient.BackendError, match="1 of 2 replicas"):
+            await waits
+        await resilient.aclose()
+        return answered_first
+
+    with resilient.using(primary.url, prefix=prefix):
+        assert asyncio.run(waits_and_asks())
 
 
 def test_a_lock_that_is_handed_over_is_at_the_replicas_too(

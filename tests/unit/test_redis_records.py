@@ -44,6 +44,25 @@ def use_locks(backend: RedisBackend) -> None:
     drive(locks.withdraw("n", owner="ann", waiter="channel|ann"))
 
 
+def test_a_queue_of_the_dead_leaves_nothing(
+    backend: RedisBackend, every_redis: RedisAt, prefix: str
+) -> None:
+    """What waiters wanted is forgotten with them: they are passed over, or their queue ends."""
+    locks = backend.require("locks")
+    with every_redis.client() as client:
+        drive(locks.acquire("k", ttl=60, owner="ann"))
+        for number in range(5):
+            drive(locks.acquire("k", ttl=30, owner=f"bob{number}", waiter=f"gone|{number}"))
+        (queue,) = client.keys(f"*{prefix}*:waiters")
+        (memory,) = client.keys(f"*{prefix}*:memory")
+        assert (client.zcard(queue), client.hlen(memory)) == (5, 3 + 5)
+        client.delete(queue)  # as when nobody has joined it for an hour
+        drive(locks.acquire("k", ttl=30, owner="cid", waiter="gone|cid"))
+        assert (client.zcard(queue), client.hlen(memory)) == (1, 3 + 1)
+        drive(locks.release("k", owner="ann"))
+        assert (client.exists(queue), client.hlen(memory)) == (0, 3)
+
+
 def use_circuits(backend: RedisBackend) -> None:
     """Every operation of the circuits, through all states."""
     circuits = backend.require("circuits")

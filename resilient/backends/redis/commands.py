@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from importlib.resources import files
@@ -12,9 +13,13 @@ from typing import Any
 from resilient.backends.redis.resp import pack
 from resilient.errors import ConfigurationError
 
-__all__ = ["Batch", "Call", "Command", "Plain", "Script", "milliseconds", "text"]
+__all__ = ["Batch", "Call", "Command", "Plain", "Script", "Waiting", "milliseconds", "text"]
 
 Argument = str | bytes | int | float
+
+_COMMENT = re.compile(r" *--[^\n]*")
+_FUNCTION = re.compile(r"^local function (?P<name>\w+)\(.*?^end\n", re.MULTILINE | re.DOTALL)
+_WORD = re.compile(r"\w+")
 
 
 class Command:
@@ -24,10 +29,12 @@ class Command:
         packed: What is sent.
         replies: How many replies it gets.
         repeatable: Whether it may be sent again when its reply was lost.
+        apart: Whether the server keeps what is sent behind it waiting for long.
     """
 
     __slots__ = ("packed", "repeatable", "replies")
 
+    apart = False
     packed: bytes
     replies: int
     repeatable: bool
@@ -109,20 +116,37 @@ class Batch(Command):
         return Batch([command.guarded(lock, owner) for command in self._commands])
 
 
+class Waiting(Batch):
+    """The same, of which the server answers one only after a while."""
+
+    __slots__ = ()
+
+    apart = True
+
+
 class Script:
-    """A Lua file of the folder `lua`, behind what all of them share (`prelude.lua`).
+    """A Lua file of the folder `lua`, behind what it calls of what all of them share.
 
     Args:
         name: The file, without its suffix.
-        shared: More files in front of it, in this order.
+        shared: More files in front of it than `prelude.lua`, in this order.
         text: What to run instead of the file.
     """
 
     def __init__(self, name: str, *, shared: Sequence[str] = (), text: str | None = None) -> None:
         self.name = name
-        self.text = text or "".join(map(_lua, ("prelude", *shared, name)))
-        # Not a matter of security: the server names scripts by their SHA-1.
-        self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self._files = ("prelude", *shared, name)
+        self._text = text
+
+    @cached_property
+    def text(self) -> str:
+        """What the server runs."""
+        return self._text or _linked("".join(map(_lua, self._files)))
+
+    @cached_property
+    def digest(self) -> str:
+        """The server's name for it: its SHA-1, which is no matter of security."""
+        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, keys: Sequence[str], *args: Argument, repeatable: bool = True) -> Call:
         """A call of this script; one that must not happen twice is not repeatable."""
@@ -143,6 +167,27 @@ def _packed(words: Sequence[Argument]) -> bytes:
 
 def _lua(name: str) -> str:
     return (files("resilient.backends.redis") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _linked(text: str) -> str:
+    """The script without comments, and without the functions that it does not call.
+
+    The server makes every function anew each time it runs the script, which takes it longer than
+    a command of a script does. What is called stands above what calls it.
+    """
+    text = _COMMENT.sub("", text)
+    parts: list[str] = []
+    called: set[str] = set()
+    end = len(text)
+    for function in reversed(list(_FUNCTION.finditer(text))):
+        parts.append(text[function.end() : end])
+        called.update(_WORD.findall(parts[-1]))
+        if function["name"] in called:
+            parts.append(function[0])
+            called.update(_WORD.findall(function[0]))
+        end = function.start()
+    parts.append(text[:end])
+    return "".join(reversed(parts))
 
 
 def milliseconds(seconds: float, option: str) -> int:

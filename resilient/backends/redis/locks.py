@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from resilient.backends.redis.commands import Batch, Plain, Script, milliseconds, text
+from resilient.backends.redis.commands import Plain, Script, Waiting, milliseconds, text
 from resilient.backends.redis.keys import Keys
 from resilient.engine.guard import Guard
 from resilient.engine.identity import new_owner
@@ -64,10 +64,10 @@ class RedisLocks:
         )
         answer = await Ask(self._transport, call)
         if answer[0] and replicas:
-            # Only now, because whatever is sent behind it over the same connection waits, too. And
-            # the grant once more, because WAIT speaks of what its own connection wrote last.
+            # Only now, since nobody waits for the replicas of a lock that is held. And the grant
+            # once more, because WAIT speaks of what its own connection wrote last.
             wait = Plain("WAIT", replicas, REPLICAS_WAIT)
-            answer, having = await Ask(self._transport, Batch([call, wait]))
+            answer, having = await Ask(self._transport, Waiting([call, wait]))
             if answer[0] and having < replicas:
                 await self.release(key, owner=owner, mode=mode)
                 raise BackendError(

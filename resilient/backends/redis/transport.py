@@ -17,6 +17,8 @@ from resilient.engine.forks import forget_in_child
 
 __all__ = ["RedisTransport"]
 
+_Loops = dict[asyncio.AbstractEventLoop, Multiplexed]
+
 _inherited: list[object] = []
 """What a forked child has of its parent's loops. It is kept, because a connection that is closed
 here would be taken out of the selector that both processes share."""
@@ -28,7 +30,8 @@ class RedisTransport:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._blocking = Blocking(settings)
-        self._loops: dict[asyncio.AbstractEventLoop, Multiplexed] = {}
+        self._loops: _Loops = {}
+        self._apart: _Loops = {}
         forget_in_child(self._forget)
 
     def send(self, command: Command) -> Any:
@@ -63,9 +66,10 @@ class RedisTransport:
     def asend(self, command: Command) -> asyncio.Future[Any]:
         """Send a command together with all that are asked in this turn of the running loop."""
         loop = asyncio.get_running_loop()
-        shared = self._loops.get(loop)
+        loops = self._apart if command.apart else self._loops
+        shared = loops.get(loop)
         if shared is None:
-            shared = self._join(loop)
+            shared = self._join(loop, loops)
         return shared.ask(command)
 
     def close(self) -> None:
@@ -73,19 +77,22 @@ class RedisTransport:
         self._blocking.close()
 
     async def aclose(self) -> None:
-        """Close those and the running loop's own connection."""
+        """Close those and the running loop's own ones."""
         self._blocking.close()
-        shared = self._loops.pop(asyncio.get_running_loop(), None)
-        if shared is not None:
-            await shared.close()
+        loop = asyncio.get_running_loop()
+        for loops in (self._loops, self._apart):
+            shared = loops.pop(loop, None)
+            if shared is not None:
+                await shared.close()
 
     def relax(self) -> None:
         """Close the blocking connections that were idle for a while, but for the warmest."""
         self._blocking.relax()
 
-    def _join(self, loop: asyncio.AbstractEventLoop) -> Multiplexed:
-        self._loops = {each: its for each, its in self._loops.items() if not each.is_closed()}
-        shared = self._loops[loop] = Multiplexed(self._settings, loop)
+    def _join(self, loop: asyncio.AbstractEventLoop, loops: _Loops) -> Multiplexed:
+        for closed in [each for each in list(loops) if each.is_closed()]:
+            loops.pop(closed, None)
+        shared = loops[loop] = Multiplexed(self._settings, loop)
         return shared
 
     def _exchange_all(
@@ -107,8 +114,8 @@ class RedisTransport:
         return command.value(answers)
 
     def _forget(self) -> None:
-        _inherited.append(self._loops)
-        self._loops = {}
+        _inherited.append((self._loops, self._apart))
+        self._loops, self._apart = {}, {}
 
 
 def _lacks_script(answers: list[Any]) -> bool:

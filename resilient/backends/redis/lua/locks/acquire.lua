@@ -8,15 +8,18 @@ if mine then
   if waiter ~= '' then forget(KEYS, waiter) end
   return {1, mine}
 end
+local left
 if one[1] then
-  shorten_one(KEYS, one[5])
+  left = shorten_one(KEYS, one[5])
 else
   one = nil
+  local free = not KEYS[4]  -- nobody holds it, which need not be looked up
   -- What became free without a release is theirs who have waited longer.
-  local first = fair == '1' and hand_over(KEYS, waiter)
-  if (not first or first == waiter) and has_room(KEYS, shared, limit) then
+  local first = fair == '1' and hand_over(KEYS, waiter, free)
+  if (not first or first == waiter) and (free or has_room(KEYS, shared, limit)) then
     local fence, lost = drawn(remembered(KEYS))
     grant(KEYS, owner, tonumber(ttl), shared, note, fence, lost)
+    remember(KEYS)
     if waiter ~= '' then forget(KEYS, waiter) end
     return {1, fence}
   end
@@ -25,4 +28,4 @@ local waiting
 if waiter ~= '' then
   waiting = enroll(KEYS, waiter, cmsgpack.pack({owner, ttl, shared, limit, note}))
 end
-return {0, unpack(described(KEYS, one, waiting))}
+return {0, unpack(described(KEYS, one, waiting, left))}

@@ -6,6 +6,6 @@ if KEYS[4] then redis.call('DEL', KEYS[4], KEYS[5]) end
 redis.call('HDEL', KEYS[2], 'released')
 -- Its memory may be gone, if the lock was held for longer than that lives.
 if fence then redis.call('HSET', KEYS[2], 'fence', fence) end
-redis.call('PEXPIRE', KEYS[2], MEMORY_LIVES)
+remember(KEYS)
 hand_over(KEYS)
 return 1

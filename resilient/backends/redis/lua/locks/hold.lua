@@ -29,7 +29,10 @@ end
 -- A server's clock that is stepped back would have a hold live for that much longer: none is left
 -- more than its TTL.
 local function shorten_one(k, ttl)
-  if redis.call('PTTL', k[1]) > tonumber(ttl) then redis.call('PEXPIRE', k[1], ttl) end
+  local left = redis.call('PTTL', k[1])
+  if left <= tonumber(ttl) then return left end
+  redis.call('PEXPIRE', k[1], ttl)
+  return tonumber(ttl)
 end
 
 local function shorten_all(k)
@@ -93,6 +96,9 @@ local function grant(k, owner, ttl, shared, note, fence, lost)
   end
   redis.call('HSET', k[2], 'fence', fence, 'released', shared == '1' and fence or '')
   if lost then redis.call('HSET', k[2], 'lost', lost) end
+end
+
+local function remember(k)
   redis.call('PEXPIRE', k[2], MEMORY_LIVES)
 end
 
@@ -100,7 +106,7 @@ end
 local function enroll(k, address, wants)
   enlist(k[3], address, us)
   redis.call('HSET', k[2], address, wants)
-  redis.call('PEXPIRE', k[2], MEMORY_LIVES)
+  remember(k)
   local waiting = redis.call('ZCARD', k[3])
   -- A queue of the dead may have expired: what they wanted is of no use to anybody.
   if waiting == 1 and redis.call('HLEN', k[2]) > 4 then
@@ -188,8 +194,8 @@ local function let_go(k, owner)
   local held = redis.call('HMGET', k[1], 'owner', 'fence')
   if held[1] == owner then
     redis.call('DEL', k[1])
-    redis.call('HSET', k[2], 'fence', held[2], 'released', held[2])
-    redis.call('PEXPIRE', k[2], MEMORY_LIVES)
+    local made = redis.call('HSET', k[2], 'fence', held[2], 'released', held[2])
+    if made > 0 then remember(k) end  -- it was held for longer than its memory lives
     return true
   end
   if not held_by(k, owner) then return false end
@@ -211,13 +217,14 @@ local function has_let_go(k, owner, fence)
 end
 
 -- Who holds it, of several the one whose hold ends first; who is about to, if nobody does.
-local function described(k, one, waiting)
+local function described(k, one, waiting, left)
   waiting = waiting or redis.call('ZCARD', k[3])
   local held = one or lone(k)
-  local fence = redis.call('HGET', k[2], 'fence') or '0'
   if held[1] then
-    return {held[1], fence, redis.call('PTTL', k[1]), us - held[3], held[4] or '', waiting, 1}
+    left = left or redis.call('PTTL', k[1])
+    return {held[1], held[2], left, us - held[3], held[4] or '', waiting, 1}
   end
+  local fence = redis.call('HGET', k[2], 'fence') or '0'
   local now = holders(k)
   if now == 0 then return {'', fence, HANDED_OVER, 0, '', waiting, 0} end
   local first = redis.call('ZRANGEBYSCORE', k[4], '(' .. digits(us), '+inf', 'WITHSCORES',

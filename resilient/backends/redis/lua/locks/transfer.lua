@@ -5,4 +5,5 @@ if not held_by(KEYS, ARGV[1]) then return false end
 local note = redis.call('HGET', KEYS[1], 'note') or ''
 local fence, lost = drawn(remembered(KEYS))
 grant(KEYS, ARGV[2], tonumber(ARGV[3]), '0', note, fence, lost)
+remember(KEYS)
 return {fence, tonumber(ARGV[3])}
