@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from random import SystemRandom
+import os
+from random import Random
 
 __all__ = ["random", "uniform"]
 
-_own = SystemRandom()  # without a state that a fork's child would share
+_own = Random()
+os.register_at_fork(after_in_child=_own.seed)  # else it would draw what its parent draws
 random = _own.random
 uniform = _own.uniform

@@ -65,12 +65,12 @@ class SqliteStore:
 
     async def change(self, work: Callable[[Transaction], T]) -> T:
         """Run a function in a transaction that may write."""
-        answer: T = await Ask(self._transport, Command(work, writes=True))
+        answer: T = await Ask(self._transport, Command(work, True))
         return answer
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Run a function in a transaction that only reads."""
-        answer: T = await Ask(self._transport, Command(work, writes=False))
+        answer: T = await Ask(self._transport, Command(work, False))
         return answer
 
 

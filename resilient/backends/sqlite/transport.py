@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from resilient.backends.sqlite.database import Database, roll_back
 from resilient.backends.sqlite.signals import SqliteSignals
@@ -27,11 +27,14 @@ __all__ = ["Command", "SqliteTransport"]
 Work = Callable[[Transaction], Any]
 
 
-class Command(NamedTuple):
+class Command:
     """A function to run in a transaction, and whether it writes."""
 
-    work: Work
-    writes: bool
+    __slots__ = ("work", "writes")
+
+    def __init__(self, work: Work, writes: bool) -> None:
+        self.work = work
+        self.writes = writes
 
 
 class SqliteTransport:
@@ -69,9 +72,8 @@ class SqliteTransport:
 
     def send(self, command: Command) -> Any:
         """Run a transaction in this thread."""
-        work, writes = command
         try:
-            return self._change(work) if writes else self._read(work)
+            return self._change(command.work) if command.writes else self._read(command.work)
         except (sqlite3.Error, OSError, UnicodeEncodeError) as error:
             raise translated(error, self._database.path) from error
 
@@ -107,9 +109,10 @@ class SqliteTransport:
 
     def _change(self, work: Work) -> Any:
         database = self._database
-        patience = database.patience()
-        if not self._writing.acquire(timeout=patience):
-            raise BackendError(f"{database.path}: other threads wrote for {patience:g} seconds")
+        if not self._writing.acquire(blocking=False):
+            patience = database.patience()
+            if not self._writing.acquire(timeout=patience):
+                raise BackendError(f"{database.path}: other threads wrote for {patience:g} seconds")
         try:
             if self._open is not None:
                 # The garbage collector closed a suspended generator inside a transaction, and the
