@@ -14,7 +14,13 @@ from tests.support.scale import scaled
 pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(300)]
 
 MEMBERS = 8
-MODES = {"memory": "sync", "sqlite": "async", "redis": "sync", "postgres": "async"}
+MODES = {
+    "memory": "sync",
+    "sqlite": "async",
+    "redis": "sync",
+    "postgres": "async",
+    "mongodb": "sync",
+}
 
 
 @pytest.mark.parametrize("kind", ["lock_all", "semaphore", "read_write"])
