@@ -26,6 +26,7 @@ __all__ = [
     "Look",
     "Pipeline",
     "Removal",
+    "Transaction",
     "Update",
     "compiled",
 ]
@@ -48,7 +49,7 @@ class Command(Protocol):
     repeatable: bool
 
     def document(self) -> Document:
-        """The command, as the server takes it."""
+        """The command, as the server takes it: a new document each time."""
         ...
 
     def answer(self, reply: Document) -> Any:
@@ -249,3 +250,36 @@ def _confirmed(reply: Document) -> None:
     """An `update` says of each document what went wrong with it, and answers nevertheless."""
     for error in reply.get("writeErrors", ()):
         raise OperationFailure(str(error.get("errmsg")), error.get("code"), error)
+
+
+class Transaction:
+    """Several commands, of which all come to pass or none.
+
+    Args:
+        steps: The commands, in this order.
+        read: Makes of their answers what the asker gets.
+        ends: Whether after this answer of a step nothing may come to pass. The others are not made
+            then, and `read` is given the answers so far.
+        divisible: Whether they may be made one after the other where the server has no transactions
+            (it is no member of a replica set). Not so, the asker gets `None` there.
+    """
+
+    __slots__ = ("divisible", "ends", "read", "steps")
+
+    def __init__(
+        self,
+        steps: Sequence[Command],
+        *,
+        read: Callable[[list[Any]], Any],
+        ends: Callable[[Any], bool] = lambda answer: False,
+        divisible: bool = False,
+    ) -> None:
+        self.steps = steps
+        self.read = read
+        self.ends = ends
+        self.divisible = divisible
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether all of them may be sent again."""
+        return all(step.repeatable for step in self.steps)

@@ -13,10 +13,9 @@ from pymongo.errors import (
     WriteConcernError,
 )
 
-from resilient.engine.guard import NotHeld
 from resilient.errors import BackendError, ConfigurationError
 
-__all__ = ["FAILURES", "LostRace", "checked", "is_lost", "is_race", "raised"]
+__all__ = ["FAILURES", "LostRace", "checked", "is_conflict", "is_lost", "is_race", "raised"]
 
 
 class LostRace(Exception):
@@ -45,6 +44,14 @@ def is_race(error: BaseException) -> bool:
     )
 
 
+def is_conflict(error: BaseException) -> bool:
+    """Whether a transaction has met another one, and may be tried again."""
+    return isinstance(error, PyMongoError) and (
+        error.has_error_label("TransientTransactionError")
+        or (isinstance(error, OperationFailure) and error.code == 112)
+    )
+
+
 def is_lost(error: BaseException) -> bool:
     """Whether the connection broke, so that nobody knows whether the command ran."""
     return isinstance(error, AutoReconnect) and not error.timeout
@@ -61,8 +68,6 @@ def checked(reply: dict[str, object]) -> dict[str, object]:
 def raised(where: str, error: BaseException) -> Exception:
     """What a caller gets; pymongo's own error is its cause."""
     made: Exception
-    if isinstance(error, NotHeld):
-        return error
     if isinstance(error, BSONError | UnicodeError | OverflowError | DocumentTooLarge):
         made = ConfigurationError(f"{where} cannot store that: {error}")
     elif isinstance(error, OperationFailure) and not error.timeout:

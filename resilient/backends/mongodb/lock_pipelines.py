@@ -50,7 +50,16 @@ from resilient.backends.mongodb.expressions import (
 from resilient.backends.mongodb.waking import LIMIT, is_there, said
 from resilient.protocols.locks import HANDED_OVER, LOSSES_KNOWN
 
-__all__ = ["ACQUIRE", "FORCE_RELEASE", "NOTED", "RELEASE", "RENEW", "TRANSFER", "WITHDRAW"]
+__all__ = [
+    "ACQUIRE",
+    "FORCE_RELEASE",
+    "NOTED",
+    "RELEASE",
+    "RENEW",
+    "TOUCHED",
+    "TRANSFER",
+    "WITHDRAW",
+]
 
 MEMORY = 3600.0
 """Seconds for which a free lock is remembered, so that a release sent again is answered again."""
@@ -248,6 +257,8 @@ ACQUIRE = _stored(
         ),
     ),
 )
+
+TOUCHED = _stored()
 
 RENEW = _stored(put(holds=_RENEWED))
 

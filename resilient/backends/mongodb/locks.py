@@ -6,9 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from resilient.backends.mongodb import lock_pipelines as pipelines
-from resilient.backends.mongodb.commands import Change, Document, Look, Pipeline, compiled
+from resilient.backends.mongodb.commands import (
+    Change,
+    Command,
+    Document,
+    Look,
+    Pipeline,
+    Transaction,
+    compiled,
+)
 from resilient.backends.mongodb.keys import Keys
 from resilient.backends.mongodb.times import microseconds
+from resilient.engine.guard import Guard, NotHeld
 from resilient.engine.identity import new_owner
 from resilient.engine.plan import Ask, Transport
 from resilient.errors import CapabilityMissing
@@ -45,6 +54,20 @@ class MongoLocks:
                 f"replicas={replicas}: on MongoDB every grant is confirmed by a majority already"
             )
         owner = new_owner() if owner is None else owner
+        command = self._acquiring(key, owner, ttl, waiter, mode, fair, note)
+        answer: Grant | Held = await Ask(self._transport, command)
+        return answer
+
+    def _acquiring(
+        self,
+        key: str,
+        owner: str,
+        ttl: float,
+        waiter: str | None = None,
+        mode: LockMode = LOCK,
+        fair: bool = True,
+        note: str = "",
+    ) -> Change:
         arguments = {
             "owner": owner,
             "ttl": microseconds(ttl, "ttl"),
@@ -60,16 +83,20 @@ class MongoLocks:
             mine = _hold_of(lock, owner)
             return _seen(lock) if mine is None else Grant(owner, int(mine["fence"]), ttl)
 
-        answer: Grant | Held = await self._change(
-            key, mode, pipelines.ACQUIRE, arguments, read, upsert=True
-        )
-        return answer
+        name = self._keys.name(key, mode.family)
+        return Change(LOCKS, name, pipelines.ACQUIRE, arguments, read=read, upsert=True)
 
     async def acquire_all(
         self, keys: Sequence[str], *, ttl: float, owner: str, note: str = ""
     ) -> list[Grant] | Held | None:
-        """`None`: the locks are documents of their own, and are taken in turn."""
-        return None
+        """Take all of these locks, or none of them: in a transaction, where the server has such."""
+        transaction = Transaction(
+            [self._acquiring(key, owner, ttl, note=note) for key in keys],
+            read=_all_or_who,
+            ends=lambda answer: isinstance(answer, Held),
+        )
+        answer: list[Grant] | Held | None = await Ask(self._transport, transaction)
+        return answer
 
     async def renew(self, key: str, *, owner: str, ttl: float, mode: LockMode = LOCK) -> bool:
         """Start the owner's TTL anew; false if the owner does not hold the lock."""
@@ -134,6 +161,31 @@ class MongoLocks:
         """Whether `owner` holds the lock now."""
         return _hold_of(await self._look(key, mode), owner) is not None
 
+    def guard(self, key: str, *, owner: str, mode: LockMode = LOCK) -> Guard:
+        """Have a command to this server come to pass only while `owner` holds the lock.
+
+        Both are one transaction; on a server that has none, one comes after the other.
+        """
+
+        def read(lock: Document | None) -> None:
+            if lock is None or _hold_of(lock, owner) is None:
+                raise NotHeld(owner)
+
+        name = self._keys.name(key, mode.family)
+
+        def wrap(command: Command | Transaction) -> Transaction:
+            # A change of it, so that nobody else can have the lock before the transaction's end.
+            held = Change(LOCKS, name, pipelines.TOUCHED, {}, read=read)
+            if isinstance(command, Transaction):
+                steps, made = command.steps, command.read
+            else:
+                steps, made = [command], _last
+            return Transaction(
+                [held, *steps], read=lambda answers: made(answers[1:]), divisible=True
+            )
+
+        return Guard(self._transport, wrap)
+
     def _change(
         self,
         key: str,
@@ -170,6 +222,17 @@ FREE: Document = {"at": 0, "holds": (), "queue": (), "fence": 0}
 
 def _one(locks: list[Document]) -> Document:
     return locks[0] if locks else FREE
+
+
+def _last(answers: list[Any]) -> Any:
+    return answers[-1]
+
+
+def _all_or_who(answers: list[Grant | Held]) -> list[Grant] | Held:
+    """The grants, or who holds the one that could not be had."""
+    grants = [answer for answer in answers if isinstance(answer, Grant)]
+    last = answers[-1]
+    return last if isinstance(last, Held) else grants
 
 
 def _nothing(lock: Document | None) -> None:

@@ -18,9 +18,10 @@ __all__ = ["Settings", "settings_of_client", "settings_of_url"]
 
 TIMEOUT = 5.0
 """Seconds for which an operation may take, unless the URL says otherwise."""
-PATIENCE = {"serverSelectionTimeoutMS": 2000, "connectTimeoutMS": 2000}
+DEFAULTS = {"serverSelectionTimeoutMS": 2000, "connectTimeoutMS": 2000, "maxPoolSize": 32}
 """Milliseconds for which a server, after a fail-over the new primary, is looked for at most, unless
-the URL says otherwise. pymongo's own are 30 and 20 seconds: longer than any operation may take."""
+the URL says otherwise. pymongo's own are 30 and 20 seconds: longer than any operation may take.
+Who comes when all connections are in use waits for one."""
 DATABASE = "resilient"
 OURS = ("timeout", "listen")
 LISTEN = ("auto", "off")
@@ -80,7 +81,7 @@ def settings_of_url(url: str) -> Settings:
         raise ConfigurationError(f"the URL {_shown(url)!r} is wrong: {asked}{error}") from None
     given = {name.lower() for name, _ in rest}
     return _settings(
-        {"host": plain, **{name: ms for name, ms in PATIENCE.items() if name.lower() not in given}},
+        {"host": plain, **{name: ms for name, ms in DEFAULTS.items() if name.lower() not in given}},
         database=unquote(parts.path.strip("/")) or DATABASE,
         **ours,
     )
@@ -106,7 +107,7 @@ def _settings(
     if listen not in LISTEN:
         raise ConfigurationError(f"listen={listen!r}: use one of {', '.join(LISTEN)}")
     options = {"appname": "resilient", **options, "connect": False}
-    selection = options.get("serverSelectionTimeoutMS", PATIENCE["serverSelectionTimeoutMS"])
+    selection = options.get("serverSelectionTimeoutMS", DEFAULTS["serverSelectionTimeoutMS"])
     return Settings(
         name=f"mongodb://{_place(options)}/{database}",
         database=database,

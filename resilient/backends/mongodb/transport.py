@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
-import time
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pymongo
 from pymongo import AsyncMongoClient, MongoClient
-from pymongo.errors import InvalidOperation, OperationFailure
 
-from resilient.backends.mongodb.commands import Command, Document
-from resilient.backends.mongodb.failures import FAILURES, checked, is_lost, is_race, raised
-from resilient.backends.mongodb.keys import collection
+from resilient.backends.mongodb.commands import Command, Document, Transaction
+from resilient.backends.mongodb.exchanges import Exchanges
+from resilient.backends.mongodb.failures import FAILURES, raised
 from resilient.backends.mongodb.settings import Settings
-from resilient.engine.budget import remaining
 from resilient.engine.drivers.aio import Reply
 from resilient.engine.forks import forget_in_child
 
 __all__ = ["MongoTransport"]
 
-RACES = 20
-"""How often a command is sent again that lost a race for a new document; each time, another one has
-won it, and the document was removed again since."""
-
-log = logging.getLogger("resilient")
-
 _inherited: list[object] = []
 """What a forked child has of its parent's clients: nothing of it may be used or closed there."""
-
-Exchange = Generator[tuple[Document, float], Document, Any]
-"""A conversation: what is to be sent is yielded, and for how many seconds; the reply comes back."""
-
-PING: Document = {"ping": 1}
 
 
 class MongoTransport:
@@ -51,83 +36,40 @@ class MongoTransport:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._client: MongoClient[Document] | None = None
-        self._indexed: set[str] = set()
-        self.commands = 0
+        self.exchanges = Exchanges(self._settings)
 
-    # --- what both kinds of callers have in common
-
-    def exchange(self, command: Command, is_connected: bool) -> Exchange:
-        """The conversation about one command."""
-        deadline = time.monotonic() + self._patience()
-
-        def left() -> float:
-            return max(deadline - time.monotonic(), 0.001)
-
-        if not is_connected:  # a server that is away is not waited for as long as one that is slow
-            yield PING, min(left(), self._settings.connect_timeout)
-        capability = command.capability
-        if capability not in self._indexed:
-            with self._tolerating_a_missing_right():
-                yield _index(capability), left()
-            self._indexed.add(capability)
-        races, again = 0, command.repeatable
-        while True:
-            self.commands += 1
-            try:
-                reply = yield command.document(), left()
-                return command.answer(checked(reply))
-            except (*FAILURES, InvalidOperation) as error:
-                if is_race(error) and races < RACES:
-                    races += 1
-                elif again and (is_lost(error) or isinstance(error, InvalidOperation)):
-                    again = False  # the next time is the caller's own affair
-                else:
-                    raise
-
-    def _patience(self) -> float:
-        """Seconds that the caller has for it."""
-        left = remaining()
-        if left == 0:
-            raise TimeoutError("the caller's budget is spent")
-        return self._settings.timeout if left is None else min(left, self._settings.timeout)
-
-    @contextlib.contextmanager
-    def _tolerating_a_missing_right(self) -> Generator[None]:
-        """Nothing depends on the index: what has expired would only stay."""
-        try:
-            yield
-        except OperationFailure as error:
-            if error.code != 13:
-                raise
-            log.warning(
-                "%s: this user may not create the index by which the server removes what has "
-                "expired: have another one create it (%s)",
-                self._settings.name,
-                error,
-            )
+    @property
+    def commands(self) -> int:
+        """How many commands this process has sent."""
+        return self.exchanges.commands
 
     # --- blocking
 
-    def send(self, command: Command) -> Any:
+    def send(self, command: Command | Transaction) -> Any:
         """Send a command and block for its answer."""
+        client = self._connections()
+        session = client.start_session() if isinstance(command, Transaction) else None
         try:
-            exchange = self.exchange(command, bool(self._connections().nodes))
-            asked, seconds = next(exchange)
+            exchange = self.exchanges.about(command, bool(client.nodes), session)
+            ask, seconds = next(exchange)
             while True:
                 database = self._connections()[self._settings.database]
                 try:
                     with pymongo.timeout(seconds):
-                        reply = database.command(asked)
+                        reply = ask(database)
                 except Exception as error:
-                    asked, seconds = exchange.throw(error)
+                    ask, seconds = exchange.throw(error)
                 else:
-                    asked, seconds = exchange.send(reply)
+                    ask, seconds = exchange.send(reply)
         except StopIteration as done:
             return done.value
         except FAILURES as error:
             raise raised(self._settings.name, error) from error
+        finally:
+            if session is not None:
+                session.end_session()
 
-    def send_many(self, commands: Sequence[Command]) -> list[Any]:
+    def send_many(self, commands: Sequence[Command | Transaction]) -> list[Any]:
         """Send several; the answer or the exception for each."""
         answers: list[Any] = []
         for command in commands:
@@ -146,7 +88,7 @@ class MongoTransport:
 
     # --- from an event loop
 
-    def asend(self, command: Command) -> asyncio.Future[Any]:
+    def asend(self, command: Command | Transaction) -> asyncio.Future[Any]:
         """Send a command from the running loop."""
         loop = asyncio.get_running_loop()
         looped = self._loops.get(loop)
@@ -187,30 +129,35 @@ class _Looped:
         self._owner: AsyncGenerator[None] | None = None
         self._under_way: set[asyncio.Task[Any]] = set()
 
-    def ask(self, command: Command) -> Reply:
+    def ask(self, command: Command | Transaction) -> Reply:
         """Have a command sent; the reply is always answered."""
         task = asyncio.get_running_loop().create_task(self._speak(command))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return Reply.behind(task)
 
-    async def _speak(self, command: Command) -> Any:
+    async def _speak(self, command: Command | Transaction) -> Any:
+        client = self._connections()
+        session = client.start_session() if isinstance(command, Transaction) else None
         try:
-            exchange = self._transport.exchange(command, bool(self._connections().nodes))
-            asked, seconds = next(exchange)
+            exchange = self._transport.exchanges.about(command, bool(client.nodes), session)
+            ask, seconds = next(exchange)
             while True:
                 database = self._connections()[self._settings.database]
                 try:
                     with pymongo.timeout(seconds):
-                        reply = await database.command(asked)
+                        reply = await ask(database)
                 except Exception as error:
-                    asked, seconds = exchange.throw(error)
+                    ask, seconds = exchange.throw(error)
                 else:
-                    asked, seconds = exchange.send(reply)
+                    ask, seconds = exchange.send(reply)
         except StopIteration as done:
             return done.value
         except FAILURES as error:
             raise raised(self._settings.name, error) from error
+        finally:
+            if session is not None:
+                await session.end_session()
 
     def _connections(self) -> AsyncMongoClient[Document]:
         if self._client is None:
@@ -235,16 +182,3 @@ class _Looped:
         self._client = None
         if self._owner is not None:
             await self._owner.aclose()
-
-
-def _index(capability: str) -> Document:
-    """The command that has the server remove what has expired: clean-up, which decides nothing.
-
-    Many may send it at once; all but one find the index there.
-    """
-    ttl = {"key": {"gone": 1}, "name": "resilient_gone", "expireAfterSeconds": 0}
-    return {
-        "createIndexes": collection(capability),
-        "indexes": [ttl],
-        "writeConcern": {"w": "majority"},
-    }
