@@ -6,17 +6,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 import resilient
 from resilient.backends.memory import MemoryBackend
+from resilient.engine import background
 from resilient.engine.circuits.registry import known_circuits
 from resilient.engine.drivers.sync import drive
 from resilient.engine.listening import Bell, ListeningSource
 from resilient.engine.outage import Outage
 from resilient.errors import BackendError, LeaseLost
+from tests.support.modes import Mode
+from tests.support.servers import RedisServer
 
 TTL = 2.0
 
@@ -115,6 +119,30 @@ def test_closing_a_backend_ends_no_renewal() -> None:
         until = lease.deadline
         assert eventually(lambda: lease.deadline > until)
         assert not lease.lost
+
+
+def test_an_idle_process_keeps_two_connections(
+    mode: Mode, private_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One on which it listens, and one for its callers: what only the background used is closed."""
+    monkeypatch.setattr(background, "LINGER", 1.2)
+
+    async def body(number: int) -> int:
+        return number
+
+    with resilient.using(private_redis.url), private_redis.client() as client:
+        call = mode.decorate(resilient.circuit_breaker("k:{number}"), body)
+        mode.together(*[partial(call, number) for number in range(8)])
+
+        def ours() -> int:
+            return len(client.client_list()) - 1
+
+        if mode.is_async:  # the background has one of its own, to report the calls
+            assert eventually(lambda: ours() > 2)
+        assert eventually(lambda: ours() == 2)
+        assert mode.call(call, 1) == 1
+        if mode.is_async:
+            mode.call(resilient.aclose)
 
 
 def test_a_loss_tells_why_nothing_was_renewed() -> None:

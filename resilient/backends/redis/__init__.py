@@ -39,7 +39,7 @@ class RedisBackend(Backend):
         return self.max_ttl  # may be configured later
 
     def relax(self) -> None:
-        """Nothing was done in the background for some seconds: keep one idle connection."""
+        """Nothing was done in the background for some seconds: keep one connection for callers."""
         self._transport.relax()
 
     def close(self) -> None:

@@ -114,10 +114,10 @@ class Blocking:
                     raise
         return self._speak(self._connected(), packed, replies)
 
-    def relax(self) -> None:
-        """Close the connections that were idle for a while, but for the warmest."""
+    def relax(self, *, keep: int) -> None:
+        """Close the connections that were idle for a while, but for so many."""
         with suppress(IndexError):  # another thread has taken it
-            while len(self._idle) > 1 and not self._idle[0].is_warm():
+            while len(self._idle) > keep and not self._idle[0].is_warm():
                 self._idle.pop(0).close()
 
     def close(self) -> None:

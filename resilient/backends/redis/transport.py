@@ -86,8 +86,11 @@ class RedisTransport:
                 await shared.close()
 
     def relax(self) -> None:
-        """Close the blocking connections that were idle for a while, but for the warmest."""
-        self._blocking.relax()
+        """Close the blocking connections that were idle for a while.
+
+        But for one, unless all callers seem to be in event loops.
+        """
+        self._blocking.relax(keep=0 if self._loops else 1)
 
     def _join(self, loop: asyncio.AbstractEventLoop, loops: _Loops) -> Multiplexed:
         for closed in [each for each in list(loops) if each.is_closed()]:

@@ -11,6 +11,7 @@ from resilient.engine.lease import Lease
 from resilient.engine.persistence import asked_again
 from resilient.engine.plan import Plan
 from resilient.errors import BackendError, StaleRunner
+from resilient.protocols.checkpoints import Running
 
 __all__ = ["RunnerLease"]
 
@@ -27,6 +28,15 @@ class RunnerLease(Lease):
         except BackendError as error:
             until = self.deadline if until is None else until
             return await asked_again(error, partial(guarded, ask), until=until)
+
+    async def is_cancelled(self) -> bool:
+        """Whether somebody has asked the runner to stop."""
+        try:
+            runner = await self.store.runner(self.key)
+        except BackendError:
+            return False  # renewals and saves see to an outage
+        # Of another runner the next save tells, and with more right.
+        return isinstance(runner, Running) and runner.owner == self.owner and runner.cancelled
 
     def refused(self) -> StaleRunner:
         """The server has refused a write of this run: the error that says so."""

@@ -31,7 +31,7 @@ from resilient.policies.checkpointed.results import stored
 from resilient.policies.checkpointed.steps import Steps
 from resilient.policies.checkpointed.turn import Turn
 from resilient.policies.checkpointed.versions import refuse_version, state_of
-from resilient.protocols.checkpoints import CheckpointStore, Running, Started
+from resilient.protocols.checkpoints import CheckpointStore, Started
 from resilient.protocols.values import Encoded
 
 if TYPE_CHECKING:
@@ -231,16 +231,10 @@ class Run:
 
     async def look(self) -> None:
         """Look now and then whether the job has been cancelled; `JobCancelled` if so."""
-        if (now := clock.now()) < self._look_due or self.store is None or self.lease is None:
+        if (now := clock.now()) < self._look_due or self.lease is None:
             return
         self._look_due = now + LOOK_EVERY
-        try:
-            runner = await self.store.runner(self.task)
-        except BackendError:
-            return  # renewals and saves see to an outage
-        if not isinstance(runner, Running) or runner.owner != self.lease.owner:
-            return  # the next save tells, and with more right
-        if runner.cancelled:
+        if await self.lease.is_cancelled():
             raise JobCancelled(
                 f"the job {self.task!r} was cancelled; its next call goes on from here",
                 key=self.task,

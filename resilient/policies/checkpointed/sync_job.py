@@ -211,6 +211,7 @@ class Job(JobInHand[S]):
             StaleRunner: Another runner has taken the job over.
             JobCancelled: Somebody has cancelled the job.
             ResultUnavailable: An earlier run has made a call, but its result had no stored form.
+            CodecError: With `conn`, a result has no stored form: the transaction is undone.
             BackendError: The backend was away for as long as the lease lasts.
             ConfigurationError: A wrong option, or two loops of one name.
         """
