@@ -81,13 +81,17 @@ IS_REPEATED = is_in(argument("batch"), "$batches")
 BATCHES = 64
 """How many batches are remembered, so that none is counted twice whose answer was lost."""
 
-USED = {"$slice": [argument("outcomes"), largest("$folded.used", 1)]}
+USED = {"$substrBytes": [argument("outcomes"), 0, or_else("$folded.used", 0)]}
 MOMENT = subtracted(NOW, argument("age"))
+
+
+def _has_any(outcomes: str) -> Expression:
+    return {"$regexMatch": {"input": USED, "regex": outcomes}}
 
 
 def _recorded(folded: Expression, window: dict[str, Expression]) -> Pipeline:
     counts = equal("$turn", "counts")
-    records = both(counts, equal("$event", None), is_not(equal(argument("outcomes"), [])))
+    records = both(counts, equal("$event", None), is_not(equal(argument("outcomes"), "")))
     return compiled(
         LIVE,
         put(
@@ -140,10 +144,14 @@ def _recorded(folded: Expression, window: dict[str, Expression]) -> Pipeline:
                 records, "breach", chosen(is_in_state("closed"), "", "$folded.breach")
             ),
             last_failure=changed_if(
-                both(records, any_of(USED, has_failed(EACH))), "last_failure", MOMENT
+                both(records, {"$regexMatch": {"input": USED, "regex": "[13f]"}}),
+                "last_failure",
+                MOMENT,
             ),
             last_success=changed_if(
-                both(records, any_of(USED, succeeded(EACH))), "last_success", MOMENT
+                both(records, {"$regexMatch": {"input": USED, "regex": "[02o]"}}),
+                "last_success",
+                MOMENT,
             ),
             stale=changed_if(equal("$turn", "stale"), "stale", added("$stale", argument("calls"))),
             event=chosen(records, chosen("$folded.opens", "$folded.breach", None), "$event"),

@@ -190,6 +190,8 @@ def _buckets_with(outcome: Expression) -> Expression:
 # --- judged after each
 
 OUTCOMES = argument("outcomes")
+"""A text: a list of them would be copied whenever one of the arguments is looked at."""
+OUTCOME = "$$outcome"
 
 
 def _verdict(enough: Expression) -> Expression:
@@ -227,9 +229,9 @@ def _judged(
     admitted before it.
     """
     consecutive = chosen(
-        equal(THIS, "s"),
+        equal(OUTCOME, "s"),
         f"{VALUE}.consecutive",
-        chosen(has_failed(THIS), added(f"{VALUE}.consecutive", 1), 0),
+        chosen(has_failed(OUTCOME), added(f"{VALUE}.consecutive", 1), 0),
     )
     opens = both(
         is_not(equal("$$breach", "")), equal("$state", "closed"), equal(rule("quorum"), None)
@@ -247,16 +249,19 @@ def _judged(
             },
         ),
     )
-    return chosen(f"{VALUE}.opens", VALUE, let({**window, "consecutive": consecutive}, after))
+    outcome = {"$substrBytes": [OUTCOMES, THIS, 1]}
+    step = let({"outcome": outcome}, let({**window, "consecutive": consecutive}, after))
+    return chosen(f"{VALUE}.opens", VALUE, step)
 
 
+EACH_OUTCOME = {"$range": [0, {"$strLenBytes": OUTCOMES}]}
 START = {"consecutive": "$consecutive", "breach": "$breach", "opens": False, "used": 0}
 
 after_counted = folded(
-    OUTCOMES,
+    EACH_OUTCOME,
     {**START, "ring": _last("$outcomes", rule("window"))},
     _judged(
-        {"ring": _ring_with(THIS)},
+        {"ring": _ring_with(OUTCOME)},
         {
             "calls": {"$strLenCP": "$$ring"},
             "failures": failures_in("$$ring"),
@@ -269,10 +274,10 @@ after_counted = folded(
 
 after_timed = _in_time(
     folded(
-        OUTCOMES,
+        EACH_OUTCOME,
         {**START, "buckets": _begun("$buckets")},
         _judged(
-            {"buckets": _buckets_with(THIS)},
+            {"buckets": _buckets_with(OUTCOME)},
             {name: totals_of("$$buckets", name) for name in ("calls", "failures", "slow")},
             rule("min_calls"),
         ),

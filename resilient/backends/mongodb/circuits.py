@@ -69,7 +69,7 @@ class MongoCircuits:
             return await self.view(key)
         arguments = {
             **_written(rules),
-            "outcomes": list(outcomes),
+            "outcomes": outcomes,
             "calls": _calls_in(outcomes),
             "admitted": bool(generation),
             "generation": generation or 0,
