@@ -12,6 +12,7 @@ from resilient.testing.conformance import (
     Conformance,
     IdempotencyConformance,
     LockConformance,
+    ProcessConformance,
 )
 from tests.support.mongodb import MongoAt
 
@@ -48,3 +49,16 @@ class TestCheckpoints(Mongo, CheckpointConformance):
 
 class TestCircuits(Mongo, CircuitConformance):
     """Circuits on a server."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+class TestProcesses(ProcessConformance):
+    """Processes that share a database, which is empty when they start."""
+
+    @pytest.fixture(autouse=True)
+    def _on_a_server(self, mongo: MongoAt) -> None:
+        self._url = mongo.url
+
+    def url(self) -> str:
+        return self._url
