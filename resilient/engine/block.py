@@ -59,6 +59,8 @@ class Block(ABC, Generic[S, A]):
         except BaseException as raised:
             if raised is not error:  # the body's own exception goes on by itself
                 raise
+        finally:
+            del error, traceback  # they hold this frame by now: a cycle, if it holds them
 
     async def __aenter__(self) -> A:
         from resilient.engine.drivers.aio import Interruption, Stepper
@@ -90,6 +92,8 @@ class Block(ABC, Generic[S, A]):
         except BaseException as raised:
             if raised is not error:
                 raise
+        finally:
+            del error, settled, traceback  # as above
 
     def _leave(self) -> Any:
         who = caller()

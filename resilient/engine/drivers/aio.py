@@ -13,6 +13,7 @@ import contextlib
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, TypeVar
+from weakref import ref
 
 from resilient.engine import clock
 from resilient.engine.drivers import immediate
@@ -159,14 +160,15 @@ def _late_answer(reply: asyncio.Future[Any] | None) -> tuple[Any, BaseException 
 class Interruption:
     """Cancels whoever runs a body when the body's lease is lost, and tells that apart."""
 
-    __slots__ = ("_fired", "_lease", "_loop", "_task")
+    __slots__ = ("__weakref__", "_fired", "_lease", "_loop", "_task")
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
         self._fired = False
-        lease.when_lost(self._from_any_thread)
+        mine = ref(self)  # or the lease and this would hold one another
+        lease.when_lost(lambda: _interrupted(mine()))
 
     def begin(self) -> None:
         """The body runs in the current task from now on."""
@@ -192,13 +194,17 @@ class Interruption:
             answer = await body
         except BaseException as error:
             settled = self.end(error)
-            if settled is None or settled is error:
-                raise
-            raise settled from error
+            try:
+                if settled is None or settled is error:
+                    raise
+                raise settled from error
+            finally:
+                settled = None  # its traceback holds this frame: a cycle, if the frame holds it
         self.end(None)
         return answer
 
-    def _from_any_thread(self) -> None:
+    def interrupt(self) -> None:
+        """Cancel the body, from any thread."""
         # A closed loop runs no body any more.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._fire)
@@ -207,6 +213,11 @@ class Interruption:
         if self._task is not None and not self._fired:
             self._fired = True
             self._task.cancel()
+
+
+def _interrupted(watch: Interruption | None) -> None:
+    if watch is not None:  # else nobody runs that body any more
+        watch.interrupt()
 
 
 class LoopWaiter:

@@ -253,6 +253,7 @@ async def filled(
             )
             encoded = None if life is None else near.records.encode(call.key, outcome)
     except BaseException:
+        outcome = None  # the error's traceback holds this frame: a cycle, if that holds the error
         await abandoned(near, call, lease)
         raise
     if life is None or encoded is None:

@@ -163,7 +163,7 @@ class HeldLock(Lease):
         if self.released:
             return None
         self.drop()  # first, so that no renewal outlives the release
-        self.released = True
+        self.released, self.caller = True, None
         if self.inherited:
             return self.error()
         try:

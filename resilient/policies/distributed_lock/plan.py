@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from resilient import events
 from resilient.engine.guard import current
@@ -59,7 +62,7 @@ async def held(settings: Settings, lease: HeldLock) -> Any:
     try:
         lease.keep()
         if callable(on_lost):
-            lease.when_lost(lambda: on_lost(cast(Any, lease)))
+            lease.when_lost(partial(told, on_lost, ref(lease)))
         current.set(lease)
         lease.is_entered = True
         answer = await Body(lease, lease, on_lost == "cancel")
@@ -72,6 +75,11 @@ async def held(settings: Settings, lease: HeldLock) -> Any:
     if lost is not None:
         raise lost
     return answer
+
+
+def told(on_lost: Callable[[Any], object], lease: ref[HeldLock]) -> None:
+    """Call a user's function with the lease that tells of its loss, and so is there."""
+    on_lost(lease())
 
 
 def report(error: BaseException, lost: LeaseLost | None) -> None:
