@@ -135,24 +135,26 @@ def connected(url: str) -> Any:
 
 
 @checkpointed("rows:{url}", state=State, every=EVERY)
-def rows(job: Job[State], url: str, items: int) -> int:
+def rows(job: Job[State], url: str, path: str, items: int) -> int:
     """Rows that are written in the transactions of their own database."""
     with closing(connected(url)) as connection:
         for item in job.iterate(range(items), conn=connection):
             time.sleep(PAUSE)
             connection.execute(f"INSERT INTO rows VALUES ({item})")
             job.state.count += 1
+            traced(path, item)
     return job.state.count
 
 
 @checkpointed("rows:{url}", state=State, every=EVERY)
-async def arows(job: AsyncJob[State], url: str, items: int) -> int:
+async def arows(job: AsyncJob[State], url: str, path: str, items: int) -> int:
     """The same."""
     with closing(connected(url)) as connection:
         async for item in job.iterate(range(items), conn=connection):
             await asyncio.sleep(PAUSE)
             connection.execute(f"INSERT INTO rows VALUES ({item})")
             job.state.count += 1
+            traced(path, item)
     return job.state.count
 
 
@@ -167,7 +169,7 @@ def run_rows(url: str, prefix: str, database: str, path: str, items: int) -> lis
         connection.execute("CREATE TABLE IF NOT EXISTS rows (n integer)")
         connection.commit()
     warnings.simplefilter("ignore")
-    count = rows(database, items) if number % 2 else asyncio.run(arows(database, items))
+    count = rows(database, path, items) if number % 2 else asyncio.run(arows(database, path, items))
     with closing(connected(database)) as connection:
         found = connection.execute("SELECT n FROM rows ORDER BY n").fetchall()
     return [count, [row[0] for row in found]]
