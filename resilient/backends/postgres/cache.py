@@ -18,6 +18,8 @@ __all__ = ["PostgresCache"]
 
 STEP = 200
 """How many rows one statement of a scan looks at; each that is removed is a lock of its own."""
+MAX_PRESENT = 100_000
+"""How many keys are remembered to have had a value."""
 
 
 class PostgresCache(CacheDefaults):
@@ -28,6 +30,7 @@ class PostgresCache(CacheDefaults):
         self._keys = keys
         self._max_ttl = max_ttl
         self._channel = keys.broadcast("cache")
+        self._present: set[str] = set()
 
     # --- reading
 
@@ -40,6 +43,17 @@ class PostgresCache(CacheDefaults):
     async def has(self, key: str) -> bool:
         """Whether there is a live value."""
         return await self.get(key) is not None
+
+    async def look(self, key: str, *, tags: Sequence[str] = ()) -> Encoded | None:
+        """The fresh value of a key that had one when it was last seen."""
+        if key not in self._present:
+            return None
+        call = Call("cache_look", self._keys.name(key), read=first, many=True)
+        row = await Ask(self._transport, call)
+        if row is None:
+            self._present.discard(key)
+            return None
+        return Encoded(row[0])
 
     async def fetch(
         self,
@@ -56,6 +70,7 @@ class PostgresCache(CacheDefaults):
             *(self._keys.name(key), owner, microseconds(lease, "lease"), self._names(tags)),
             *(waiter or "", self._keep()),
             read=same,
+            look="cache_hit",
         )
         answer, *copy, holder, number = await Ask(self._transport, call)
         found = None if copy[0] is None else self._entry(*copy)
@@ -64,6 +79,7 @@ class PostgresCache(CacheDefaults):
         if answer == "busy":
             return Busy(holder, number / 1e6, found)
         assert found is not None
+        self._seen(key)
         return found
 
     # --- computing
@@ -158,6 +174,12 @@ class PostgresCache(CacheDefaults):
         return removed
 
     # --- inside
+
+    def _seen(self, key: str) -> None:
+        """Have the key looked at from now on: a miss comes with the lease in one statement."""
+        if len(self._present) >= MAX_PRESENT:
+            self._present.clear()
+        self._present.add(key)
 
     async def _remove(self, names: list[str], announced: list[str]) -> None:
         call = Call("cache_remove", names, announced, self._channel, read=same)

@@ -36,6 +36,7 @@ class PostgresIdempotency:
             *(self._keys.name(key), owner, microseconds(lease, "lease")),
             *(microseconds(ttl, "ttl"), fingerprint, waiter or "", takeover),
             read=same,
+            look="call_replay",
         )
         row = await Ask(self._transport, call)
         if row[0] == "claimed":

@@ -17,6 +17,7 @@ from psycopg.pq.abc import PGresult
 from resilient.errors import ConfigurationError
 
 __all__ = [
+    "ENCODERS",
     "Argument",
     "Decoders",
     "Row",
@@ -82,6 +83,20 @@ def _utf8(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise ConfigurationError(f"{error.object!r} is no text that UTF-8 can encode") from error
+
+
+def _text_argument(text: str) -> bytes:
+    return _utf8(text if "%" not in text and "\0" not in text else escaped(text))
+
+
+ENCODERS: dict[type, Callable[[Any], bytes | None]] = {
+    str: _text_argument,
+    int: b"%d".__mod__,
+    bytes: lambda data: data,
+    bool: lambda value: b"t" if value else b"f",
+    type(None): lambda nothing: None,
+}
+"""`encoded` for just these types."""
 
 
 def decoders(result: PGresult) -> Decoders:

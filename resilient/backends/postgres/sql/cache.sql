@@ -118,23 +118,34 @@ BEGIN
 END
 $$;
 
+-- What is fresh: a value, or a row for `cache_fetch`.
+CREATE FUNCTION {schema}.cache_look(_key text) RETURNS TABLE (value bytea)
+LANGUAGE sql STABLE AS $$
+  SELECT c.value FROM {schema}.cache AS c
+  WHERE c.key = _key AND c.fresh > {schema}.clock()
+    AND (c.tags = '{}' OR {schema}.tags_current(c.tags, c.born, {schema}.clock()))
+$$;
+
+CREATE FUNCTION {schema}.cache_hit(_key text, _owner text, _lease bigint, _tags text[],
+  _address text, _keep bigint) RETURNS TABLE (answer text, value bytea, ttl bigint, fresh bigint,
+  kept bigint, tags text[], owner text, number bigint)
+LANGUAGE sql STABLE AS $$
+  SELECT 'entry', c.value, c.served - t.now, c.fresh - t.now, c.expires - t.now, c.tags, '',
+    0::bigint
+  FROM (SELECT {schema}.clock() AS now OFFSET 0) AS t
+  JOIN {schema}.cache AS c ON c.key = _key AND c.fresh > t.now
+    AND (c.tags = '{}' OR {schema}.tags_current(c.tags, c.born, t.now))
+$$;
+
 CREATE FUNCTION {schema}.cache_fetch(_key text, _owner text, _lease bigint, _tags text[],
   _address text, _keep bigint) RETURNS {schema}.fetched LANGUAGE plpgsql AS $$
 DECLARE
-  _t bigint := {schema}.clock();
-  _row {schema}.cache;
+  _t bigint := {schema}.enter(_key, 5);
+  _row {schema}.cache := {schema}.cache_copy(_key, _t);
   _running {schema}.computation;
   _queue {schema}.waiting[];
   _fence bigint;
 BEGIN
-  SELECT * INTO _row FROM {schema}.cache WHERE key = _key AND fresh > _t;
-  IF _row.key IS NOT NULL
-      AND (cardinality(_row.tags) = 0 OR {schema}.tags_current(_row.tags, _row.born, _t)) THEN
-    RETURN ROW('entry', _row.value, _row.served - _t, _row.fresh - _t, _row.expires - _t, _row.tags,
-      '', 0)::{schema}.fetched;
-  END IF;
-  _t := {schema}.enter(_key, 5);
-  _row := {schema}.cache_copy(_key, _t);
   IF _row.fresh > _t THEN  -- filled meanwhile
     RETURN ROW('entry', _row.value, _row.served - _t, _row.fresh - _t, _row.expires - _t, _row.tags,
       '', 0)::{schema}.fetched;

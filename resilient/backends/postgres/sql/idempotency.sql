@@ -34,25 +34,26 @@ BEGIN
 END
 $$;
 
+-- A replay only reads: no lock, nothing to log.
+CREATE FUNCTION {schema}.call_replay(_key text, _owner text, _lease bigint, _ttl bigint,
+  _fingerprint text, _address text, _takeover boolean) RETURNS TABLE (answer text, owner text,
+  number bigint, attempt bigint, takeover boolean, outcome text, result bytea)
+LANGUAGE sql STABLE AS $$
+  SELECT 'completed', '', c.expires - {schema}.clock(), c.attempt, false, c.outcome, c.result
+  FROM {schema}.idempotency AS c
+  WHERE c.key = _key AND c.state = 'completed' AND c.expires > {schema}.clock()
+    AND (_fingerprint = '' OR c.fingerprint = '' OR c.fingerprint = _fingerprint)
+$$;
+
 CREATE FUNCTION {schema}.call_claim(_key text, _owner text, _lease bigint, _ttl bigint,
   _fingerprint text, _address text, _takeover boolean) RETURNS {schema}.call
 LANGUAGE plpgsql AS $$
 DECLARE
-  _t bigint := {schema}.clock();
+  _t bigint := {schema}.enter(_key, 2);
   _call {schema}.idempotency;
-  _answer {schema}.call;
   _fence bigint := 0;
   _queue {schema}.waiting[] := '{}';
 BEGIN
-  -- A replay only reads: no lock, nothing to log.
-  SELECT 'completed', '', c.expires - _t, c.attempt, false, c.outcome, c.result INTO _answer
-    FROM {schema}.idempotency AS c
-    WHERE key = _key AND expires > _t AND state = 'completed'
-      AND (_fingerprint = '' OR c.fingerprint = '' OR c.fingerprint = _fingerprint);
-  IF FOUND THEN
-    RETURN _answer;
-  END IF;
-  _t := {schema}.enter(_key, 2);
   SELECT * INTO _call FROM {schema}.idempotency WHERE key = _key;
   IF _call.key IS NOT NULL THEN
     _fence := _call.fence;

@@ -8,7 +8,7 @@ CREATE TABLE {schema}.sweep (name text PRIMARY KEY, last text COLLATE "C" NOT NU
 CREATE TYPE {schema}.waiting AS (address text, until bigint);
 
 CREATE FUNCTION {schema}.clock() RETURNS bigint LANGUAGE sql VOLATILE AS $$
-  SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+  SELECT (date_part('epoch', clock_timestamp()) * 1000000)::bigint
 $$;
 
 -- Wait for whoever works on this entity; the time from then on. The next statement of a function
