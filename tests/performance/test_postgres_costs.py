@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ pytestmark = [
     pytest.mark.skipif(not SCHEDSTAT.exists(), reason="the system does not tell"),
 ]
 
-BATCHES, BATCH = 40, 20
+BATCHES, BATCH = 20, 20
+CHANCES = 8
 
 
 @pytest.fixture
@@ -62,17 +64,21 @@ def ratio(
     theirs: Callable[[], object],
     backend: PostgresBackend,
     raw: psycopg.Cursor[Any],
+    limit: float,
 ) -> float:
-    """How much ours costs of theirs."""
+    """How much ours costs of theirs; measured until it is within the limit, or often enough."""
     for _ in range(5):
         ours()
         theirs()
     transport: Any = backend._transport
     pid = transport._blocking._idle[-1].pgconn.backend_pid
     best = [float("inf")] * 2
-    for _ in range(BATCHES):
-        best[0] = min(best[0], cost(ours, pid))
-        best[1] = min(best[1], cost(theirs, raw.connection.info.backend_pid))
+    for _ in range(CHANCES):
+        for _ in range(BATCHES):
+            best[0] = min(best[0], cost(ours, pid))
+            best[1] = min(best[1], cost(theirs, raw.connection.info.backend_pid))
+        if best[0] <= limit * best[1]:
+            break
     return best[0] / best[1]
 
 
@@ -82,8 +88,17 @@ def selected(raw: psycopg.Cursor[Any]) -> None:
     raw.fetchone()
 
 
+def upserted(raw: psycopg.Cursor[Any]) -> None:
+    """One row written by its key."""
+    raw.execute(
+        "INSERT INTO raw VALUES (%s, %s) ON CONFLICT (k) DO UPDATE SET v = excluded.v RETURNING v",
+        ("lock", 1),
+    )
+    raw.fetchone()
+
+
 def test_a_lock_beside_two_upserts(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
-    """Acquire and release: about 1.4 of two upserts of one row."""
+    """Acquire and release: less than 1.3 of two upserts of one row."""
     locks = backend.require("locks")
 
     def lock() -> None:
@@ -91,21 +106,14 @@ def test_a_lock_beside_two_upserts(backend: PostgresBackend, raw: psycopg.Cursor
         drive(locks.release("k", owner="ann"))
 
     def upserts() -> None:
-        for _ in range(2):
-            raw.execute(
-                "INSERT INTO raw VALUES (%s, %s) "
-                "ON CONFLICT (k) DO UPDATE SET v = excluded.v RETURNING v",
-                ("lock", 1),
-            )
-            raw.fetchone()
+        upserted(raw)
+        upserted(raw)
 
-    measured = ratio(lock, upserts, backend, raw)
-    print(f"lock: {measured:.2f} of two upserts")
-    assert measured < 2.2
+    assert ratio(lock, upserts, backend, raw, 1.3) <= 1.3
 
 
 def test_a_replay_beside_a_select(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
-    """A call that was made before: about 1.5 of a select by the primary key."""
+    """A call that was made before: less than 1.5 of a select by the primary key."""
     calls = backend.require("idempotency")
     drive(calls.claim("k", owner="ann", lease=30, ttl=600))
     drive(calls.complete("k", owner="ann", result=b"result", ttl=600))
@@ -113,19 +121,31 @@ def test_a_replay_beside_a_select(backend: PostgresBackend, raw: psycopg.Cursor[
     def replay() -> object:
         return drive(calls.claim("k", owner="bob", lease=30, ttl=600))
 
-    measured = ratio(replay, lambda: selected(raw), backend, raw)
-    print(f"replay: {measured:.2f} of a select")
-    assert measured < 2.3
+    assert ratio(replay, lambda: selected(raw), backend, raw, 1.5) <= 1.5
 
 
 def test_a_hit_beside_a_select(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
-    """A cached value: about 1.5 of a select by the primary key."""
+    """A cached value with the tag that each has: less than 1.5 of a select by the primary key."""
     cache = backend.require("cache")
-    drive(cache.set("k", b"value", ttl=600))
+    drive(cache.set("k", b"value", ttl=600, tags=["all"]))
+    drive(cache.fetch("k", owner="ann", lease=30))
 
     def hit() -> object:
-        return drive(cache.fetch("k", owner="ann", lease=30))
+        found = drive(cache.look("k"))
+        assert found == b"value"
+        return found
 
-    measured = ratio(hit, lambda: selected(raw), backend, raw)
-    print(f"hit: {measured:.2f} of a select")
-    assert measured < 2.3
+    assert ratio(hit, lambda: selected(raw), backend, raw, 1.5) <= 1.5
+
+
+def test_a_step_beside_an_upsert(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
+    """A step of a job: less than 1.3 of an upsert of one row."""
+    jobs = backend.require("checkpoints")
+    started: Any = drive(jobs.start("job", owner="ann", lease=3000, ttl=6000))
+    names = count()
+
+    def step() -> object:
+        name = f"step {next(names)}"
+        return drive(jobs.step("job", name, b"x", fence=started.fence, ttl=6000))
+
+    assert ratio(step, lambda: upserted(raw), backend, raw, 1.3) <= 1.3

@@ -30,7 +30,7 @@ class PostgresCache(CacheDefaults):
         self._keys = keys
         self._max_ttl = max_ttl
         self._channel = keys.broadcast("cache")
-        self._present: set[str] = set()
+        self._present: dict[str, tuple[str, ...]] = {}
 
     # --- reading
 
@@ -48,10 +48,12 @@ class PostgresCache(CacheDefaults):
         """The fresh value of a key that had one when it was last seen."""
         if key not in self._present:
             return None
-        call = Call("cache_look", self._keys.name(key), read=first, many=True)
-        row = await Ask(self._transport, call)
+        tags = self._present[key]  # those that it had
+        name = self._keys.name
+        words = (name(key), name(tags[0])) if len(tags) == 1 else (name(key),)
+        row = await Ask(self._transport, Call("cache_look", *words, read=first, many=True))
         if row is None:
-            self._present.discard(key)
+            self._present.pop(key, None)
             return None
         return Encoded(row[0])
 
@@ -79,7 +81,7 @@ class PostgresCache(CacheDefaults):
         if answer == "busy":
             return Busy(holder, number / 1e6, found)
         assert found is not None
-        self._seen(key)
+        self._seen(key, found.tags)
         return found
 
     # --- computing
@@ -175,11 +177,11 @@ class PostgresCache(CacheDefaults):
 
     # --- inside
 
-    def _seen(self, key: str) -> None:
+    def _seen(self, key: str, tags: tuple[str, ...]) -> None:
         """Have the key looked at from now on: a miss comes with the lease in one statement."""
         if len(self._present) >= MAX_PRESENT:
             self._present.clear()
-        self._present.add(key)
+        self._present[key] = tags
 
     async def _remove(self, names: list[str], announced: list[str]) -> None:
         call = Call("cache_remove", names, announced, self._channel, read=same)

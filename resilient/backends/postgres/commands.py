@@ -1,4 +1,4 @@
-"""What is sent to the server: calls of the functions in `sql/`, one statement each."""
+"""What is sent to the server: calls of the functions in `sql/`, one statement each as a rule."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
+from resilient.backends.postgres.schema import script
 from resilient.backends.postgres.texts import ENCODERS, Argument, Row, encoded
 
-__all__ = ["Call", "Statement", "first", "same"]
+__all__ = ["Call", "First", "Statement", "first", "same"]
 
 
 class Statement(NamedTuple):
@@ -17,6 +18,22 @@ class Statement(NamedTuple):
 
     name: bytes
     text: bytes
+
+
+class First(NamedTuple):
+    """A statement that does what a function does, in the common case.
+
+    Attributes:
+        file: Where its text is, in the folder `sql`.
+        size: How many of the call's parameters it takes, none of them bytes.
+    """
+
+    file: str
+    size: int
+
+    def statement(self, schema: str) -> Statement:
+        """The statement, for tables in this schema."""
+        return _first_statement(schema, self.file)
 
 
 class Call:
@@ -28,6 +45,8 @@ class Call:
         look: A function that only reads, of the same parameters and columns: if it has a row, that
             is the answer, and the other function is not called. It is put into the statement's own
             plan, and costs a third of a call.
+        first: A statement (a file of the folder `sql`) of the first few parameters that does the
+            same in the common case, and answers one value; no row: the function is called.
         read: Makes of its answer what the asker gets.
         many: Whether the answer is rows; else it is one value, a tuple if that is a row.
         repeatable: Whether it may be sent again when its answer was lost.
@@ -37,6 +56,7 @@ class Call:
         "_function",
         "_guards",
         "_look",
+        "first",
         "formats",
         "many",
         "parameters",
@@ -50,12 +70,14 @@ class Call:
         *arguments: Argument,
         read: Callable[[Any], Any],
         look: str = "",
+        first: First | None = None,
         many: bool = False,
         repeatable: bool = True,
     ) -> None:
         self._function = function
         self._look = look
         self._guards = 0
+        self.first = first
         self.many = many
         self.parameters = [ENCODERS.get(type(each), encoded)(each) for each in arguments]
         self.formats = None
@@ -74,6 +96,7 @@ class Call:
         call: Call = Call.__new__(Call)
         call._function, call._look, call.many = self._function, "", self.many
         call._guards = self._guards + 1
+        call.first = None
         call.parameters = [*self.parameters, encoded(lock), encoded(owner)]
         call.formats = None if self.formats is None else [*self.formats, 0, 0]
         call.read, call.repeatable = self.read, self.repeatable
@@ -99,6 +122,16 @@ def _statement(schema: str, look: str, function: str, count: int, guards: int) -
         # Both would be right: that the first one is asked first only saves time.
         looked = f"SELECT answer.* FROM {schema}.{look}({', '.join(places)}) AS answer"
         text = f"({looked}) UNION ALL ({text}) LIMIT 1"
+    return _named(text)
+
+
+@cache
+def _first_statement(schema: str, file: str) -> Statement:
+    lines = script(f"{file}.sql").replace("{schema}", schema).splitlines()
+    return _named("\n".join(line for line in lines if not line.lstrip().startswith("--")))
+
+
+def _named(text: str) -> Statement:
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return Statement(f"resilient_{digest}".encode(), text.encode())
 

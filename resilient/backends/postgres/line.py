@@ -52,7 +52,6 @@ class Server:
         is_ready: Whether they have been found there.
         prepares: Whether sessions keep what was prepared in them.
         statements: How many statements were sent, for those who count.
-        decoders: Of the columns of each statement's answer, by its name.
     """
 
     def __init__(self, schema: str) -> None:
@@ -60,7 +59,14 @@ class Server:
         self.is_ready = False
         self.prepares = True
         self.statements = 0
-        self.decoders: dict[bytes, Decoders] = {}
+        self._decoders: dict[bytes, Decoders] = {}
+
+    def decoders_of(self, statement: Statement, result: PGresult) -> Decoders:
+        """What makes values of the columns of a statement's answer."""
+        known = self._decoders.get(statement.name)
+        if known is None:
+            known = self._decoders[statement.name] = decoders(result)
+        return known
 
 
 class Line:
@@ -135,22 +141,41 @@ class Line:
         server = self.server
         if not server.is_ready:
             yield from self._make_ready()
+        if call.first is not None:
+            statement = call.first.statement(server.schema)
+            result = yield from self._answer(statement, call.parameters[: call.first.size], None)
+            if result.ntuples:
+                return call.read(row(result, 0, server.decoders_of(statement, result))[0])
         statement = call.statement(server.schema)
-        tries = 0
+        result = yield from self._answer(statement, call.parameters, call.formats)
+        decode = server.decoders_of(statement, result)
+        if call.many:
+            return call.read(rows(result, decode))
+        [value, *more] = answer = row(result, 0, decode)
+        return call.read(answer if more else value)
+
+    def execute(self, text: str) -> Dialogue[PGresult]:
+        """Run any statement; its result, in the text format."""
+        self._sending(self.pgconn.send_query, text.encode())
+        return (yield from self._result())
+
+    def _answer(
+        self,
+        statement: Statement,
+        parameters: list[bytes | None],
+        formats: list[int] | None,
+    ) -> Dialogue[PGresult]:
+        """The answer to a statement, which is tried again where that is in order."""
+        server, tries = self.server, 0
         while True:
             try:
-                if not server.prepares or self._uses.get(statement.name, 0) <= PREPARE_AFTER:
-                    yield from self._introduce(statement)
-                if server.prepares and self._uses[statement.name] > PREPARE_AFTER:
-                    self._sending(
-                        self.pgconn.send_query_prepared,
-                        *(statement.name, call.parameters, call.formats, 1),
-                    )
+                if server.prepares and self._uses.get(statement.name, 0) > PREPARE_AFTER:
+                    server.statements += 1
+                    self.pgconn.send_query_prepared(statement.name, parameters, formats, 1)
                 else:
-                    self._sending(
-                        self.pgconn.send_query_params,
-                        *(statement.text, call.parameters, None, call.formats, 1),
-                    )
+                    yield from self._introduce(statement)
+                    server.statements += 1
+                    self.pgconn.send_query_params(statement.text, parameters, None, formats, 1)
                 result = yield from self._result()
             except Refused as refused:
                 tries += 1
@@ -162,21 +187,11 @@ class Line:
                     yield from self._make_ready()
                 elif refused.state not in _COLLIDED:
                     raise
+            except errors.OperationalError as error:
+                raise ConnectionLost(str(error)) from error
             else:
-                break
-        self.used = time.monotonic()
-        decode = server.decoders.get(statement.name)
-        if decode is None:
-            decode = server.decoders[statement.name] = decoders(result)
-        if call.many:
-            return call.read(rows(result, decode))
-        [value, *more] = answer = row(result, 0, decode)
-        return call.read(answer if more else value)
-
-    def execute(self, text: str) -> Dialogue[PGresult]:
-        """Run any statement; its result, in the text format."""
-        self._sending(self.pgconn.send_query, text.encode())
-        return (yield from self._result())
+                self.used = time.monotonic()
+                return result
 
     def _introduce(self, statement: Statement) -> Dialogue[None]:
         """Count the uses of a statement, and prepare it when there were some."""
@@ -187,8 +202,9 @@ class Line:
 
     def _make_ready(self) -> Dialogue[None]:
         """See to it that the tables and functions are there, and of this version."""
+        ask = version_query(self.server.schema)
         try:
-            found = yield from self.execute(version_query(self.server.schema))
+            found = yield from self.execute(ask)
             version = int(found.get_value(0, 0) or 0)
         except Refused as refused:
             if refused.state not in _NOT_MADE:
@@ -196,6 +212,7 @@ class Line:
             version = 0
         if version != VERSION:
             yield from self.execute(ddl(self.server.schema))
+            yield from self.execute(ask)  # for what it refuses
         self.server.is_ready = True
 
     def _sending(self, send: Any, *what: Any) -> None:

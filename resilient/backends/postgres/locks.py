@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from resilient.backends.postgres.commands import Call, first, same
+from resilient.backends.postgres.commands import Call, First, first, same
 from resilient.backends.postgres.keys import Keys
 from resilient.backends.postgres.texts import Row, microseconds
 from resilient.engine.guard import Guard
@@ -14,6 +14,10 @@ from resilient.errors import CapabilityMissing
 from resilient.protocols.locks import LOCK, Grant, Held, LockMode
 
 __all__ = ["PostgresLocks"]
+
+TAKE, FREE = First("lock_take", 5), First("lock_free", 2)
+"""What takes a lock that is free, and what releases one that nobody waits for: plain statements,
+which cost the server two thirds of a function."""
 
 
 class PostgresLocks:
@@ -44,11 +48,20 @@ class PostgresLocks:
         owner = new_owner() if owner is None else owner
         call = Call(
             "lock_acquire",
-            *(self._keys.name(key, mode.family), owner, microseconds(ttl, "ttl"), waiter or ""),
-            *(mode.shared, mode.limit, fair, note),
+            *(
+                self._keys.name(key, mode.family),
+                owner,
+                microseconds(ttl, "ttl"),
+                mode.shared,
+                note,
+            ),
+            *(waiter or "", mode.limit, fair),
             read=same,
+            first=None if waiter else TAKE,
         )
         row = await Ask(self._transport, call)
+        if type(row) is int:
+            return Grant(owner, row, ttl)
         return Grant(owner, row[2], ttl) if row[0] else _held(row)
 
     async def acquire_all(
@@ -80,7 +93,8 @@ class PostgresLocks:
     ) -> bool:
         """Free the lock, and hand it over or wake one waiter."""
         name = self._keys.name(key, mode.family)
-        call = Call("lock_release", name, owner, fence, mode.shared, fair, read=bool)
+        first = None if mode.shared else FREE
+        call = Call("lock_release", name, owner, fence, mode.shared, fair, read=bool, first=first)
         return bool(await Ask(self._transport, call))
 
     async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:

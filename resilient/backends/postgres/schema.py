@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from resilient.errors import ConfigurationError
 
-__all__ = ["SCHEMA", "VERSION", "WRONG_VERSION", "checked_name", "ddl", "version_query"]
+__all__ = ["SCHEMA", "VERSION", "WRONG_VERSION", "checked_name", "ddl", "script", "version_query"]
 
 SCHEMA = "resilient"
 VERSION = 1
@@ -76,12 +76,17 @@ def ddl(schema: str = SCHEMA) -> str:
         `python -c "from resilient.backends.postgres import ddl; print(ddl())" | psql`
     """
     checked_name(schema)
+    parts = "\n".join(script(f"{part}.sql") for part in PARTS)
+    whole = INSTALL.replace("{parts}", parts).replace("{version}", str(VERSION))
+    return whole.replace("{wrong}", WRONG_VERSION).replace("{schema}", schema)
+
+
+def script(name: str) -> str:
+    """A file of the folder `sql`, without the name of a schema yet."""
     folder = files("resilient.backends.postgres") / "sql"
-    parts = "\n".join((folder / f"{part}.sql").read_text(encoding="utf-8") for part in PARTS)
-    script = INSTALL.replace("{parts}", parts).replace("{version}", str(VERSION))
-    return script.replace("{wrong}", WRONG_VERSION).replace("{schema}", schema)
+    return (folder / name).read_text(encoding="utf-8")
 
 
 def version_query(schema: str) -> str:
-    """The statement that asks which version is there."""
-    return f"SELECT max(version) FROM {schema}.version"
+    """The statement that asks which version is there; refused where transactions begin wrongly."""
+    return f"SELECT max(version), {schema}.read_committed()::text FROM {schema}.version"

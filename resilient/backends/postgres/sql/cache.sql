@@ -118,12 +118,20 @@ BEGIN
 END
 $$;
 
--- What is fresh: a value, or a row for `cache_fetch`.
+-- What is fresh: a value, by its key and its one tag; by its key; or as `cache_fetch` answers it.
+CREATE FUNCTION {schema}.cache_look(_key text, _tag text) RETURNS TABLE (value bytea)
+LANGUAGE sql STABLE AS $$
+  SELECT c.value FROM {schema}.cache AS c
+  JOIN {schema}.tag AS x ON x.key = _tag AND x.invalidated <= c.born AND x.expires > {schema}.clock()
+  WHERE c.key = _key AND c.fresh > {schema}.clock() AND c.tags = ARRAY[_tag]
+$$;
+
 CREATE FUNCTION {schema}.cache_look(_key text) RETURNS TABLE (value bytea)
 LANGUAGE sql STABLE AS $$
   SELECT c.value FROM {schema}.cache AS c
-  WHERE c.key = _key AND c.fresh > {schema}.clock()
-    AND (c.tags = '{}' OR {schema}.tags_current(c.tags, c.born, {schema}.clock()))
+  WHERE c.key = _key AND c.fresh > {schema}.clock() AND (c.tags = '{}' OR NOT EXISTS (
+    SELECT FROM unnest(c.tags) AS name LEFT JOIN {schema}.tag AS x ON x.key = name
+    WHERE x.key IS NULL OR x.invalidated > c.born OR x.expires <= {schema}.clock()))
 $$;
 
 CREATE FUNCTION {schema}.cache_hit(_key text, _owner text, _lease bigint, _tags text[],
@@ -133,8 +141,9 @@ LANGUAGE sql STABLE AS $$
   SELECT 'entry', c.value, c.served - t.now, c.fresh - t.now, c.expires - t.now, c.tags, '',
     0::bigint
   FROM (SELECT {schema}.clock() AS now OFFSET 0) AS t
-  JOIN {schema}.cache AS c ON c.key = _key AND c.fresh > t.now
-    AND (c.tags = '{}' OR {schema}.tags_current(c.tags, c.born, t.now))
+  JOIN {schema}.cache AS c ON c.key = _key AND c.fresh > t.now AND (c.tags = '{}' OR NOT EXISTS (
+    SELECT FROM unnest(c.tags) AS name LEFT JOIN {schema}.tag AS x ON x.key = name
+    WHERE x.key IS NULL OR x.invalidated > c.born OR x.expires <= t.now))
 $$;
 
 CREATE FUNCTION {schema}.cache_fetch(_key text, _owner text, _lease bigint, _tags text[],

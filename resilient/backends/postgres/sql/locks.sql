@@ -24,6 +24,19 @@ INSERT INTO {schema}.sweep VALUES ('lock');
 
 -- --- the row
 
+-- Take the row, and make one without a holder if there is none: nobody else changes it before the
+-- commit. The next statement of a function sees what was committed before (READ COMMITTED).
+CREATE FUNCTION {schema}.lock_enter(_key text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  _before bigint := {schema}.clock() - 1;
+BEGIN
+  PERFORM {schema}.read_committed();
+  INSERT INTO {schema}.lock AS x VALUES (_key, _before, '{}', '{}', '{}', ARRAY[_before], 0)
+  ON CONFLICT (key) DO UPDATE SET fence = x.fence WHERE false;  -- locks it all the same
+  RETURN {schema}.clock();
+END
+$$;
+
 -- What was lost last, and of it no more than anybody will ask for (`LOSSES_KNOWN`).
 CREATE FUNCTION {schema}.lock_lost(_lost bigint[], _holds {schema}.hold[], _t bigint)
 RETURNS bigint[] LANGUAGE plpgsql AS $$
@@ -191,14 +204,17 @@ $$;
 
 -- --- operations
 
--- A lock that nobody holds or waits for is the common case: it is granted without the rest.
-CREATE FUNCTION {schema}.lock_acquire(_key text, _owner text, _ttl bigint, _address text,
-  _shared boolean, _most bigint, _fair boolean, _note text) RETURNS {schema}.held
+-- A lock that nobody holds or waits for is the common case: it is granted without the rest, and to
+-- most by the statement `lock_take.sql` alone, which does the same.
+CREATE FUNCTION {schema}.lock_acquire(_key text, _owner text, _ttl bigint, _shared boolean,
+  _note text, _address text, _most bigint, _fair boolean) RETURNS {schema}.held
 LANGUAGE plpgsql AS $$
 DECLARE
-  _t bigint := {schema}.enter(_key, 1);
+  _t bigint := {schema}.clock();
   _fence bigint;
 BEGIN
+  PERFORM {schema}.read_committed();
+  -- A row that is there is locked from here on, whether it is written or not.
   INSERT INTO {schema}.lock AS x VALUES (_key, _t,
     ARRAY[ROW(_owner, _t, _t, _t + _ttl, _shared, _note)::{schema}.hold], '{}', '{}',
     ARRAY[_t - 1], _t + _ttl + 3600000000)
@@ -216,7 +232,7 @@ BEGIN
   RETURNING fence INTO _fence;
   IF NOT FOUND THEN
     RETURN {schema}.lock_acquire_taken(_key, _owner, _ttl, _address, _shared, _most, _fair, _note,
-      _t);
+      {schema}.clock());
   END IF;
   IF random() < 0.004 THEN
     PERFORM {schema}.sweep('lock', _t);
@@ -291,8 +307,7 @@ DECLARE
   _lock {schema}.lock;
 BEGIN
   -- In an order that all have in common, or they would wait for each other.
-  PERFORM pg_advisory_xact_lock(h) FROM
-    (SELECT DISTINCT hashtextextended(k, 1) AS h FROM unnest(_keys) AS k ORDER BY 1) AS hashes;
+  PERFORM {schema}.lock_enter(k) FROM (SELECT DISTINCT k FROM unnest(_keys) AS k ORDER BY k) AS keys;
   _t := {schema}.clock();
   FOR _i IN 1 .. cardinality(_keys) LOOP
     _lock := {schema}.lock_live(_keys[_i], _t);
@@ -303,7 +318,7 @@ BEGIN
     END IF;
   END LOOP;
   FOR _i IN 1 .. cardinality(_keys) LOOP
-    RETURN NEXT {schema}.lock_acquire(_keys[_i], _owner, _ttl, '', false, 1, true, _note);
+    RETURN NEXT {schema}.lock_acquire(_keys[_i], _owner, _ttl, false, _note, '', 1, true);
   END LOOP;
 END
 $$;
@@ -311,7 +326,7 @@ $$;
 CREATE FUNCTION {schema}.lock_renew(_key text, _owner text, _ttl bigint) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
-  _t bigint := {schema}.enter(_key, 1);
+  _t bigint := {schema}.lock_enter(_key);
   _lock {schema}.lock := {schema}.lock_live(_key, _t);
   _mine integer := {schema}.lock_place(_lock, _owner);
   _hold {schema}.hold;
@@ -327,19 +342,13 @@ BEGIN
 END
 $$;
 
+-- Most are released by the statement `lock_free.sql` alone: those that one holds, and nobody awaits.
 CREATE FUNCTION {schema}.lock_release(_key text, _owner text, _fence bigint, _shared boolean,
   _fair boolean) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
-  _t bigint := {schema}.enter(_key, 1);
-  _lock {schema}.lock;
+  _t bigint := {schema}.lock_enter(_key);
+  _lock {schema}.lock := {schema}.lock_live(_key, _t);
 BEGIN
-  UPDATE {schema}.lock SET holds = '{}', expires = _t + 3600000000
-  WHERE key = _key AND NOT _shared AND cardinality(queue) = 0 AND cardinality(holds) = 1
-    AND (holds[1]).owner = _owner AND (holds[1]).until > _t;
-  IF FOUND THEN  -- the common case
-    RETURN true;
-  END IF;
-  _lock := {schema}.lock_live(_key, _t);
   IF {schema}.lock_place(_lock, _owner) IS NULL THEN
     IF _shared THEN
       RETURN EXISTS (SELECT FROM unnest(_lock.released) WHERE owner = _owner);
@@ -356,7 +365,7 @@ $$;
 CREATE FUNCTION {schema}.lock_transfer(_key text, _owner text, _to text, _ttl bigint,
   OUT new_fence bigint, OUT left_over bigint) LANGUAGE plpgsql AS $$
 DECLARE
-  _t bigint := {schema}.enter(_key, 1);
+  _t bigint := {schema}.lock_enter(_key);
   _lock {schema}.lock := {schema}.lock_live(_key, _t);
   _theirs integer := {schema}.lock_place(_lock, _to);
   _mine integer := {schema}.lock_place(_lock, _owner);
@@ -380,7 +389,7 @@ $$;
 CREATE FUNCTION {schema}.lock_withdraw(_key text, _owner text, _address text, _shared boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-  _t bigint := {schema}.enter(_key, 1);
+  _t bigint := {schema}.lock_enter(_key);
   _lock {schema}.lock := {schema}.lock_live(_key, _t);
   _waiting integer := cardinality(_lock.queue);
 BEGIN
@@ -399,7 +408,7 @@ $$;
 
 CREATE FUNCTION {schema}.lock_force_release(_key text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
-  _t bigint := {schema}.enter(_key, 1);
+  _t bigint := {schema}.lock_enter(_key);
   _lock {schema}.lock := {schema}.lock_live(_key, _t);
 BEGIN
   IF cardinality(_lock.holds) = 0 THEN
@@ -433,9 +442,8 @@ $$;
 
 -- Go on only if the owner holds the lock, and let nobody else have it before the commit.
 CREATE FUNCTION {schema}.lock_guard(_key text, _owner text) RETURNS boolean LANGUAGE plpgsql AS $$
-DECLARE
-  _nothing text := pg_advisory_xact_lock_shared(hashtextextended(_key, 1))::text;
 BEGIN
+  PERFORM FROM {schema}.lock WHERE key = _key FOR SHARE;
   IF NOT {schema}.lock_is_held(_key, _owner) THEN
     RAISE EXCEPTION USING ERRCODE = 'RSL01', MESSAGE = _owner;
   END IF;

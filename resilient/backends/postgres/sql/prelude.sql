@@ -11,17 +11,24 @@ CREATE FUNCTION {schema}.clock() RETURNS bigint LANGUAGE sql VOLATILE AS $$
   SELECT (date_part('epoch', clock_timestamp()) * 1000000)::bigint
 $$;
 
--- Wait for whoever works on this entity; the time from then on. The next statement of a function
--- sees all that was committed (READ COMMITTED). It locks no row that may not be there yet.
-CREATE FUNCTION {schema}.enter(_key text, _kind integer) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE
-  _nothing text := pg_advisory_xact_lock(hashtextextended(_key, _kind))::text;
+-- What waits for others must see then what they have committed.
+CREATE FUNCTION {schema}.read_committed() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN
     RAISE EXCEPTION USING ERRCODE = 'RSL03', MESSAGE = 'resilient needs the isolation level '
       '"read committed", and transactions of this role begin as ' ||
       current_setting('transaction_isolation');
   END IF;
+END
+$$;
+
+-- Wait for whoever works on this entity; the time from then on. The next statement of a function
+-- sees all that was committed. It locks no row that may not be there yet.
+CREATE FUNCTION {schema}.enter(_key text, _kind integer) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  _nothing text := pg_advisory_xact_lock(hashtextextended(_key, _kind))::text;
+BEGIN
+  PERFORM {schema}.read_committed();
   RETURN {schema}.clock();
 END
 $$;
