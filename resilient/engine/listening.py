@@ -24,7 +24,7 @@ from resilient.engine.forks import forget_in_child
 from resilient.errors import BackendError
 from resilient.protocols.signals import Hub
 
-__all__ = ["ANSWER", "Bell", "ListeningSource", "Silence", "Subscription"]
+__all__ = ["ANSWER", "Bell", "CannotListen", "ListeningSource", "Silence", "Subscription"]
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
@@ -40,6 +40,10 @@ ANSWER = 0.75
 log = logging.getLogger("resilient")
 
 
+class CannotListen(BackendError):
+    """Over such a connection nothing is ever heard: a pooler shares its session with others."""
+
+
 class Subscription(Protocol):
     """A subscribed connection; used by one thread, but for `bell` and `confirmed`."""
 
@@ -48,7 +52,12 @@ class Subscription(Protocol):
     """The channels on which everything that is sent now will be heard."""
 
     def open(self, channels: set[str]) -> None:
-        """Connect, subscribe and have that confirmed; `BackendError` if that fails."""
+        """Connect, subscribe and have that confirmed.
+
+        Raises:
+            CannotListen: It is of no use to try again.
+            BackendError: It failed.
+        """
         ...
 
     def add(self, channels: set[str]) -> None:
@@ -167,6 +176,7 @@ class ListeningSource(ABC):
         self._patience = patience
         self._hub: Hub | None = None
         self._listener: _Listener | None = None
+        self.is_deaf = False
         self._wanted: tuple[str, tuple[str, ...], set[str]] = "", (), set()
         self._begin()
         forget_in_child(self._forget)
@@ -204,7 +214,7 @@ class ListeningSource(ABC):
     def is_listening(self) -> bool:
         """Whether it hears everything that is sent now, so that `start` would not block."""
         listener = self._listener
-        return listener is not None and listener.hears_all()
+        return self.is_deaf or (listener is not None and listener.hears_all())
 
     def is_relied_on(self) -> bool:
         """Whether somebody would be misled if nothing were heard and nobody noticed."""
@@ -277,6 +287,12 @@ class ListeningSource(ABC):
                 self._deliver(channel, None)
             self._hub.wake_all()
 
+    def deafen(self) -> None:
+        """Have everybody look by themselves from now on."""
+        self.is_deaf = True
+        if self._hub is not None:
+            self._hub.deafen()
+
     def lost(self) -> None:
         """Tell those who trust in hearing everything that they do not."""
         if self._hub is not None:
@@ -318,7 +334,7 @@ class _Listener(threading.Thread):
         with self._changed:
             self._error = None
             self.subscription.bell.ring()
-            while not self.hears_all():
+            while not (self._source.is_deaf or self.hears_all()):
                 if self._error is not None:
                     raise self._error
                 if self.ended or time.monotonic() >= deadline:
@@ -345,6 +361,10 @@ class _Listener(threading.Thread):
                     self._has_missed = self._has_missed or gap
                     pause, gap = FIRST_PAUSE, False
                     self._listen()
+                except CannotListen as error:
+                    log.info("%s: waiters look by themselves", error)
+                    self._source.deafen()
+                    return
                 except BackendError as error:
                     self.subscription.close()
                     if not gap:

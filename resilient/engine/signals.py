@@ -58,6 +58,7 @@ class Hub:
     Attributes:
         channels: Those that somebody listens to; another tuple when there is another one.
         follower: Who wants to know what becomes of records.
+        is_deaf: Whether the source has found that nothing can be heard through it.
     """
 
     def __init__(self, source: SignalSource | None = None) -> None:
@@ -67,6 +68,7 @@ class Hub:
         self._listeners: dict[str, list[Listener]] = {}
         self.channels: tuple[str, ...] = ()
         self.follower: Follower | None = None
+        self.is_deaf = False
         self._doubters: list[Listener] = []
         self._lock = threading.Lock()
         self.waited = -math.inf
@@ -75,12 +77,12 @@ class Hub:
     @property
     def has_source(self) -> bool:
         """Whether anything tells this process what others do."""
-        return self._source is not None
+        return self._source is not None and not self.is_deaf
 
     @property
     def recheck(self) -> float:
         """Seconds after which a waiter looks by itself."""
-        return POLL if self._source is None else RECHECK
+        return RECHECK if self.has_source else POLL
 
     def is_crowded(self, now: float) -> bool:
         """Whether who asks now had better register as a waiter at once: a trip fewer."""
@@ -88,7 +90,7 @@ class Hub:
 
     def start(self) -> None:
         """Have the source listen; on return it hears everything sent from now on."""
-        if self._source is not None:
+        if self._source is not None and not self.is_deaf:
             self._source.start(self)
 
     def add(self, waiter: Waiter) -> None:
@@ -97,7 +99,8 @@ class Hub:
 
     def address(self, waiter: Waiter) -> str:
         """What a store is given so that the server can wake this waiter."""
-        return waiter.id if self._source is None else self._source.address(waiter.id)
+        source = self._source
+        return waiter.id if source is None or self.is_deaf else source.address(waiter.id)
 
     def listen(self, channel: str, listener: Listener, *, doubts: bool = False) -> None:
         """Have a listener called with every broadcast on a channel from now on; may block."""
@@ -134,6 +137,12 @@ class Hub:
         for listener in list(self._doubters):
             listener(None)
 
+    def deafen(self) -> None:
+        """From now on it is as if there were no source: waiters look by themselves."""
+        self.is_deaf = True
+        self.doubt()
+        self.wake_all()
+
     def wake(self, waiter: str) -> None:
         """Wake the waiter of this id, if it still waits; `id=gift` gives it something."""
         waiter, _, gift = waiter.partition("=")
@@ -158,7 +167,7 @@ class Hub:
     @property
     def is_listening(self) -> bool:
         """Whether `start` would have nothing to do."""
-        return self._source is None or self._source.is_listening
+        return self._source is None or self.is_deaf or self._source.is_listening
 
     @property
     def has_waiters(self) -> bool:

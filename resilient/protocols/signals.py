@@ -22,6 +22,10 @@ class Hub(Protocol):
         """Tell those who want to know that nothing is heard any more."""
         ...
 
+    def deafen(self) -> None:
+        """Go on as if there were no source: nothing can ever be heard through it."""
+        ...
+
     def wake_all(self) -> None:
         """Wake every waiter of this process: something changed, or something may be missed."""
         ...

@@ -28,7 +28,7 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = trust
 auth_file = {users}
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = {sessions}
 max_client_conn = 500
 """
@@ -40,16 +40,16 @@ def installed() -> str | None:
 
 
 @contextlib.contextmanager
-def pgbouncer(url: str, *, sessions: int) -> Iterator[str]:
-    """A pooler in transaction mode, with so few sessions, in front of a server; its URL."""
+def pgbouncer(url: str, *, sessions: int, mode: str = "transaction") -> Iterator[str]:
+    """A pooler with so few sessions in front of a server; its URL."""
     with tempfile.TemporaryDirectory(prefix="rsl-bouncer-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         (folder / "users").write_text('"postgres" ""\n')
         try:
-            place, process = _start(url, folder, sessions)
+            place, process = _start(url, folder, sessions, mode)
         except ServerDidNotStart:  # somebody else may have taken the port
-            place, process = _start(url, folder, sessions)
+            place, process = _start(url, folder, sessions, mode)
         try:
             yield place
         finally:
@@ -57,12 +57,13 @@ def pgbouncer(url: str, *, sessions: int) -> Iterator[str]:
             process.wait()
 
 
-def _start(url: str, folder: Path, sessions: int) -> tuple[str, subprocess.Popen[bytes]]:
+def _start(url: str, folder: Path, sessions: int, mode: str) -> tuple[str, subprocess.Popen[bytes]]:
     program = installed()
     assert program is not None
     parts, port = urlsplit(url), free_port()
-    settings = {"host": parts.hostname, "server": parts.port, "port": port, "sessions": sessions}
-    (folder / "settings").write_text(SETTINGS.format(users=folder / "users", **settings))
+    settings = {"host": parts.hostname, "server": parts.port, "port": port}
+    text = SETTINGS.format(users=folder / "users", sessions=sessions, mode=mode, **settings)
+    (folder / "settings").write_text(text)
     # It refuses to run as root.
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     process = subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 import resilient
 from resilient.backends.postgres import PostgresBackend, from_url
 from resilient.engine.drivers.sync import drive
-from resilient.errors import BackendError
 from resilient.protocols.idempotency import Claimed
 from resilient.testing.conformance import Run
 from tests.support.pgbouncer import installed, pgbouncer
@@ -32,7 +32,7 @@ def pooler(postgres_server: PostgresAt) -> Iterator[str]:
 @pytest.fixture
 def backend(run: Run, pooler: str, prefix: str) -> Iterator[PostgresBackend]:
     """A backend behind the pooler."""
-    backend = from_url(f"{pooler}?listen=off", prefix=prefix)
+    backend = from_url(pooler, prefix=prefix)
     with run.closing(backend):
         yield backend
 
@@ -61,7 +61,7 @@ def test_many_share_few_sessions(
 
 def test_a_lock_is_waited_for(pooler: str, prefix: str) -> None:
     """Nobody listens: who waits looks by itself, and gets the lock soon after its release."""
-    backend = from_url(f"{pooler}?listen=off", prefix=prefix)
+    backend = from_url(pooler, prefix=prefix)
     order: list[str] = []
     inside = threading.Event()
 
@@ -94,10 +94,45 @@ def test_a_lock_is_waited_for(pooler: str, prefix: str) -> None:
     assert order[1::2] == order[2::2]
 
 
-def test_listening_is_refused(pooler: str, prefix: str) -> None:
-    """It would be silent for ever: that is said at the first wait, with what to do."""
-    backend = from_url(pooler, prefix=prefix)
-    drive(backend.require("locks").acquire("k", ttl=30))
-    with pytest.raises(BackendError, match="listen=off"):
-        Run("sync").listen(backend)
+def test_whether_anything_is_heard(pooler: str, postgres_server: PostgresAt, prefix: str) -> None:
+    """Where sessions are shared nobody listens, and nothing of it stays in them; else all do."""
+    with pgbouncer(postgres_server.url, sessions=4, mode="session") as whole_sessions:
+        for url, can_hear in ((pooler, False), (whole_sessions, True)):
+            backend, other = from_url(url, prefix=prefix), from_url(url, prefix=prefix)
+            heard: list[str | None] = []
+            backend.hub.listen("cache", heard.append)
+            assert backend.hub.has_source is can_hear
+            assert (backend.hub.recheck < 0.1) is not can_hear
+            _, address = Run("sync").listen(backend)
+            assert address.startswith("rsl_") is can_hear
+            drive(other.require("cache").invalidate_tags(["red"]))
+            if can_hear:
+                deadline = time.monotonic() + 10
+                while not heard and time.monotonic() < deadline:
+                    time.sleep(0.005)
+                assert heard == ["#red"]
+            other.close()
+            backend.close()
+    with postgres_server.connect() as connection:
+        left: Any = connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        ).fetchone()
+    assert left[0] == 0, "a shared session holds the lock of a process"
+
+
+def test_values_at_hand(pooler: str, prefix: str) -> None:
+    """What is kept in a process only as long as it hears of changes is not kept then."""
+    backend, other = from_url(pooler, prefix=prefix), from_url(pooler, prefix=prefix)
+    drive(backend.require("cache").get("k"))  # the tables are there
+    computed = []
+
+    @resilient.cached("{n}", ttl=600, backend=backend)
+    def value(n: int) -> int:
+        computed.append(n)
+        return len(computed)
+
+    assert [value(1), value(1), value(1)] == [1, 1, 1]
+    drive(other.require("cache").clear())
+    assert value(1) == 2
     backend.close()
+    other.close()

@@ -68,9 +68,9 @@ def from_url(url: str, *, prefix: str = "") -> PostgresBackend:
 
     The options of the query are libpq's (`sslmode`, `connect_timeout`, ...), and three of ours:
     `schema` (`resilient` by default) is where the tables are made; `timeout` (5 seconds by default)
-    bounds an operation; `listen=off` lets waiters look by themselves every 50 ms, which a
-    transaction-pooling PgBouncer needs, because nobody can listen through it. Nothing is connected
-    yet.
+    bounds an operation; `listen=off` lets waiters look by themselves every 50 ms. So they do where
+    nothing can be heard, as through a transaction-pooling PgBouncer, which is found out by the
+    first who waits (`listen=on` believes that it can). Nothing is connected yet.
 
     Raises:
         ConfigurationError: The URL or one of its options is wrong.

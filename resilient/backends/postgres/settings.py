@@ -35,7 +35,7 @@ class Settings:
         server: What is known of it.
         timeout: Seconds for one operation.
         connect_timeout: Seconds for connecting.
-        listen: `"on"`, `"off"`, or `"auto"`: on, but not through a pooler.
+        listen: `"on"`, `"off"`, or `"auto"`: on, unless a pooler lets nothing be heard.
     """
 
     name: str

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from resilient.backends.postgres.failures import ConnectionLost, Refused, raised
 from resilient.backends.postgres.keys import is_shared
-from resilient.backends.postgres.line import Line, driven
+from resilient.backends.postgres.line import READ, Line, driven
 from resilient.backends.postgres.settings import Settings
-from resilient.engine.listening import ANSWER, Bell, Silence
+from resilient.engine.listening import ANSWER, Bell, CannotListen, Silence
 from resilient.errors import BackendError
 
 __all__ = ["PostgresSubscription"]
+
+ECHO = 1.0
+"""Seconds for what another session sends to arrive, through a pooler."""
 
 
 class PostgresSubscription:
@@ -37,7 +41,10 @@ class PostgresSubscription:
         """Connect and listen."""
         with self._translating():
             self._line = self._settings.line(self._settings.connect_timeout)
-            self._refuse_a_pooler(self._line)
+            if self._settings.listen == "auto" and self._is_pooled() and not self._hears():
+                raise CannotListen(
+                    f"{self._settings.name} is a pooler that shares sessions", transient=False
+                )
         self.add(channels)
 
     def add(self, channels: set[str]) -> None:
@@ -96,19 +103,37 @@ class PostgresSubscription:
                     self._present.add(channel)
                     break
 
-    def _refuse_a_pooler(self, line: Line) -> None:
-        """A pooler that shares sessions would let nothing be heard, silently."""
-        if self._settings.listen == "on":
-            return
-        if self._ask("SELECT pg_backend_pid()", self._settings.timeout) != (
-            b"%d" % line.pgconn.backend_pid
-        ):
-            raise BackendError(
-                f"{self._settings.name} is a pooler, through which nobody can listen: add "
-                "listen=off to the URL, so that waiters look by themselves, or listen=on if it "
-                "gives a session to each client",
-                transient=False,
-            )
+    def _is_pooled(self) -> bool:
+        """Whether a pooler answers: it makes up a process of its own, by which to cancel."""
+        assert self._line is not None
+        pid = self._ask("SELECT pg_backend_pid()", self._settings.timeout)
+        return pid != b"%d" % self._line.pgconn.backend_pid
+
+    def _hears(self) -> bool:
+        """Whether what another session sends arrives, while nothing is asked here.
+
+        A pooler gives a session to each client, or to each transaction: then a notification finds
+        nobody, and that silently.
+        """
+        assert self._line is not None
+        channel = f"rsl_echo_{secrets.token_hex(8)}"
+        self._ask(f"LISTEN {channel}", self._settings.timeout)
+        deadline = time.monotonic() + ECHO
+        other = self._settings.line(ECHO)
+        try:
+            # One answer suffices; with a crowd of clients the first may come late.
+            driven(other, other.execute(f"NOTIFY {channel}"), ECHO)
+            while not any(heard == channel for heard, _ in self._arrived(self._line)):
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._line.ready(READ, left):
+                    return False
+                self._line.hear()
+        except (TimeoutError, ConnectionLost):  # there is no second session to be had
+            return False
+        finally:
+            other.close()
+            self._ask(f"UNLISTEN {channel}", self._settings.timeout)
+        return True
 
     def _ask(self, text: str, seconds: float) -> bytes | None:
         assert self._line is not None

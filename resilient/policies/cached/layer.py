@@ -96,11 +96,12 @@ class NearLayer(Layer):
             return None
         near = self._near
         if near is None or near.backend is not backend:
-            local = self.settings.local
+            local, trusts = self.settings.local, False
             if not isinstance(local, LocalCache):
-                trusted = local == "auto" and backend.hub.has_source
-                local = DEFAULT_LOCAL if trusted else None
-            near = self._near = Near(backend, self, local, self.settings.records)
+                trusts = local == "auto" and backend.hub.has_source
+                local = DEFAULT_LOCAL if trusts else None
+            near = Near(backend, self, local, self.settings.records, trusts=trusts)
+            self._near = near
         if self.view.values is not near.values and epoch >= 0 and not self._bypasses:
             config.show_until_changed(epoch, self.view, partial(self.view.show, near.values))
             if self._bypasses:  # one began meanwhile

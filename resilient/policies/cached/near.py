@@ -116,18 +116,26 @@ class Near:
     Attributes:
         backend: The backend.
         local: The layer in front of it, or `None`.
+        trusts: Whether the layer is there only because it is heard what others make stale.
         values: What is in it; nothing, ever, without a layer.
         counters: What happened.
     """
 
-    __slots__ = ("backend", "counters", "local", "nearby", "records", "values")
+    __slots__ = ("backend", "counters", "local", "nearby", "records", "trusts", "values")
 
     def __init__(
-        self, backend: Backend, owner: object, local: LocalCache | None, records: Records
+        self,
+        backend: Backend,
+        owner: object,
+        local: LocalCache | None,
+        records: Records,
+        *,
+        trusts: bool,
     ) -> None:
         self.backend = backend
         self.nearby = backend.nearby
         self.local = local
+        self.trusts = trusts
         self.records = records
         self.counters = Counters()
         self.nearby.keeps |= local is not None
@@ -183,6 +191,8 @@ class Near:
             began: When the request was sent to which the backend answered that, on the local clock.
             unless: Whether it has become stale.
         """
+        if self.trusts and not self.backend.hub.has_source:
+            self.local = None  # it has turned out that nothing is heard through this server
         if self.local is None or self.wants_to_watch or type(value) is Failure:
             return
         if self.local.copy:
