@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from resilient.backends.postgres.commands import Call, first, same
+from resilient.backends.postgres.commands import Call, First, first, same
 from resilient.backends.postgres.keys import Keys
 from resilient.backends.postgres.texts import Row, microseconds
 from resilient.engine.plan import Ask, Transport
@@ -19,6 +19,8 @@ from resilient.protocols.values import Encoded
 
 __all__ = ["PostgresCheckpoints"]
 
+STORE = First("step_store", 4)
+"""What stores a step that is not there yet: a plain statement, which costs less than a function."""
 NEWEST = 0
 """Asks for the newest checkpoint: none has this number."""
 
@@ -135,6 +137,7 @@ class PostgresCheckpoints:
             *(self._keys.name(task), self._step(name), value, fence, microseconds(ttl, "ttl")),
             None if lease is None else microseconds(lease, "lease"),
             read=same,
+            first=STORE if lease is None else None,
         )
         return bool(await Ask(self._transport, call))
 

@@ -25,7 +25,7 @@ class First(NamedTuple):
 
     Attributes:
         file: Where its text is, in the folder `sql`.
-        size: How many of the call's parameters it takes, none of them bytes.
+        size: How many of the call's parameters it takes.
     """
 
     file: str

@@ -141,13 +141,15 @@ class Line:
         server = self.server
         if not server.is_ready:
             yield from self._make_ready()
+        formats = call.formats
         if call.first is not None:
-            statement = call.first.statement(server.schema)
-            result = yield from self._answer(statement, call.parameters[: call.first.size], None)
+            statement, size = call.first.statement(server.schema), call.first.size
+            its_formats = None if formats is None else formats[:size]
+            result = yield from self._answer(statement, call.parameters[:size], its_formats)
             if result.ntuples:
                 return call.read(row(result, 0, server.decoders_of(statement, result))[0])
         statement = call.statement(server.schema)
-        result = yield from self._answer(statement, call.parameters, call.formats)
+        result = yield from self._answer(statement, call.parameters, formats)
         decode = server.decoders_of(statement, result)
         if call.many:
             return call.read(rows(result, decode))
