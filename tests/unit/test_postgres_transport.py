@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -84,7 +85,7 @@ def test_one_statement_each(run: Run, backend: PostgresBackend) -> None:
     calls, jobs = backend.require("idempotency"), backend.require("checkpoints")
     started = run(jobs.start("job", owner="ann", lease=30, ttl=600))
     assert isinstance(started, Started)
-    fence = started.fence
+    fence, names = started.fence, map(str, count())
     operations: dict[str, Callable[[], Any]] = {
         "acquire": lambda: store.acquire("k", ttl=30, owner="ann"),
         "renew": lambda: store.renew("k", owner="ann", ttl=30),
@@ -103,7 +104,7 @@ def test_one_statement_each(run: Run, backend: PostgresBackend) -> None:
         "complete": lambda: calls.complete("k", owner="ann", result=b"r", ttl=600),
         "start": lambda: jobs.start("job", owner="ann", lease=30, ttl=600),
         "save": lambda: jobs.save("job", b"state", fence=fence, lease=30, ttl=600),
-        "step": lambda: jobs.step("job", "one", b"r", fence=fence, ttl=600),
+        "step": lambda: jobs.step("job", next(names), b"r", fence=fence, ttl=600),
         "latest": lambda: jobs.latest("job"),
     }
     for make in operations.values():
