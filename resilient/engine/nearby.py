@@ -142,9 +142,9 @@ class Nearby:
         stores, readings = self._at_hand()
         if subject.startswith(TAG):
             tag = subject[len(TAG) :]
-            return any(store.has_tag(tag) for store in stores) or self.flights.has_tag(tag)
+            return any(store.has_tag(tag) for store in stores) or self.flights.heeds_tag(tag)
         return (
-            self.flights.flies(subject)
+            self.flights.heeds(subject)
             or any(subject in store.entries for store in stores)
             or any(subject in reading.keys for reading in readings)
         )

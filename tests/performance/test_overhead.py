@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -211,18 +210,6 @@ def test_decorating_costs_less_than_making_a_dataclass(name: str, mode: Mode) ->
         calls=5,
     )
     assert costs.settle(lambda costs: costs["ours"] / costs["dataclass"], 2 / 3) <= 2 / 3
-
-
-def test_a_hit_is_as_cheap_as_a_dictionary() -> None:
-    """A hit in the process's own layer costs at most five hits of `functools.lru_cache`."""
-    costs = Costs(
-        {
-            "lru_cache": functools.lru_cache(bare),
-            "ours": resilient.cached("{n}", ttl=60)(bare),
-        },
-        calls=2000,
-    )
-    assert costs.settle(lambda costs: costs["ours"] / costs["lru_cache"], 5) <= 5
 
 
 def test_a_success_is_not_worth_a_plan(mode: Mode) -> None:

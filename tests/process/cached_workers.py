@@ -50,25 +50,23 @@ def cold(url: str, prefix: str, mode: str, ran: str, callers: int, seconds: floa
     async def acall() -> Any:
         return await aprofile(7), time.monotonic()
 
+    # The connections are made before, so that what is measured is not that.
+    warm = cached(ttl=60, namespace="warm", backend_timeout=PATIENT)
+
     async def acalls() -> list[Any]:
+        async def pid(number: int) -> int:
+            return number
+
+        tell("connected", await warm(pid)(os.getpid()))
+        await asyncio.to_thread(receive)
         return await asyncio.gather(*[acall() for _ in range(callers)])
 
-    tell("connected", warm(mode, url, prefix))
-    receive()
     if mode == "async":
         return asyncio.run(acalls())
+    tell("connected", warm(lambda number: number)(os.getpid()))
+    receive()
     with ThreadPoolExecutor(callers) as pool:
         return list(pool.map(call, range(callers)))
-
-
-def warm(mode: str, url: str, prefix: str) -> bool:
-    """Make the connections, so that what is measured is not that."""
-
-    @cached(ttl=60, namespace="warm")
-    def f(pid: int) -> int:
-        return pid
-
-    return f(os.getpid()) == os.getpid()
 
 
 def some_cancelled(url: str, prefix: str, ran: str) -> list[str]:
@@ -116,7 +114,10 @@ def computing(url: str, prefix: str, mode: str, answer: str) -> list[Any]:
 
 
 def reading(url: str, prefix: str, local_ttl: float) -> int:
-    """Read the value all the time, and tell whenever it is another one, until told to stop."""
+    """Read the value all the time, until told to stop.
+
+    Whenever it is another one, tell it, and when the one before was asked for the last time.
+    """
     resilient.configure(url, prefix=prefix)
 
     @cached(ttl=60, namespace=NAMESPACE, tags=("tag",), local=LocalCache(ttl=local_ttl))
@@ -131,12 +132,13 @@ def reading(url: str, prefix: str, local_ttl: float) -> int:
         stop.set()
 
     threading.Thread(target=wait, daemon=True).start()
-    before = ""
+    before, asked = "", time.monotonic()
     while not stop.is_set():
+        began = time.monotonic()
         value = f(path)
         if value != before:
-            tell("value", [value, time.monotonic()])
-        before = value
+            tell("value", [value, asked])
+        before, asked = value, began
         time.sleep(0.0005)
     return cached.of(f).stats().local_hits
 

@@ -72,7 +72,7 @@ def test_a_lost_connection(redis_server: RedisServer, prefix: str, mode: Mode, h
         while entries.stats().local_hits == hits:
             assert mode.call(read) == "new"
             time.sleep(0.005)
-        assert time.monotonic() - restored < 3.0 + 0.5, "half a second for a busy machine"
+        assert time.monotonic() - restored < 3.0
 
 
 def test_flushed_server(redis_server: RedisServer, prefix: str, mode: Mode) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 import resilient
 from resilient import LocalCache, cached
+from resilient.backends.redis import from_url
 from tests.support.fixtures import Target
 from tests.support.modes import Mode
 from tests.support.scale import scaled
@@ -24,7 +27,10 @@ TAKES = 0.5
 
 
 def test_a_crowd_at_a_cold_key(mode: Mode, shared_target: Target) -> None:
-    """200 threads, or 200 tasks: 1 execution, and nobody waits much longer than it takes."""
+    """200 threads, or 200 tasks: 1 execution, in at most 1.25 of the time that the function takes.
+
+    Which is what a crowd takes of which each calls the function itself, measured in turns.
+    """
     ran = []
 
     async def f(attempt: int) -> str:
@@ -32,17 +38,24 @@ def test_a_crowd_at_a_cold_key(mode: Mode, shared_target: Target) -> None:
         await mode.sleep(TAKES)
         return "value"
 
-    f = mode.decorate(cached(ttl=60, backend_timeout="10s"), f)
-    took = float("inf")
+    async def bare(attempt: int) -> str:
+        await mode.sleep(TAKES)
+        return "value"
+
+    def wall(function: Callable[..., Any], attempt: int) -> float:
+        began = time.perf_counter()
+        assert mode.together(*[partial(function, attempt)] * CROWD) == ["value"] * CROWD
+        return time.perf_counter() - began
+
+    f, bare = mode.decorate(cached(ttl=60, backend_timeout="10s"), f), mode.function(bare)
+    ours = theirs = float("inf")
     with resilient.using(shared_target.url, prefix=shared_target.prefix):
-        for attempt in range(3):  # how soon they are served is also a matter of who else computes
-            began = time.perf_counter()
-            assert mode.together(*[lambda n=attempt: f(n)] * CROWD) == ["value"] * CROWD
-            took = time.perf_counter() - began
+        for attempt in range(5):  # how soon they are served is also a matter of who else computes
+            theirs, ours = min(theirs, wall(bare, attempt)), min(ours, wall(f, attempt))
             assert ran == list(range(attempt + 1))
-            if took <= 1.25 * TAKES:
+            if ours <= 1.25 * theirs:
                 break
-    assert took <= 4 * TAKES
+    assert ours <= 1.25 * theirs
 
 
 def test_round_trips_of_a_crowd(mode: Mode, redis_server: RedisAt, prefix: str) -> None:
@@ -96,39 +109,56 @@ def test_any_of_fifty_waiters_may_be_cancelled(shared_target: Target) -> None:
 
 @pytest.mark.parametrize("falls_back", [False, True])
 def test_a_frozen_server(mode: Mode, private_redis: RedisServer, falls_back: bool) -> None:
-    """It costs one budget, the soft one with something at hand; then nothing, until it is back."""
-    soft, hard = 0.3, 1.0
+    """It costs one budget, the soft one with something at hand; then nothing, until it is back.
+
+    A budget, as a sleep of that time is measured in turns with it, and 20 ms; then 1 ms.
+    """
+    soft, hard = 0.15, 0.4
+    budget = soft if falls_back else hard
     ran: list[int] = []
 
     async def f(n: int) -> int:
         ran.append(n)
         return n
 
-    options: dict[str, Any] = {"stale_if_error": "1h"} if falls_back else {}
-    f = mode.decorate(
-        cached(ttl=0.1, local=LocalCache(ttl=60), backend_timeout=(soft, hard), **options), f
-    )
+    async def sleep(n: int) -> int:
+        await mode.sleep(budget)
+        return n
 
-    def timed(n: int) -> float:
+    def timed(function: Callable[..., Any], n: int) -> float:
         began = time.perf_counter()
-        assert mode.call(f, n) == n
+        assert mode.call(function, n) == n
         return time.perf_counter() - began
 
-    with resilient.using(f"{private_redis.url}?socket_timeout=5"):
-        timed(7)
-        time.sleep(0.15)
-        with private_redis.paused():
-            first = timed(7)
-            budget = soft if falls_back else hard
-            # Not less: it was asked. Not the other budget, nor what a socket waits.
-            assert budget * 0.9 <= first < budget + min(hard, 5 - hard) * 0.6
-            assert len(ran) == (1 if falls_back else 2)
-            assert sum(timed(n) for n in range(100)) < hard / 2
-            assert cached.of(f).stats().backend_errors == 1
-        back = time.monotonic()
-        while not _is_stored(mode, f):
-            assert time.monotonic() < back + 5 + hard
+    options: dict[str, Any] = {"ttl": 0.1, "local": LocalCache(ttl=60), "namespace": "frozen"}
+    options |= {"backend_timeout": (soft, hard)}
+    options |= {"stale_if_error": "1h"} if falls_back else {}
+    # Each finds out for itself that the server is away.
+    backends = [from_url(f"{private_redis.url}?socket_timeout=5") for _ in range(5)]
+    each = [mode.decorate(cached("{n}", backend=own, **options), f) for own in backends]
+    bare = mode.function(sleep)
+    for n, one in enumerate(each):
+        timed(one, n)
+    time.sleep(0.15)
+    ran.clear()
+    with private_redis.paused():
+        added = []
+        for n, one in enumerate(each):
+            slept, first = timed(bare, n), timed(one, n)
+            assert first >= budget * 0.9, "it was asked"
+            added.append(first - slept)
+        assert min(added) <= 0.02
+        assert len(ran) == (0 if falls_back else len(each))
+        then = sorted(timed(one, n) for one in each for n in range(40))
+        assert then[len(then) // 2] <= 0.001
+        assert [cached.of(one).stats().backend_errors for one in each] == [1] * len(each)
+    back = time.monotonic()
+    for one in each:
+        while not _is_stored(mode, one):
+            assert time.monotonic() < back + 5
             time.sleep(0.02)
+    for own in backends:
+        mode.call(own.aclose if mode.is_async else own.close)
 
 
 def _is_stored(mode: Mode, f: Any) -> bool:

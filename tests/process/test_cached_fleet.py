@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +14,8 @@ from resilient.policies.cached.plan import LEASE
 from tests.process import cached_workers
 from tests.support.fixtures import Target
 from tests.support.modes import ModeName
-from tests.support.processes import Worker, group, run_all
+from tests.support.processes import group, run_all
+from tests.support.servers import RedisAt, RoundTrips
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
@@ -30,31 +31,43 @@ def lines(path: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def all_together(workers: list[Worker]) -> list[Any]:
-    """Let all begin once all are ready; their results."""
-    for worker in workers:
-        worker.wait_for("connected")
-    for worker in workers:
-        worker.send()
-    return [worker.result() for worker in workers]
+SECONDS = 0.8
+"""What the function takes that is counted: less than until a waiter looks by itself."""
 
 
 def test_cold_key_is_computed_once(shared_target: Target, tmp_path: Path) -> None:
-    """8 processes × 25 callers: 1 execution, and all are served soon after its end."""
-    late = 0.0
-    for attempt in range(3):  # how soon they are served is also a matter of who else uses the cores
+    """8 processes × 25 callers: 1 execution; all are served within 1.25 of the time it takes.
+
+    For the server that is at most 0.3 round trips each.
+    """
+    wall, each = float("inf"), float("inf")
+    for attempt in range(4):  # how soon they are served is also a matter of who else uses the cores
         ran = tmp_path / f"ran-{attempt}"
         prefix = f"{shared_target.prefix}{attempt}:"
-        arguments = (shared_target.url, prefix, ONE_WAY[shared_target.kind], str(ran), 25, 1.0)
+        arguments = (shared_target.url, prefix, ONE_WAY[shared_target.kind], str(ran), 25, SECONDS)
         with group(cached_workers.cold, [arguments] * 8) as workers:
-            results = [result for each in all_together(workers) for result in each]
-        [(word, _, ended)] = lines(ran)
+            for worker in workers:
+                worker.wait_for("connected")
+            with counting(shared_target) as trips:
+                began = time.monotonic()
+                for worker in workers:
+                    worker.send()
+                results = [result for worker in workers for result in worker.result()]
+        [(word, _, _)] = lines(ran)
         assert word == "ended"
         assert [value for value, _ in results] == [VALUE] * 200
-        late = max(moment for _, moment in results) - float(ended)
-        if late <= 0.25:  # a quarter of what it takes
+        wall = min(wall, max(moment for _, moment in results) - began)
+        each = min(each, trips.count / len(results))
+        if wall <= 1.25 * SECONDS and each <= 0.3:
             break
-    assert late <= 1.0
+    assert wall <= 1.25 * SECONDS
+    assert each <= 0.3
+
+
+def counting(target: Target) -> AbstractContextManager[RoundTrips]:
+    """Count the round trips, where there are any."""
+    is_redis = target.kind == "redis"
+    return RedisAt(target.url).round_trips() if is_redis else nullcontext(RoundTrips(0))
 
 
 def test_cancelled_waiters_cancel_nobody_else(shared_target: Target, tmp_path: Path) -> None:
@@ -67,20 +80,24 @@ def test_cancelled_waiters_cancel_nobody_else(shared_target: Target, tmp_path: P
 
 
 def test_killed_leader(shared_target: Target) -> None:
-    """Another process of the same host computes at once; it need not wait for the lease."""
+    """One other process computes, once: on the same host it need not wait for the lease."""
     arguments = (shared_target.url, shared_target.prefix, ONE_WAY[shared_target.kind])
     with (
         group(cached_workers.computing, [(*arguments, "first")]) as (first,),
-        group(cached_workers.computing, [(*arguments, "second")]) as (second,),
+        group(cached_workers.computing, [(*arguments, answer) for answer in "ab"]) as others,
     ):
         first.wait_for("computing")
         time.sleep(0.3)
-        assert second.told("computing") == []
+        assert [worker.told("computing") for worker in others] == [[], []]
         killed = time.monotonic()
         first.kill()
-        assert second.wait_for("computing") - killed < LEASE / 2
-        second.send()
-        assert second.result()[0] == "second"
+        while not any(worker.told("computing") for worker in others):
+            assert time.monotonic() - killed < LEASE / 2
+            time.sleep(0.005)
+        leader, waiting = sorted(others, key=lambda worker: not worker.told("computing"))
+        leader.send()
+        assert leader.result()[0] == waiting.result()[0]
+        assert waiting.told("computing") == [], "exactly one more execution"
 
 
 def test_stopped_leader(shared_target: Target) -> None:
@@ -145,7 +162,7 @@ def _computed_here() -> str:
 
 
 def test_other_processes_hear_of_invalidations(shared_target: Target, tmp_path: Path) -> None:
-    """Readers that have the value at hand see the new one soon after it was invalidated."""
+    """Readers that have the value at hand get the old one no more 50 ms after the invalidation."""
     path = tmp_path / "value"
     path.write_text("0")
     readers = [(shared_target.url, shared_target.prefix, 60.0)] * 3
@@ -159,10 +176,10 @@ def test_other_processes_hear_of_invalidations(shared_target: Target, tmp_path: 
         for worker in workers:
             worker.send()
             assert worker.result() > 100, "most reads asked nobody"
-            seen = dict(worker.told("value"))
-            delays = [seen[str(number)] - moment for number, moment in enumerate(done, start=1)]
-            # Most of them within a few ms; on a busy machine some, and all before a look by itself.
-            assert sorted(delays)[len(delays) // 3] < 0.05
+            last_old = dict(worker.told("value"))
+            delays = [last_old[str(number)] - moment for number, moment in enumerate(done, start=1)]
+            # On a busy machine some are later, and all before a look by itself.
+            assert sorted(delays)[len(delays) // 2] < 0.05
             assert max(delays) < 1.0
 
 

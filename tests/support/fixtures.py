@@ -206,6 +206,12 @@ def target(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Targe
     return _target(request.param, request, tmp_path, prefix)
 
 
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres", "mongodb"])
+def every_target(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Target:
+    """Every backend that there is, for what is quick."""
+    return _target(request.param, request, tmp_path, prefix)
+
+
 @pytest.fixture(params=TARGETS)
 def shared_target(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Target:
     """Each backend that several processes can share, empty."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -29,18 +28,6 @@ def best_of_interleaved(*candidates: Callable[[], float]) -> list[float]:
     return best
 
 
-def timed(function: Callable[[int], Any]) -> Callable[[], float]:
-    """The time of many calls."""
-
-    def run() -> float:
-        began = time.perf_counter()
-        for _ in range(CALLS):
-            function(7)
-        return time.perf_counter() - began
-
-    return run
-
-
 def awaited(function: Callable[[int], Awaitable[Any]]) -> Callable[[], float]:
     """The time of many awaited calls that never suspend, without an event loop's own."""
 
@@ -60,23 +47,6 @@ def awaited(function: Callable[[int], Awaitable[Any]]) -> Callable[[], float]:
         raise AssertionError("it suspended")
 
     return run
-
-
-@pytest.mark.timing
-def test_hit_in_this_process_against_lru_cache() -> None:
-    """A hit costs at most 5 times one of `functools.lru_cache`, which has no TTL."""
-
-    def plain(x: int) -> int:
-        return x
-
-    with resilient.using("memory://"):
-        ours = cached(ttl=3600)(plain)
-        templated = cached("{x}", ttl=3600)(plain)
-        floor = functools.lru_cache(maxsize=1000)(plain)
-        assert (ours(7), templated(7), floor(7)) == (7, 7, 7)
-        least = best_of_interleaved(timed(floor), timed(ours), timed(templated))
-    assert least[1] <= 5 * least[0]
-    assert least[2] <= 5 * least[0]
 
 
 @pytest.mark.timing

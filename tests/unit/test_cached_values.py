@@ -62,7 +62,7 @@ class Refused(Exception):
 
 
 @pytest.mark.parametrize("local", ["auto", None])
-def test_every_outcome_comes_back(mode: Mode, target: Target, local: Any) -> None:
+def test_every_outcome_comes_back(mode: Mode, every_target: Target, local: Any) -> None:
     """`None`, nothing and no number, and exceptions that are results: each is computed once."""
     outcomes: list[Any] = [None, 0, 0.0, -0.0, False, "", b"", (), [], {}, math.inf, math.nan]
     errors: list[Exception] = [Refused(7), LookupError("gone", 3), ValueError()]
@@ -77,7 +77,7 @@ def test_every_outcome_comes_back(mode: Mode, target: Target, local: Any) -> Non
     f = mode.decorate(
         cached(ttl=60, error_ttl={Exception: 60}, local=local, backend_timeout="10s"), f
     )
-    with resilient.using(target.url, prefix=target.prefix):
+    with resilient.using(every_target.url, prefix=every_target.prefix):
         for _ in range(3):
             for index, outcome in enumerate(outcomes):
                 found = mode.call(f, index)

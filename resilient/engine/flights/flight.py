@@ -43,8 +43,9 @@ class Flight:
         tags: What it can be told to be stale by, besides its key.
         stale: Whether it was, since it began: its result is true for its riders, who came before,
             but not to be kept.
-        there: The birth of what the backend was last heard to have since somebody changed that;
-            `None`: nothing was heard.
+        heeds: Whether it matters what the backend is heard to have: a value was asked for, or is
+            being stored, which may be kept.
+        there: The birth of what it has since somebody changed that; `None`: nothing was heard.
         began: The moment of its beginning, in invalidations of tags.
         is_outdated: Whether it learnt late of a tag that was invalidated since: so some of its
             riders may have come after that, and its result is not for them.
@@ -66,6 +67,7 @@ class Flight:
         "_task",
         "began",
         "fallback",
+        "heeds",
         "in_background",
         "is_nested",
         "is_outdated",
@@ -86,6 +88,7 @@ class Flight:
         self.tags = frozenset(tags)
         self.is_nested = is_nested
         self.stale = False
+        self.heeds = False
         self.there: int | None = None
         self.began = began
         self.is_outdated = False
@@ -130,6 +133,10 @@ class Flight:
     def is_waiting(self) -> bool:
         """Whether it waits for a thread, and whoever comes now waits for it."""
         return self._job is not None and not self.serves
+
+    def heed(self) -> None:
+        """Heed what the backend is heard to have from now on: nothing is known of that yet."""
+        self.heeds, self.there = True, None
 
     def is_stale(self, born: int = 0) -> bool:
         """Whether its result, of this birth, must not be kept."""

@@ -77,14 +77,15 @@ class Flights:
             for key in list(self._flying):
                 self.call_off(key)
 
-    def flies(self, key: str) -> bool:
-        """Whether there is a flight of this key."""
-        return key in self._flying
+    def heeds(self, key: str) -> bool:
+        """Whether a flight of this key heeds what the backend is heard to have."""
+        flight = self._flying.get(key)
+        return flight is not None and flight.heeds
 
-    def has_tag(self, tag: str) -> bool:
-        """Whether there is a flight with this tag."""
+    def heeds_tag(self, tag: str) -> bool:
+        """The same of a flight with this tag."""
         with self._lock:
-            return any(tag in flight.tags for flight in self._flying.values())
+            return any(each.heeds and tag in each.tags for each in self._flying.values())
 
     def there(self, key: str, born: int) -> None:
         """What the backend has now, after somebody changed it: any other result is not kept."""

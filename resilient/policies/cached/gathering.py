@@ -25,6 +25,7 @@ from resilient.policies.cached.plan import (
     LEASE,
     PATIENCE,
     Stored,
+    budget_of,
     insisted,
     leased,
     life_of,
@@ -65,8 +66,6 @@ async def gathered(
     if gathering.wanted and settings.unguarded and near.backend.outage.is_on:
         await gathering.alone()
     elif gathering.wanted:
-        if near.wants_to_watch:
-            await watched(near)
         await gathering.run(await NEW_OWNER)
     return gathering.answer({})
 
@@ -129,12 +128,17 @@ class Gathering:
             keys = [call.key for call in self.wanted.values()]
             self._reading, self._began = self._near.nearby.reading(keys), await NOW
             try:
+                if self._near.wants_to_watch:
+                    await watched(
+                        self._near, budget_of(self._settings, self._near, self.wanted.values())
+                    )
                 answers = await self._asked()
             except BackendError as error:
                 troubled(self._settings, self._near, next(iter(self.wanted.values())), error)
                 await self.alone()
                 return
             ours, theirs = await self._sorted(answers)
+            self._reading = self._near.nearby.reading(())  # nothing is read any more
             if ours:
                 self._served(ours)
                 await self._filled(ours)
@@ -168,21 +172,13 @@ class Gathering:
             tags=[call.tags for call in calls],
             waiter=None if waiter is None else self._near.backend.hub.address(waiter),
         )
-        soft = self._settings.asking.soft
-        budget = soft if soft is not None and self._falls_back() else self._budget
         try:
-            return await insisted(ask, budget)
+            return await insisted(ask, budget_of(self._settings, self._near, calls))
         except BackendError:
             raise
         except BaseException:  # cancelled: some leases may have been won
             await self._withdrawn(calls)
             raise
-
-    def _falls_back(self) -> bool:
-        """Whether there is something at hand to fall back on for all that is wanted."""
-        return bool(self._settings.freshness.stale) and all(
-            self._near.kept(call.key) is not None for call in self.wanted.values()
-        )
 
     async def _sorted(
         self, answers: Sequence[Entry | Leased | Busy]

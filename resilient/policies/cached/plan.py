@@ -9,7 +9,7 @@ A backend that is away is asked nothing, and the function is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -37,6 +37,7 @@ __all__ = [
     "LEASE",
     "PATIENCE",
     "Stored",
+    "budget_of",
     "computed",
     "insisted",
     "leased",
@@ -96,12 +97,12 @@ async def loaded(settings: Settings, near: Near, call: Call, flight: Flight) -> 
     near.counters.misses += 1
     if settings.unguarded and near.backend.outage.is_on:
         return await without_backend(settings, near, call)
-    if near.wants_to_watch:
-        await watched(near)
     if call.context is not None:
         call.context.tell(flight.tag)
     owner = await NEW_OWNER
     try:
+        if near.wants_to_watch:
+            await watched(near, budget_of(settings, near, [call]))
         began, answer, stale = await asked(settings, near, call, owner, flight)
     except CallInProgress:  # it would wait too long, with others waiting for it
         return await computed(near, call)
@@ -152,21 +153,39 @@ async def without_backend(settings: Settings, near: Near, call: Call) -> Any:
     return await computed(near, call)
 
 
-async def watched(near: Near) -> None:
-    """Listen to what others make stale, so that values can be at hand; if not, they are not."""
-    with suppress(BackendError):
+async def watched(near: Near, budget: float) -> None:
+    """Listen to what others make stale, so that values can be at hand; if not, they are not.
+
+    Raises:
+        BackendError: That took the whole budget: there is no time left to ask for anything.
+    """
+
+    async def listened() -> None:
         await Ask(near.nearby, None)
+
+    began = await NOW
+    try:
+        await within(budget, listened())
+    except BackendError:
+        if await NOW - began >= budget:
+            raise
+
+
+def budget_of(settings: Settings, near: Near, calls: Iterable[Call]) -> float:
+    """How long a request may take: less where there is something to fall back on, for all."""
+    soft, hard = settings.asking
+    assert hard is not None
+    if soft is not None and settings.freshness.stale:
+        return soft if all(near.kept(call.key) is not None for call in calls) else hard
+    return hard
 
 
 async def asked(
     settings: Settings, near: Near, call: Call, owner: str, flight: Flight
 ) -> tuple[float, Stored | Leased, Stored | None]:
     """When it was asked for: the stored value, or the right to compute it and what was there."""
-    falls_back = settings.freshness.stale and near.kept(call.key) is not None
-    soft, hard = settings.asking
-    budget = soft if falls_back and soft is not None else hard
-    assert budget is not None
-    contest = FetchContest(near, call, owner, budget)
+    budget = budget_of(settings, near, [call])
+    contest = FetchContest(near, call, owner, budget, flight)
     patience = PATIENCE if flight.is_nested else None
     while True:
         began, answer = await obtained(
@@ -307,7 +326,8 @@ async def stored(
         stale=life.stale,
         tags=call.tags,
     )
-    born, flight.there = lease.fence, None  # what was changed before this is replaced by it
+    born = lease.fence
+    flight.heed()  # what was changed before is replaced by this
     began = await NOW
     try:
         if await guarded(insisted, fill, budget):
@@ -347,25 +367,29 @@ def troubled(settings: Settings, near: Near, call: Call, error: BackendError) ->
 class FetchContest:
     """One caller's attempt to get a value, or the right to compute it."""
 
-    __slots__ = ("budget", "call", "failed", "owner", "store")
+    __slots__ = ("budget", "call", "failed", "flight", "owner", "store")
 
-    def __init__(self, near: Near, call: Call, owner: str, budget: float) -> None:
+    def __init__(self, near: Near, call: Call, owner: str, budget: float, flight: Flight) -> None:
         self.store: CacheStore = near.backend.require("cache")
         self.call = call
         self.owner = owner
         self.budget = budget
+        self.flight = flight
         self.failed = False
 
     async def ask(self, waiter: str | None) -> Entry | Leased | Busy:
         """Ask once."""
         key, tags = self.call.key, self.call.tags
         self.failed = False
+        self.flight.heed()
         try:
             ask = self.store.fetch(key, owner=self.owner, lease=LEASE, tags=tags, waiter=waiter)
-            return await within(self.budget, ask)
+            answer = await within(self.budget, ask)
         except BackendError:
             self.failed = True
             raise
+        self.flight.heeds = not (isinstance(answer, Leased) or self.is_busy(answer))
+        return answer
 
     def is_busy(self, answer: Entry | Leased | Busy) -> bool:
         """Whether somebody else computes it, and there is nothing to be served meanwhile."""
