@@ -25,7 +25,7 @@ from resilient.errors import LeaseLost
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
 
-__all__ = ["Heartbeat", "Lease"]
+__all__ = ["RENEW_AFTER", "Heartbeat", "Lease", "safe_until"]
 
 log = logging.getLogger("resilient")
 

@@ -131,6 +131,30 @@ def test_a_generator_goes_on_after_it_has_given_its_lock_back(
     assert (mode.call(collected) if mode.is_async else list(steps())) == [1, 2, 3]
 
 
+def test_a_shorter_ttl_counts_from_the_request_on(mode: Mode, store: Any) -> None:
+    """It may be over before the answer comes: until then nobody believes in the longer one."""
+    seen: list[float] = []
+
+    async def answers_late(*args: Any, **kwargs: Any) -> bool:
+        seen.append(lease.remaining())
+        return True
+
+    with mode.entered(lock("k", ttl=300)) as lease:
+        store.renew, renew = answers_late, store.renew
+        mode.call(lease.extend, 30)
+        store.renew = renew
+    assert seen[0] <= 30
+
+
+def test_a_shorter_ttl_is_renewed_in_time() -> None:
+    """The heartbeat does not sleep until the longer one wants to be renewed."""
+    with resilient.using("memory://") as backend, lock("k", ttl=300) as lease:
+        worker = backend.worker
+        assert eventually(lambda: worker.wakes_at == lease.due)
+        lease.extend(60)
+        assert eventually(lambda: worker.wakes_at == lease.due)
+
+
 def test_a_release_whose_reply_was_lost_is_no_loss(
     mode: Mode, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from resilient.engine.drivers.sync import drive
 from resilient.engine.durations import Duration, optional_seconds, seconds
 from resilient.engine.guard import Guard, current
-from resilient.engine.lease import Lease
+from resilient.engine.lease import RENEW_AFTER, Lease, safe_until
 from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NOW, Plan, shielded
 from resilient.errors import BackendError, ConfigurationError, LeaseLost
@@ -121,6 +121,11 @@ class HeldLock(Lease):
         began = await NOW
         # At once, so that the heartbeat knows a renewal that is under way for an older one.
         before, self.ttl = self.ttl, ttl
+        deadline = safe_until(began, ttl)
+        if deadline < self.deadline:
+            # A shorter TTL may count at the server long before its answer is here.
+            self.deadline, self.due = deadline, began + ttl * RENEW_AFTER
+            self.keep()
         try:
             held = await self._extended(ttl)
         except BaseException:
