@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
 from resilient.config import Source
-from resilient.engine.plan import Ask, Sleep
+from resilient.engine.plan import Ask, Plan, Sleep
 from resilient.errors import BackendError, LeaseLost, LockNotAcquired
 from resilient.policies.distributed_lock.leases import HeldLock
-from resilient.policies.distributed_lock.plan import guarded
+from resilient.policies.distributed_lock.plan import adopted, guarded
 from resilient.policies.distributed_lock.settings import Settings
 from resilient.protocols.locks import Grant, Held
-from resilient.testing.simulation import Client, Faults, Simulation, Task
+from resilient.testing.simulation import Cancelled, Client, Faults, Simulation, Task
 from tests.simulation.model import LockServer, Violation
+from tests.simulation.watched import Watched
 
 TTL = 1.5
 ROUNDS = 2
@@ -47,6 +49,8 @@ class ModelLocks:
     def __init__(self, client: Client, *, shared: bool) -> None:
         self._client = client
         self._shared = shared
+        self.answered: set[int] = set()
+        """The fences of the holds whose release was answered."""
 
     async def acquire(
         self,
@@ -72,9 +76,16 @@ class ModelLocks:
         """Renew the lock."""
         return bool(await self._ask("renew", owner=owner, ttl=ttl))
 
-    async def release(self, key: str, *, owner: str, **_: Any) -> bool:
+    async def release(self, key: str, *, owner: str, fence: int = 0, **_: Any) -> bool:
         """Free the lock."""
-        return bool(await self._ask("release", owner=owner))
+        answer = bool(await self._ask("release", owner=owner, fence=fence))
+        self.answered.add(fence)
+        return answer
+
+    async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
+        """Make another one the holder."""
+        answer = await self._ask("transfer", owner=owner, to=to, ttl=ttl)
+        return None if answer is None else Grant(to, *answer)
 
     async def withdraw(self, key: str, *, owner: str, waiter: str, **_: Any) -> None:
         """Wait no longer."""
@@ -98,54 +109,35 @@ class LateLease(HeldLock):
         super().renewed(self.heartbeat.worker._client.clock(), ttl)  # type: ignore[attr-defined]
 
 
-class Watched:
-    """A server whose every command is looked at: what it may never do, whatever it is asked."""
+class HopefulLease(HeldLock):
+    """Broken: a release that is sent again is taken for done, whatever the server says to it."""
 
-    def __init__(self, server: LockServer, history: History) -> None:
-        self._server = server
-        self._history = history
-        self._gone: set[str] = set()
+    __slots__ = ()
 
-    def __call__(self, command: tuple[str, dict[str, Any]], now: float) -> Any:
-        """Carry one command out, and look at what became of it."""
-        name, arguments = command
-        owner: str = arguments["owner"]
-        waiting = list(self._server.queue)
-        before = set(self._server.holds)
-        self._server.expire(now)
-        mine = self._server.holds.get(owner)
-        fence = None if mine is None else mine.fence
-        answer = self._server(command, now)
-        for granted in self._server.holds.keys() - before:
-            self._check_grant(granted, owner, name, waiting)
-        self._check_queue()
-        if name == "acquire" and fence is not None and answer[1] != fence:
-            raise Violation(f"{owner} was granted one thing under two fences")
-        if name in ("release", "withdraw"):
-            self._gone.add(owner)
-        if gone := self._gone & self._server.holds.keys():
-            raise Violation(f"{gone} hold the lock after they gave it back")
-        return answer
+    async def _released_later(self, error: BackendError) -> bool:
+        await super()._released_later(error)
+        return not self.lost
 
-    def _check_grant(
-        self, granted: str, asked_by: str, command: str, waiting: list[tuple[str, str, bool]]
-    ) -> None:
-        is_alive = self._history.is_alive
-        if (granted != asked_by or command != "acquire") and not is_alive(granted):
-            raise Violation(f"{granted} is dead, and the lock was handed over to it")
-        before = [owner for _, owner, _ in waiting]
-        ahead = before[: before.index(granted)] if granted in before else before
-        left = [owner for owner in ahead if self._waits(owner) and is_alive(owner)]
-        if left:
-            raise Violation(f"{granted} was granted before {left}, which have waited for longer")
 
-    def _waits(self, owner: str) -> bool:
-        return any(owner == each for _, each, _ in self._server.queue)
+class Stay:
+    """One client in the protected section.
 
-    def _check_queue(self) -> None:
-        server = self._server
-        if server.queue and LockServer.is_free(server, server.queue[0][2]):
-            raise Violation(f"the lock is free, and {server.queue[0][1]} was not told")
+    Attributes:
+        client: The client.
+        lease: Under which lease.
+        shared: Whether others may be there at the same time.
+        left: When it left.
+        handed_on: Whether it has handed the lock on to somebody else.
+    """
+
+    __slots__ = ("client", "handed_on", "lease", "left", "shared")
+
+    def __init__(self, client: Client, lease: HeldLock, shared: bool) -> None:
+        self.client = client
+        self.lease = lease
+        self.shared = shared
+        self.left = math.inf
+        self.handed_on = False
 
 
 class History:
@@ -162,20 +154,31 @@ class History:
         self.random = self.simulation.random
         self.kind = kind
         self.server = server(self.simulation.wake, permits=kind.permits, exclusive=kind.exclusive)
-        self.holding: list[tuple[Client, HeldLock, bool]] = []
+        self.holding: list[Stay] = []
+        self.stays: dict[int, Stay] = {}
+        """By their fences."""
+        self.adopting: list[tuple[Client, Task]] = []
+        self.settings: dict[str, Settings] = {}
         self.newest_fence = 0
         self.entered = 0
         self.clients: dict[str, tuple[Client, Task]] = {}
-        watched = Watched(self.server, self)
+        watched = Watched(self.server, self.is_alive)
         for number in range(kind.clients):
             name = f"client-{number}"
             client = self.simulation.client(name, watched, skew=self.random.uniform(-1000, 1000))
             shared = self.random.random() < kind.readers
-            plan = self.rounds(client, self.settings(client, shared, lease))
-            self.clients[name] = (client, client.start(plan, partial(self.body, client, shared)))
-            self.trouble(client)
+            self.settings[name] = self.settings_of(client, shared, lease)
+            stays: list[Stay] = []
+            plan = self.rounds(client, stays)
+            task = client.start(plan, partial(self.body, client, shared, stays))
+            self.clients[name] = (client, task)
+            self.trouble(client, task)
+        if self.random.random() < 0.15:
+            force = ("force_release", {"owner": "operator"})
+            moment = self.random.uniform(0, 5)
+            self.simulation.at(moment, lambda: watched(force, self.simulation.now))
 
-    def settings(self, client: Client, shared: bool, lease: type[HeldLock]) -> Settings:
+    def settings_of(self, client: Client, shared: bool, lease: type[HeldLock]) -> Settings:
         """How one client locks: most are patient, some give up."""
         backend = client.backend(locks=ModelLocks(client, shared=shared))
         return Settings(
@@ -185,8 +188,8 @@ class History:
             lease=lease,
         )
 
-    def trouble(self, client: Client) -> None:
-        """Pause some clients, once for longer than the TTL, and kill some."""
+    def trouble(self, client: Client, task: Task) -> None:
+        """Pause some clients, once for longer than the TTL; cancel some, and kill some."""
         chance = self.random.random()
         moment = self.random.uniform(0, 5)
         if chance < 0.2:
@@ -194,50 +197,114 @@ class History:
         elif chance < 0.6:
             length = self.random.choice([0.2, TTL, 3 * TTL])
             self.simulation.at(moment, partial(client.pause, length))
+        elif chance < 0.8:
+            for _ in range(self.random.randrange(1, 4)):
+                moment = self.random.uniform(0, 5)
+                self.simulation.at(moment, partial(client.resume, task.cancel))
 
     def is_alive(self, owner: str) -> bool:
         """Whether the process of an owner is there."""
         return self.clients[owner.partition(".")[0]][0].alive
 
-    async def rounds(self, client: Client, settings: Settings) -> None:
+    async def rounds(self, client: Client, stays: list[Stay]) -> None:
         """What one client does: take the lock several times."""
+        settings = self.settings[client.name]
         for _ in range(ROUNDS):
-            await Sleep(self.random.uniform(0, 0.5))
             try:
-                await guarded(settings, "k")
-            except (LeaseLost, BackendError, LockNotAcquired):
+                await Sleep(self.random.uniform(0, 0.5))
+                await self.told(stays, guarded(settings, "k"))
+            except (BackendError, LockNotAcquired, Cancelled):
                 continue
 
-    async def body(self, client: Client, shared: bool, lease: HeldLock) -> None:
+    async def takes_over(self, client: Client, token: str, stays: list[Stay]) -> None:
+        """What a client does with a lock that was handed on to it."""
+        try:
+            await self.told(stays, adopted(self.settings[client.name], "k", token))
+        except BackendError:
+            return
+
+    async def told(self, stays: list[Stay], plan: Plan[Any]) -> None:
+        """Run a plan to its end: a loss is told if it is true, and told if there was one."""
+        stays.clear()
+        try:
+            await plan
+        except LeaseLost as error:
+            self.check_loss(error)
+            return
+        for stay in stays:
+            self.check_no_loss(stay)
+
+    def check_loss(self, error: LeaseLost) -> None:
+        """It was lost at the server, or might have been by its own clock."""
+        stay = self.stays.get(error.fence)
+        if stay is None:  # nobody was in there under it: the hold that was to be taken over is gone
+            return
+        how, _ = self.server.ended.get(error.fence, ("", 0.0))
+        overdue = stay.client.clock() >= stay.lease.deadline
+        if how not in ("expired", "forced") and not overdue:
+            raise Violation(f"{stay.lease.owner} was told of a loss that is none: {error}")
+
+    def check_no_loss(self, stay: Stay) -> None:
+        """It was not lost before its holder had left, or else the holder could not know."""
+        fence = stay.lease.fence
+        how, when = self.server.ended.get(fence, ("", math.inf))
+        locks = stay.lease.store
+        assert isinstance(locks, ModelLocks)
+        could_know = fence in locks.answered or (how == "expired" and when < stay.left)
+        if how in ("expired", "forced") and could_know and not stay.handed_on:
+            raise Violation(f"{stay.lease.owner} has lost the lock ({how}), and was not told")
+
+    async def body(self, client: Client, shared: bool, stays: list[Stay], lease: HeldLock) -> None:
         """The protected section of one client."""
         self.entered += 1
-        entry = (client, lease, shared)
-        self.holding.append(entry)
+        stay = self.stays[lease.fence] = Stay(client, lease, shared)
+        stays.append(stay)
+        self.holding.append(stay)
         try:
             for _ in range(self.random.randrange(1, 4)):
                 self.work(lease)
                 await Sleep(self.random.choice([0.01, 0.1, TTL / 2, TTL]))
+                if self.random.random() < 0.1:
+                    await lease.extending(self.random.choice([TTL / 2, TTL, 2 * TTL]))
+            if self.kind is LOCK and self.random.random() < 0.1:
+                token = await lease.transferring(None)
+                stay.handed_on = True
+                self.hand_on(token)
         finally:
-            self.holding.remove(entry)
+            stay.left = self.simulation.now
+            self.holding.remove(stay)
+
+    def hand_on(self, token: str) -> None:
+        """Have another client take the lock over, soon."""
+        client, _ = self.random.choice(list(self.clients.values()))
+        stays: list[Stay] = []
+        plan = self.takes_over(client, token, stays)
+        task = client.start(plan, partial(self.body, client, False, stays))
+        self.adopting.append((client, task))
 
     def work(self, lease: HeldLock) -> None:
         """Do what the lock protects; a write with a fence older than the newest one is refused."""
         believers = [
-            (each, shared)
-            for client, each, shared in self.holding
-            if client.alive and not each.is_known_lost and client.clock() < each.deadline
+            stay for stay in self.holding if stay.client.alive and self.believes(stay.lease)
         ]
-        names = [each.owner for each, _ in believers]
+        names = [stay.lease.owner for stay in believers]
         if not self.kind.exclusive:
             if len(believers) > self.kind.permits:
                 raise Violation(f"{names} hold {self.kind.permits} permits")
             return
-        writers = [each for each, shared in believers if not shared]
+        writers = [stay.lease for stay in believers if not stay.shared]
         if writers and len(believers) > 1:
             raise Violation(f"{names} all hold the lock, unfenced")
         if lease.fence < self.newest_fence and lease in writers:
             raise Violation(f"{lease.owner} holds the lock, and its writes are refused")
         self.newest_fence = max(self.newest_fence, lease.fence)
+
+    def believes(self, lease: HeldLock) -> bool:
+        """Whether a holder rightly believes that nobody else may hold the lock beside it."""
+        how, _ = self.server.ended.get(lease.fence, ("", 0.0))
+        if how == "forced" or lease.is_known_lost or lease.released:
+            return False  # of what an operator does its holder hears with its next renewal
+        return self.stays[lease.fence].client.clock() < lease.deadline
 
     def run(self) -> None:
         """Let it happen, and check it."""
@@ -249,7 +316,7 @@ class History:
 
     def check(self) -> None:
         """What must hold at the end."""
-        for client, task in self.clients.values():
+        for client, task in [*self.clients.values(), *self.adopting]:
             if client.alive and task.error is not None:
                 raise task.error
             if client.alive and not task.done:
@@ -258,7 +325,7 @@ class History:
             raise Violation(f"the fences do not grow: {self.server.fences}")
         # Whoever comes last finds nobody, whatever the dead have left.
         late = {"owner": "late", "ttl": TTL, "waiter": None, "shared": False}
-        self.server.expire(self.simulation.now + 2 * TTL)
+        self.server.expire(self.simulation.now + 4 * TTL)
         self.server.hand_over(self.simulation.now)
         answer = self.server(("acquire", late), self.simulation.now)
         if self.server.queue or answer[0] != "grant":

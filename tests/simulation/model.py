@@ -8,11 +8,15 @@ frees something hands it over at once to whoever has waited longest, if that one
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 GRANT_LIVES = 1.5
 """Seconds for which what was handed over waits to be confirmed by its new holder: what that one
 asked for, where it asks for less than two seconds."""
+
+
+End = Literal["released", "handed on", "expired", "forced"]
+"""How a hold has ended."""
 
 
 class Violation(AssertionError):
@@ -48,7 +52,7 @@ class LockServer:
         self.exclusive = exclusive
         self.holds: dict[str, Hold] = {}
         self.fence = 0
-        self.released: set[str] = set()
+        self.ended: dict[int, tuple[End, float]] = {}
         self.queue: list[tuple[str, str, bool]] = []
         self.fences: list[int] = []
         self.wake = wake
@@ -63,7 +67,7 @@ class LockServer:
         """Forget whoever did not renew in time."""
         over = [owner for owner, hold in self.holds.items() if hold.until <= now]
         for owner in over:
-            del self.holds[owner]
+            self.end(owner, "expired", now)
         if over:
             self.hand_over(now)
 
@@ -95,26 +99,50 @@ class LockServer:
         self.holds[owner].until = now + ttl
         return True
 
-    def release(self, now: float, owner: str) -> bool:
+    def release(self, now: float, owner: str, fence: int) -> bool:
         """Only whoever holds the lock may free it; asked twice, it says yes twice."""
         if owner not in self.holds:
-            return owner in self.released
-        del self.holds[owner]
-        self.released.add(owner)
+            return self.has_released(owner, fence)
+        self.end(owner, "released", now)
         self.hand_over(now)
         return True
+
+    def transfer(self, now: float, owner: str, to: str, ttl: float) -> tuple[int, float] | None:
+        """Make another one the holder, under a new fence; asked twice, that is done once."""
+        if to not in self.holds:
+            if owner not in self.holds:
+                return None
+            self.end(owner, "handed on", now)
+            self.grant(now, to, ttl, shared=False)
+        theirs = self.holds[to]
+        return theirs.fence, theirs.until - now
+
+    def force_release(self, now: float, owner: str) -> None:
+        """An operator takes the lock from whoever holds it."""
+        for holder in list(self.holds):
+            self.end(holder, "forced", now)
+        self.hand_over(now)
 
     def withdraw(self, now: float, owner: str, waiter: str) -> None:
         """Wait no longer, and give back what was handed over meanwhile."""
         self.queue = [each for each in self.queue if each[0] != waiter]
-        self.holds.pop(owner, None)
+        if owner in self.holds:
+            self.end(owner, "released", now)
         self.hand_over(now)
+
+    def end(self, owner: str, how: End, now: float) -> None:
+        """A hold is over."""
+        self.ended[self.holds.pop(owner).fence] = how, now
 
     # --- what the variants break
 
     def mine(self, owner: str) -> Hold | None:
         """What an acquire that is sent again finds."""
         return self.holds.get(owner)
+
+    def has_released(self, owner: str, fence: int) -> bool:
+        """What a release that is sent again finds."""
+        return fence in self.ended and self.ended[fence][0] == "released"
 
     def may_pass(self, shared: bool) -> bool:
         """Whether a newcomer need not queue up."""
@@ -148,7 +176,7 @@ class LockServer:
 class NoOwnerCheck(LockServer):
     """Broken: anybody's release frees the lock, as redis-py's did before tokens."""
 
-    def release(self, now: float, owner: str) -> bool:
+    def release(self, now: float, owner: str, fence: int) -> bool:
         """Free the lock whoever holds it."""
         self.holds.clear()
         self.hand_over(now)
@@ -211,13 +239,55 @@ class ForgetfulWithdraw(LockServer):
         self.queue = [each for each in self.queue if each[0] != waiter]
 
 
+class StaysInLine(LockServer):
+    """Broken: whoever is cancelled gives back what it was granted, and waits on."""
+
+    def withdraw(self, now: float, owner: str, waiter: str) -> None:
+        """Leave the queue as it is."""
+        super().withdraw(now, owner, waiter="")
+
+
+class OneReleaseIsRemembered(LockServer):
+    """Broken: a release sent again is a loss once another one has released."""
+
+    last = ""
+
+    def release(self, now: float, owner: str, fence: int) -> bool:
+        """Remember the last one."""
+        if owner in self.holds:
+            self.last = owner
+        return super().release(now, owner, fence)
+
+    def has_released(self, owner: str, fence: int) -> bool:
+        """Whether that was the last one."""
+        return owner == self.last
+
+
+class EveryReleaseIsConfirmed(LockServer):
+    """Broken: whose lock was taken away is told that it gave it back."""
+
+    def has_released(self, owner: str, fence: int) -> bool:
+        """Whoever does not hold it any more."""
+        return True
+
+
+class TransferKeepsTheFence(LockServer):
+    """Broken: who hands the lock on may still write under its fence."""
+
+    def transfer(self, now: float, owner: str, to: str, ttl: float) -> tuple[int, float] | None:
+        """Another name on the same hold."""
+        if owner in self.holds:
+            self.holds[to] = self.holds.pop(owner)
+        return super().transfer(now, owner, to, ttl)
+
+
 class LostWakeUp(LockServer):
     """Broken: a release frees the lock and tells nobody (redisson issue 5761)."""
 
-    def release(self, now: float, owner: str) -> bool:
+    def release(self, now: float, owner: str, fence: int) -> bool:
         """Leave it to the waiters' own slow look."""
         queue, self.queue = self.queue, []
-        answer = super().release(now, owner)
+        answer = super().release(now, owner, fence)
         self.queue = queue
         return answer
 

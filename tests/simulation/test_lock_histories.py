@@ -9,7 +9,15 @@ from resilient.engine.plan import Ask, Body, Together
 from resilient.policies.distributed_lock.leases import HeldLock
 from resilient.testing.simulation import tasks
 from tests.simulation import model
-from tests.simulation.histories import LOCK, READ_WRITE, SEMAPHORE, History, Kind, LateLease
+from tests.simulation.histories import (
+    LOCK,
+    READ_WRITE,
+    SEMAPHORE,
+    History,
+    HopefulLease,
+    Kind,
+    LateLease,
+)
 from tests.simulation.model import LockServer, Violation
 from tests.support.scale import SCALE
 
@@ -25,10 +33,11 @@ pytestmark = pytest.mark.timeout(1800)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_history_breaks_a_promise(kind: Kind) -> None:
-    """Killed, paused and delayed clients, replies lost and repeated: exclusion, order, progress.
+    """Killed, paused, cancelled and delayed clients, replies lost and repeated.
 
     Two holders overlap only where the fence stops one of them, nobody is overtaken, nobody is left
-    waiting beside a free lock, and at the end the queue is empty.
+    waiting beside a free lock, whose hold was lost is told so and nobody else is, and at the end
+    the queue is empty.
     """
     entered, histories = 0, max(300, HISTORIES // len(KINDS))
     for seed in range(histories):
@@ -50,6 +59,11 @@ def test_no_history_breaks_a_promise(kind: Kind) -> None:
         pytest.param(LOCK, model.FenceStartsAgain, HeldLock, id="fence not growing"),
         pytest.param(LOCK, model.GrantToTheDead, HeldLock, id="dead waiter not skipped"),
         pytest.param(LOCK, model.ForgetfulWithdraw, HeldLock, id="given up and kept"),
+        pytest.param(LOCK, model.StaysInLine, HeldLock, id="cancelled and still in line"),
+        pytest.param(LOCK, model.OneReleaseIsRemembered, HeldLock, id="told of no loss"),
+        pytest.param(LOCK, model.EveryReleaseIsConfirmed, HeldLock, id="loss taken for a release"),
+        pytest.param(LOCK, LockServer, HopefulLease, id="second reply to a release ignored"),
+        pytest.param(LOCK, model.TransferKeepsTheFence, HeldLock, id="handed on with its fence"),
         pytest.param(LOCK, model.LostWakeUp, HeldLock, id="release tells nobody"),
         pytest.param(READ_WRITE, model.ReaderPastWriter, HeldLock, id="reader past a writer"),
         pytest.param(READ_WRITE, model.ReaderBesideWriter, HeldLock, id="reader beside a writer"),

@@ -1,8 +1,9 @@
 """The third driver: thousands of plans on a virtual clock, with everything that can go wrong.
 
 A seed makes one history, repeatable to the letter: clients run the real plans against a server
-given as a plain function, over a network that delays, loses and repeats messages, and are paused
-and killed at random. What must never happen is checked by the test that owns the simulation.
+given as a plain function, over a network that delays, loses and repeats messages, and are paused,
+cancelled and killed at random. What must never happen is checked by the test that owns the
+simulation.
 
 Example:
     >>> from resilient.engine.plan import Ask, Sleep
@@ -17,7 +18,7 @@ Example:
     42
 """
 
-from resilient.testing.simulation.tasks import Task
+from resilient.testing.simulation.tasks import Cancelled, Task
 from resilient.testing.simulation.world import Client, Faults, Simulation
 
-__all__ = ["Client", "Faults", "Simulation", "Task"]
+__all__ = ["Cancelled", "Client", "Faults", "Simulation", "Task"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resilient.engine.drivers.steps import Done, resume
@@ -26,7 +27,7 @@ from resilient.engine.plan import (
 if TYPE_CHECKING:
     from resilient.testing.simulation.world import Client
 
-__all__ = ["ANSWERED_AT_ONCE", "ANSWERED_LATER", "SimulatedWaiter", "Task"]
+__all__ = ["ANSWERED_AT_ONCE", "ANSWERED_LATER", "Cancelled", "SimulatedWaiter", "Task"]
 
 
 class SimulatedWaiter:
@@ -65,6 +66,10 @@ class SimulatedWaiter:
         resume(woken)
 
 
+class Cancelled(BaseException):
+    """What a cancelled plan is told, as `asyncio.CancelledError` in an event loop."""
+
+
 class _Abandoned(BaseException):
     """The process of a plan is no more."""
 
@@ -88,6 +93,11 @@ class Task:
         self._plan = plan
         self._body = body
         self._callbacks: list[Callable[[], None]] = []
+        self._turn = 0
+        """The number of the operation that it awaits; what answers an earlier one is too late."""
+        self._awaits: type = object
+        self._inner: Task | None = None
+        self._is_cancelled = False
         self._context = copy_context()  # as every thread and task of a process has its own
         client.simulation.register(self)
 
@@ -101,6 +111,22 @@ class Task:
             except (_Abandoned, StopIteration):
                 self.done = True
 
+    def cancel(self) -> None:
+        """Have what the plan awaits raise `Cancelled`, as in an event loop.
+
+        A sleep and a wait do so at once, a body as soon as it lets it out; what was asked, and
+        plans that run side by side, come to their ends before.
+        """
+        if self.done:
+            return
+        if self._awaits is Sleep or self._awaits is Wait:
+            self._turn += 1
+            self.step(error=Cancelled())
+        elif self._awaits is Body and self._inner is not None and not self._inner.done:
+            self._inner.cancel()
+        else:
+            self._is_cancelled = True
+
     def when_done(self, callback: Callable[[], None]) -> None:
         """Call back when the plan has ended, in the same client."""
         self._callbacks.append(callback)
@@ -108,9 +134,11 @@ class Task:
     def step(self, answer: Any = None, error: BaseException | None = None) -> None:
         """Step the plan until it waits for something, or ends."""
         while True:
+            if self._is_cancelled:
+                self._is_cancelled, error = False, Cancelled()
             try:
                 operation = self._context.run(resume, self._plan, answer, error)
-            except Exception as raised:
+            except (Exception, Cancelled) as raised:
                 self._end(None, raised)
                 return
             if isinstance(operation, Done):
@@ -121,6 +149,8 @@ class Task:
             if kind in ANSWERED_AT_ONCE:
                 answer = ANSWERED_AT_ONCE[kind](self, operation)
             else:
+                self._turn += 1
+                self._awaits = kind
                 ANSWERED_LATER[kind](self, operation)
                 return
 
@@ -133,16 +163,25 @@ class Task:
         """Go on with an answer, when the client runs."""
         self.client.resume(lambda: self.step(answer, error))
 
+    def _answered(self, turn: int, answer: Any = None) -> None:
+        """Go on with the answer to what a cancellation may have interrupted."""
+
+        def go_on() -> None:
+            if self._turn == turn:
+                self.step(answer)
+
+        self.client.resume(go_on)
+
     def _ask(self, operation: Ask) -> None:
         operation.transport.ask(operation.command, self.step)  # type: ignore[attr-defined]
 
     def _sleep(self, operation: Sleep) -> None:
-        self.client.simulation.after(operation.seconds, self.later)
+        self.client.simulation.after(operation.seconds, partial(self._answered, self._turn))
 
     def _wait(self, operation: Wait) -> None:
         waiter = operation.waiter
         assert isinstance(waiter, SimulatedWaiter)
-        go_on = self.later
+        go_on = partial(self._answered, self._turn)
         self.client.simulation.after(operation.seconds, lambda: waiter.expire(go_on))
         waiter.begin(go_on)
 
@@ -153,6 +192,7 @@ class Task:
             self._follow(Task(self.client, self._body(operation.value)))
 
     def _follow(self, task: Task) -> None:
+        self._inner = task
         task.when_done(lambda: self.later(task.value, task.error))
         self.client.resume(task.step)
 
