@@ -20,7 +20,7 @@ MODULES = {
     "memory": "resilient.backends.memory",
     "sqlite": "resilient.backends.sqlite",
     **dict.fromkeys((*_REDIS_SCHEMES, "unix"), _REDIS),
-    **{f"{scheme}+sentinel": _REDIS for scheme in _REDIS_SCHEMES},
+    **{f"{scheme}+{kind}": _REDIS for scheme in _REDIS_SCHEMES for kind in ("sentinel", "cluster")},
     **dict.fromkeys(("postgresql", "postgres"), _POSTGRES),
     **dict.fromkeys(("mongodb", "mongodb+srv"), _MONGODB),
 }

@@ -90,15 +90,15 @@ class Bell:
         # Of those that keep nothing in the kernel, which a forked child would share.
         self._selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
         self._selector.register(self._ear, selectors.EVENT_READ)
-        self._beside: int | None = None
+        self._beside: tuple[int, ...] = ()
 
     def ring(self) -> None:
         """Interrupt the waiting, from any thread."""
         with self._lock, contextlib.suppress(OSError):
             self._rope.send(b"!")  # full: it rings already; closed: nobody waits
 
-    def wait(self, seconds: float, beside: int | None = None) -> str:
-        """Wait until it rings, something happens on the file `beside`, or so long.
+    def wait(self, seconds: float, *beside: int) -> str:
+        """Wait until it rings, something happens on one of the files `beside`, or so long.
 
         Returns:
             What happened: `"file"`, else `"bell"`, else nothing.
@@ -109,13 +109,13 @@ class Bell:
         if self._ear in ready:
             with contextlib.suppress(BlockingIOError):
                 self._ear.recv(4096)
-        return "" if not ready else "file" if beside in ready else "bell"
+        return "" if not ready else "bell" if ready == [self._ear] else "file"
 
-    def _look_at(self, beside: int | None) -> None:
-        if self._beside is not None:
-            self._selector.unregister(self._beside)
-        if beside is not None:
-            self._selector.register(beside, selectors.EVENT_READ)
+    def _look_at(self, beside: tuple[int, ...]) -> None:
+        for file in self._beside:
+            self._selector.unregister(file)
+        for file in beside:
+            self._selector.register(file, selectors.EVENT_READ)
         self._beside = beside
 
     def close(self) -> None:

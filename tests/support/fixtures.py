@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.clusters import Cluster, redis_cluster
 from tests.support.modes import Mode, ModeName
 from tests.support.mongodb import MongoAt, mongo_server
 from tests.support.postgres import PostgresAt, postgres_server
@@ -135,6 +136,13 @@ def every_redis(request: pytest.FixtureRequest) -> Iterator[RedisAt]:
     flavour: Flavour = request.param
     with redis_server(flavour) as server:
         yield server
+
+
+@pytest.fixture(scope="session", name="redis_cluster")
+def _redis_cluster() -> Iterator[Cluster]:
+    """One cluster for all tests that do no harm to it."""
+    with redis_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

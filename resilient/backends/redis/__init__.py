@@ -7,13 +7,22 @@ from typing import Any
 from resilient.backends.redis.cache import RedisCache
 from resilient.backends.redis.checkpoints import RedisCheckpoints
 from resilient.backends.redis.circuits import RedisCircuits
+from resilient.backends.redis.cluster import ClusterTransport
+from resilient.backends.redis.cluster_clients import (
+    cluster_of_client,
+    cluster_of_url,
+    is_cluster_client,
+)
 from resilient.backends.redis.idempotency import RedisIdempotency
 from resilient.backends.redis.keys import Keys
 from resilient.backends.redis.locks import RedisLocks
 from resilient.backends.redis.settings import Settings, settings_of_client, settings_of_url
-from resilient.backends.redis.signals import RedisSignals
+from resilient.backends.redis.signals import ClusterSignals, RedisSignals
+from resilient.backends.redis.topology import ClusterSettings, Topology
 from resilient.backends.redis.transport import RedisTransport
+from resilient.backends.redis.urls import parsed
 from resilient.engine.backend import Backend
+from resilient.engine.listening import ListeningSource
 
 __all__ = ["RedisBackend", "from_client", "from_url"]
 
@@ -21,10 +30,18 @@ __all__ = ["RedisBackend", "from_client", "from_url"]
 class RedisBackend(Backend):
     """All capabilities on Redis (6.2 or newer) or Valkey: one server, or a primary of sentinels."""
 
-    def __init__(self, settings: Settings, *, prefix: str = "") -> None:
-        keys = Keys(prefix)
+    def __init__(self, settings: Settings | ClusterSettings, *, prefix: str = "") -> None:
+        keys = Keys(prefix, clustered=isinstance(settings, ClusterSettings))
         self.prefix = prefix
-        self._transport = RedisTransport(settings)
+        self._transport: RedisTransport | ClusterTransport
+        source: ListeningSource
+        if isinstance(settings, ClusterSettings):
+            topology = Topology(settings)
+            self._transport = ClusterTransport(settings, topology)
+            source = ClusterSignals(settings, topology, keys)
+        else:
+            self._transport = RedisTransport(settings)
+            source = RedisSignals(settings, keys)
         super().__init__(
             settings.name,
             locks=RedisLocks(self._transport, keys),
@@ -32,7 +49,7 @@ class RedisBackend(Backend):
             cache=RedisCache(self._transport, keys, self._longest),
             idempotency=RedisIdempotency(self._transport, keys),
             checkpoints=RedisCheckpoints(self._transport, keys, self._longest),
-            source=RedisSignals(settings, keys),
+            source=source,
         )
 
     def _longest(self) -> float:
@@ -66,7 +83,10 @@ def from_url(url: str, *, prefix: str = "") -> RedisBackend:
     Raises:
         ConfigurationError: The URL or one of its options is wrong.
     """
-    return RedisBackend(settings_of_url(url), prefix=prefix)
+    found = parsed(url)
+    if found.kind == "cluster":
+        return RedisBackend(cluster_of_url(found), prefix=prefix)
+    return RedisBackend(settings_of_url(found), prefix=prefix)
 
 
 def from_client(client: Any, *, prefix: str = "") -> RedisBackend:
@@ -80,4 +100,6 @@ def from_client(client: Any, *, prefix: str = "") -> RedisBackend:
     Raises:
         ConfigurationError: It is neither, or its settings cannot serve both.
     """
+    if is_cluster_client(client):
+        return RedisBackend(cluster_of_client(client), prefix=prefix)
     return RedisBackend(settings_of_client(client), prefix=prefix)

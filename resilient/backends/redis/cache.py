@@ -30,10 +30,21 @@ from resilient.backends.redis.cache_records import (
     tags_of,
     times_of,
 )
-from resilient.backends.redis.commands import Batch, Command, Plain, Script, milliseconds, text
+from resilient.backends.redis.commands import (
+    Batch,
+    Command,
+    Everywhere,
+    OfNode,
+    Plain,
+    Read,
+    Script,
+    milliseconds,
+    text,
+)
 from resilient.backends.redis.keys import Keys
+from resilient.backends.redis.server import Server
 from resilient.engine.cache_defaults import CacheDefaults
-from resilient.engine.plan import Ask, Plan, Transport, all_of
+from resilient.engine.plan import Ask, Plan, all_of
 from resilient.protocols.cache import Busy, Entry, Leased
 from resilient.protocols.values import Encoded
 
@@ -78,7 +89,7 @@ class Look(NamedTuple):
 class RedisCache(CacheDefaults):
     """Values, tags and leases (`resilient.protocols.cache.CacheStore`)."""
 
-    def __init__(self, transport: Transport, keys: Keys, max_ttl: Callable[[], float]) -> None:
+    def __init__(self, transport: Server, keys: Keys, max_ttl: Callable[[], float]) -> None:
         self._transport = transport
         self._keys = keys
         self._max_ttl = max_ttl
@@ -129,8 +140,8 @@ class RedisCache(CacheDefaults):
 
     def _look_at(self, key: str, tags: Sequence[str]) -> Look:
         [name] = self._keys.names("cache", key)
-        ask = Plain("MGET", name, *map(self._keys.tag, tags))
-        batch = Batch([ask, TIME])
+        ask = Read(name, *map(self._keys.tag, tags))
+        batch = Batch([ask, TIME.at(name)])
         return Look(Ask(self._transport, batch), tuple(tags), stored_of(tags).encode())
 
     async def fetch(
@@ -153,9 +164,10 @@ class RedisCache(CacheDefaults):
             of_lease = newest(numbers)
             self._present.pop(key, None)
         names, lives = self._names(key), milliseconds(lease, "lease")
-        its_numbers = Plain("MGET", *map(self._keys.tag, tags)) if tags else None
+        address = self._transport.address(waiter, names[0])
+        its_numbers = Read(*map(self._keys.tag, tags)) if tags else None
         while True:
-            ask = FETCH(names, owner, lives, waiter or "", of_value, of_lease)
+            ask = FETCH(names, owner, lives, address, of_value, of_lease)
             (outcome, stored, now, *rest), *found = await Ask(
                 self._transport, Batch([ask, its_numbers] if its_numbers else [ask])
             )
@@ -212,19 +224,28 @@ class RedisCache(CacheDefaults):
         """Those of the keys, with their tags, that have a fresh value: by plain commands."""
         if not wanted:
             return {}
-        names = [self._keys.names("cache", key)[0] for key in wanted]
-        tags = list(dict.fromkeys(tag for its in wanted.values() for tag in its))
-        look = Plain("MGET", *names, *map(self._keys.tag, tags))
-        found, (seconds, micros) = await Ask(self._transport, Batch([look, TIME]))
-        now, numbers = int(seconds) * MICRO + int(micros), numbers_of(tags, found[len(names) :])
+        if self._keys.clustered:  # each is judged by the clock of its own server
+            looks = await all_of([self._looked(key, its) for key, its in wanted.items()])
+        else:
+            looks = await self._looked_together(wanted)
         hits = {}
-        for key, stored in zip(wanted, found, strict=False):
-            record = Record.of(stored, now)
+        for key, (record, numbers) in zip(wanted, looks, strict=True):
             if record is not None and record.entry.fresh > 0:
                 of_value = await self._oldest_valid(record.born, record.entry.tags, numbers)
                 if of_value <= record.born:
                     hits[key] = record.entry
         return hits
+
+    async def _looked_together(
+        self, wanted: Mapping[str, Sequence[str]]
+    ) -> list[tuple[Record | None, Numbers]]:
+        """The same for several keys, of one server and one moment."""
+        names = [self._keys.names("cache", key)[0] for key in wanted]
+        tags = list(dict.fromkeys(tag for its in wanted.values() for tag in its))
+        look = Read(*names, *map(self._keys.tag, tags))
+        found, (seconds, micros) = await Ask(self._transport, Batch([look, TIME]))
+        now, numbers = int(seconds) * MICRO + int(micros), numbers_of(tags, found[len(names) :])
+        return [(Record.of(stored, now), numbers) for stored in found[: len(names)]]
 
     async def _looked(self, key: str, tags: Sequence[str]) -> tuple[Record | None, Numbers]:
         """What is kept of a value, by plain commands, and the numbers of tags."""
@@ -243,7 +264,7 @@ class RedisCache(CacheDefaults):
             return 0
         unknown = [tag for tag in tags if tag not in numbers]
         if unknown:
-            found = await Ask(self._transport, Plain("MGET", *map(self._keys.tag, unknown)))
+            found = await Ask(self._transport, Read(*map(self._keys.tag, unknown)))
             numbers = {**numbers, **numbers_of(unknown, found)}
         of_tags = [numbers[tag] for tag in tags]
         # A tag that the server has lost may have been invalidated meanwhile.
@@ -289,8 +310,10 @@ class RedisCache(CacheDefaults):
         if not missing:
             return {}
         names = [self._keys.tag(tag) for tag in missing]
-        begin: list[Command] = [Plain("SET", name, born, "NX", "PX", lives) for name in names]
-        *_, found = await Ask(self._transport, Batch([*begin, Plain("MGET", *names)]))
+        begin: list[Command] = [
+            Plain("SET", name, born, "NX", "PX", lives, key=name) for name in names
+        ]
+        *_, found = await Ask(self._transport, Batch([*begin, Read(*names)]))
         return numbers_of(missing, found)
 
     async def abandon(self, key: str, *, owner: str) -> bool:
@@ -313,7 +336,11 @@ class RedisCache(CacheDefaults):
         """Store a value whoever computes."""
         lives, *times = times_of(self._max_ttl() if ttl is None else ttl, fresh, stale)
         ensure = [TAG_ENSURE([self._keys.tag(tag)], max(2 * lives, TAG_LIVES)) for tag in tags]
-        store = SET(self._names(key), value, stored_of(tags), key, self._channel, lives, *times)
+        latest = 0
+        if ensure and self._keys.clustered:  # where each tag has the time of its own server
+            latest, ensure = max(map(int, await Ask(self._transport, Batch(ensure)))), []
+        stored = stored_of(tags)
+        store = SET(self._names(key), value, stored, key, self._channel, lives, *times, latest)
         await Ask(self._transport, Batch([*ensure, store]))
 
     async def delete(self, key: str) -> bool:
@@ -334,9 +361,11 @@ class RedisCache(CacheDefaults):
 
     async def invalidate_tags(self, tags: Sequence[str]) -> None:
         """Make every entry that has one of these tags a miss."""
-        bumps = [TAG_BUMP([self._keys.tag(t)], TAG_LIVES, t, self._channel) for t in tags]
-        if bumps:
-            await Ask(self._transport, Batch(bumps))
+        if not tags:
+            return
+        latest = max(await self._times()) if self._keys.clustered else 0
+        bumps = [TAG_BUMP([self._keys.tag(t)], TAG_LIVES, t, self._channel, latest) for t in tags]
+        await Ask(self._transport, Batch(bumps))
 
     async def keys(self, pattern: str = "*") -> list[str]:
         """The keys that match a glob; those that a tag has made a miss may be among them."""
@@ -344,33 +373,40 @@ class RedisCache(CacheDefaults):
         beginning = re.split(r"[*?\[%{}]", pattern, maxsplit=1)[0]
         matches = re.compile(fnmatch.translate(pattern)).match
         found: dict[str, None] = {}  # a scan may show a key twice
-        cursor = 0
-        while True:
-            cursor, names = await self._scan(cursor, self._keys.pattern("cache", beginning))
-            for name in names:
-                key = self._keys.key_of("cache", name)
-                if key is not None and matches(key):
-                    found[key] = None
-            if cursor == 0:
-                return list(found)
+        for node in range(len(await self._times())):
+            cursor = None
+            while cursor != 0:
+                pattern_there = self._keys.pattern("cache", beginning)
+                cursor, names = await self._scan(node, cursor or 0, pattern_there)
+                for name in names:
+                    key = self._keys.key_of("cache", name)
+                    if key is not None and matches(key):
+                        found[key] = None
+        return list(found)
 
     async def clear(self) -> int:
         """Remove every entry under the backend's prefix, in small steps."""
-        removed = cursor = 0
-        while True:
-            cursor, names = await self._scan(cursor, self._keys.pattern("cache"))
-            keys = [self._keys.key_of("cache", name) for name in names]
-            deletions = [self._deletion(key) for key in keys if key is not None]
-            if deletions:
-                answers = await Ask(self._transport, Batch(deletions))
-                removed += sum(answer is not None for answer in answers)
-            if cursor == 0:
-                return removed
+        removed = 0
+        for node in range(len(await self._times())):
+            cursor = None
+            while cursor != 0:
+                cursor, names = await self._scan(node, cursor or 0, self._keys.pattern("cache"))
+                keys = [self._keys.key_of("cache", name) for name in names]
+                deletions = [self._deletion(key) for key in keys if key is not None]
+                if deletions:
+                    answers = await Ask(self._transport, Batch(deletions))
+                    removed += sum(answer is not None for answer in answers)
+        return removed
 
     # --- inside
 
-    async def _scan(self, cursor: int, pattern: str) -> tuple[int, list[str]]:
-        step = Plain("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_STEP)
+    async def _times(self) -> list[int]:
+        """The time of each primary, in µs."""
+        times = await Ask(self._transport, Everywhere(TIME))
+        return [int(seconds) * MICRO + int(micros) for seconds, micros in times]
+
+    async def _scan(self, node: int, cursor: int, pattern: str) -> tuple[int, list[str]]:
+        step = OfNode(node, "SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_STEP)
         cursor, names = await Ask(self._transport, step)
         return int(cursor), [name.decode(errors="surrogateescape") for name in names]
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from resilient.backends.redis.commands import Call, Script, milliseconds, text
 from resilient.backends.redis.keys import Keys
-from resilient.engine.plan import Ask, Transport
+from resilient.backends.redis.server import Server
+from resilient.engine.plan import Ask
 from resilient.protocols.checkpoints import (
     ArgumentsDiffer,
     Checkpoint,
@@ -40,7 +41,7 @@ MEMORY_LIVES = 7 * 86_400_000
 class RedisCheckpoints:
     """Jobs, checkpoints and steps (`resilient.protocols.checkpoints.CheckpointStore`)."""
 
-    def __init__(self, transport: Transport, keys: Keys, max_ttl: Callable[[], float]) -> None:
+    def __init__(self, transport: Server, keys: Keys, max_ttl: Callable[[], float]) -> None:
         self._transport = transport
         self._keys_of = lru_cache(128)(keys.job)  # a job asks again and again
         self._max_ttl = max_ttl
@@ -69,7 +70,7 @@ class RedisCheckpoints:
             version,
             fingerprint,
             int(rerun),
-            waiter or "",
+            self._transport.address(waiter, self._keys_of(task)[0]),
         )
         outcome, *rest = await Ask(self._transport, call)
         if outcome == b"differ":

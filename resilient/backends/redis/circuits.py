@@ -14,7 +14,8 @@ from typing import Any
 
 from resilient.backends.redis.commands import Plain, Script, text
 from resilient.backends.redis.keys import Keys
-from resilient.engine.plan import Ask, Transport
+from resilient.backends.redis.server import Server
+from resilient.engine.plan import Ask
 from resilient.protocols.circuits import (
     Admission,
     CircuitRules,
@@ -42,7 +43,7 @@ FOR_CALLERS = frozenset({"slow_over", "ramp", "ramp_start"})
 class RedisCircuits:
     """Shared windows and probe permits (`resilient.protocols.circuits.CircuitStore`)."""
 
-    def __init__(self, transport: Transport, keys: Keys, max_ttl: Callable[[], float]) -> None:
+    def __init__(self, transport: Server, keys: Keys, max_ttl: Callable[[], float]) -> None:
         self._transport = transport
         self._keys = keys
         self._max_ttl = max_ttl
@@ -134,7 +135,8 @@ class RedisCircuits:
 
     async def delete(self, key: str) -> bool:
         """Forget the circuit."""
-        return bool(await Ask(self._transport, Plain("DEL", *self._names(key))))
+        names = self._names(key)
+        return bool(await Ask(self._transport, Plain("DEL", *names, key=names[0])))
 
     async def _ask(
         self,

@@ -10,13 +10,30 @@ from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
+from redis.crc import key_slot
+
 from resilient.backends.redis.resp import pack
 from resilient.errors import ConfigurationError
 
-__all__ = ["Batch", "Call", "Command", "Plain", "Script", "Waiting", "milliseconds", "text"]
+__all__ = [
+    "Asking",
+    "Batch",
+    "Call",
+    "Command",
+    "Everywhere",
+    "OfNode",
+    "Plain",
+    "Read",
+    "Script",
+    "Waiting",
+    "milliseconds",
+    "slot_of",
+    "text",
+]
 
 Argument = str | bytes | int | float
 
+_ASKING = pack(("ASKING",))
 _COMMENT = re.compile(r" *--[^\n]*")
 _FUNCTION = re.compile(r"^local function (?P<name>\w+)\(.*?^end\n", re.MULTILINE | re.DOTALL)
 _WORD = re.compile(r"\w+")
@@ -39,6 +56,20 @@ class Command:
     replies: int
     repeatable: bool
 
+    @property
+    def key(self) -> str | None:
+        """A key of the slot in which it works; `None`: any server of a cluster may answer."""
+        return None
+
+    @property
+    def parts(self) -> Sequence[Command]:
+        """What it consists of where each command must be of one slot; their order is kept there."""
+        return (self,)
+
+    def joined(self, values: list[Any]) -> Any:
+        """What the asker gets of the values of its parts."""
+        return values[0]
+
     def in_full(self) -> bytes:
         """What is sent when the server does not know a script yet."""
         return self.packed
@@ -47,20 +78,117 @@ class Command:
         """What the asker gets."""
         return answers[0]
 
-    def guarded(self, lock: str, owner: str) -> Command:
-        """The same, refused (`NOTHELD`) if the lock is not the owner's; scripts only."""
+    def guarded(self, lock: str, owner: str, *, in_slot: bool = False) -> Command:
+        """The same, refused (`NOTHELD`) if the lock is not the owner's; scripts only.
+
+        With `in_slot` those only that work in the lock's own slot of a cluster.
+        """
         return self
 
 
 class Plain(Command):
-    """A command of the server's own."""
+    """A command of the server's own.
 
-    __slots__ = ()
+    Args:
+        words: The command and its arguments.
+        key: A key of the slot in which it works.
+    """
 
-    def __init__(self, *words: Argument) -> None:
+    __slots__ = ("_key",)
+
+    def __init__(self, *words: Argument, key: str | None = None) -> None:
         self.packed = _packed(words)
         self.replies = 1
         self.repeatable = True
+        self._key = key
+
+    @property
+    def key(self) -> str | None:
+        """A key of the slot in which it works."""
+        return self._key
+
+    def at(self, key: str) -> Plain:
+        """The same command, asked of the server that has this key."""
+        command = Plain.__new__(Plain)
+        command.packed, command.replies, command.repeatable = self.packed, 1, True
+        command._key = key
+        return command
+
+
+class Read(Plain):
+    """`MGET` of keys of any slots."""
+
+    __slots__ = ("_names",)
+
+    def __init__(self, *names: str) -> None:
+        super().__init__("MGET", *names, key=names[0])
+        self._names = names
+
+    @property
+    def parts(self) -> Sequence[Command]:
+        """One for each key."""
+        return [Plain("MGET", name, key=name) for name in self._names]
+
+    def joined(self, values: list[Any]) -> Any:
+        """All values."""
+        return [value for (value,) in values]
+
+
+class Everywhere(Command):
+    """A command for each primary of a cluster; its answers as a list."""
+
+    __slots__ = ("command",)
+
+    def __init__(self, command: Plain) -> None:
+        self.command = command
+        self.packed = command.packed
+        self.replies = 1
+        self.repeatable = True
+
+    def value(self, answers: list[Any]) -> Any:
+        """Where there is one server only."""
+        return answers
+
+
+class OfNode(Plain):
+    """A command for one of the primaries of a cluster, by its number."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: int, *words: Argument) -> None:
+        super().__init__(*words)
+        self.node = node
+
+    @classmethod
+    def of(cls, command: Plain, node: int) -> OfNode:
+        """A command for this one."""
+        made = cls.__new__(cls)
+        made.packed, made.replies, made.repeatable = command.packed, 1, True
+        made._key, made.node = None, node
+        return made
+
+
+class Asking(Command):
+    """A command for a server that is about to get its slot.
+
+    https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#ask-redirection
+    """
+
+    __slots__ = ("_command",)
+
+    def __init__(self, command: Command) -> None:
+        self._command = command
+        self.packed = _ASKING + command.packed
+        self.replies = 1 + command.replies
+        self.repeatable = command.repeatable
+
+    def in_full(self) -> bytes:
+        """With the script's text."""
+        return _ASKING + self._command.in_full()
+
+    def value(self, answers: list[Any]) -> Any:
+        """The command's own."""
+        return self._command.value(answers[1:])
 
 
 class Call(Command):
@@ -82,12 +210,19 @@ class Call(Command):
         self.replies = 1
         self.repeatable = repeatable
 
+    @property
+    def key(self) -> str | None:
+        """All its keys are of one slot."""
+        return self._keys[0]
+
     def in_full(self) -> bytes:
         """The same with the script's text, which the server then knows."""
         return pack(("EVAL", self._script.text, len(self._keys), *self._keys, *self._args))
 
-    def guarded(self, lock: str, owner: str) -> Call:
+    def guarded(self, lock: str, owner: str, *, in_slot: bool = False) -> Call:
         """A call of the script with the question in front of it."""
+        if in_slot and slot_of(self._keys[0]) != slot_of(lock):
+            return self
         script = self._script.guarded
         return Call(script, [*self._keys, lock], [*self._args, owner], self.repeatable)
 
@@ -111,9 +246,19 @@ class Batch(Command):
         """One answer for each."""
         return answers
 
-    def guarded(self, lock: str, owner: str) -> Batch:
+    @property
+    def parts(self) -> Sequence[Command]:
+        """Those of all of them."""
+        return [part for command in self._commands for part in command.parts]
+
+    def joined(self, values: list[Any]) -> Any:
+        """One value for each."""
+        left = iter(values)
+        return [command.joined([next(left) for _ in command.parts]) for command in self._commands]
+
+    def guarded(self, lock: str, owner: str, *, in_slot: bool = False) -> Batch:
         """All its scripts so."""
-        return Batch([command.guarded(lock, owner) for command in self._commands])
+        return Batch([each.guarded(lock, owner, in_slot=in_slot) for each in self._commands])
 
 
 class Waiting(Batch):
@@ -122,6 +267,20 @@ class Waiting(Batch):
     __slots__ = ()
 
     apart = True
+
+    @property
+    def key(self) -> str | None:
+        """All of it goes to one server, over one connection."""
+        return self._commands[0].key
+
+    @property
+    def parts(self) -> Sequence[Command]:
+        """It has none."""
+        return (self,)
+
+    def joined(self, values: list[Any]) -> Any:
+        """The answers."""
+        return values[0]
 
 
 class Script:
@@ -156,6 +315,11 @@ class Script:
     def guarded(self) -> Script:
         """The script that runs only if its caller holds a lock (`locks/guard.lua`)."""
         return Script(f"{self.name} under a lock", text=_lua("locks/guard") + self.text)
+
+
+def slot_of(key: str) -> int:
+    """The slot of a key on a cluster."""
+    return key_slot(key.encode())
 
 
 def _packed(words: Sequence[Argument]) -> bytes:

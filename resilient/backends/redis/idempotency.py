@@ -6,7 +6,8 @@ from typing import Any
 
 from resilient.backends.redis.commands import Script, milliseconds, text
 from resilient.backends.redis.keys import Keys
-from resilient.engine.plan import Ask, Transport
+from resilient.backends.redis.server import Server
+from resilient.engine.plan import Ask
 from resilient.protocols.idempotency import Claimed, Completed, InProgress, Mismatch, Unknown
 from resilient.protocols.values import Encoded
 
@@ -27,7 +28,7 @@ MEMORY_LIVES = 7 * 86_400_000
 class RedisIdempotency:
     """One fenced record a key (`resilient.protocols.idempotency.IdempotencyStore`)."""
 
-    def __init__(self, transport: Transport, keys: Keys) -> None:
+    def __init__(self, transport: Server, keys: Keys) -> None:
         self._transport = transport
         self._keys = keys
 
@@ -43,13 +44,14 @@ class RedisIdempotency:
         takeover: bool = True,
     ) -> Claimed | InProgress | Completed | Mismatch | Unknown:
         """Claim the call if nobody has, or if the owner's lease has run out."""
+        names = self._names(key)
         call = CLAIM(
-            self._names(key),
+            names,
             owner,
             milliseconds(lease, "lease"),
             milliseconds(ttl, "ttl"),
             fingerprint,
-            waiter or "",
+            self._transport.address(waiter, names[0]),
             "1" if takeover else "",
         )
         outcome, *rest = await Ask(self._transport, call)

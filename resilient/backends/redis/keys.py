@@ -20,9 +20,14 @@ _GLOB = re.compile(r"[*?\[\]\\]")
 
 
 class Keys:
-    """The names under one prefix."""
+    """The names under one prefix.
 
-    def __init__(self, prefix: str) -> None:
+    Args:
+        prefix: What they begin with.
+        clustered: Whether a job's names need a tag, which each of its checkpoints has then.
+    """
+
+    def __init__(self, prefix: str, *, clustered: bool = False) -> None:
         if not _WHOLE_TAGS.fullmatch(prefix):
             raise ConfigurationError(
                 f"prefix={prefix!r} has a brace that is no part of a whole hash tag: "
@@ -30,6 +35,7 @@ class Keys:
             )
         self.prefix = prefix
         self._has_tag = "{" in prefix
+        self.clustered = clustered
 
     def names(self, kind: str, key: str, *helpers: str) -> list[str]:
         """The primary key of an entity, and its helpers' keys in the same slot."""
@@ -52,6 +58,9 @@ class Keys:
     def job(self, task: str) -> list[str]:
         """A job's run, its steps, its waiters, and what its checkpoints' names begin with."""
         plain = task if has_tag(task) else _ENDS_IN_SEQUENCE.sub("%3A", escaped(task))
+        if self.clustered and not self._has_tag:
+            # Two different starts, so that the job "a" is another one than the job "{a}".
+            plain = f"%{task}" if has_tag(task) else f"{{{plain or '%'}}}"
         return [
             f"{self.prefix}checkpoint-run:{plain}",
             f"{self.prefix}checkpoint-steps:{plain}",

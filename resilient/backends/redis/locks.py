@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from resilient.backends.redis.commands import Plain, Script, Waiting, milliseconds, text
+from resilient.backends.redis.commands import Plain, Script, Waiting, milliseconds, slot_of, text
 from resilient.backends.redis.keys import Keys
+from resilient.backends.redis.server import Server
 from resilient.engine.guard import Guard
 from resilient.engine.identity import new_owner
-from resilient.engine.plan import Ask, Transport
+from resilient.engine.plan import Ask
 from resilient.errors import BackendError
 from resilient.protocols.locks import LOCK, Grant, Held, LockMode
 
@@ -39,7 +40,7 @@ REPLICAS_WAIT = 1000
 class RedisLocks:
     """Leases on keys (`resilient.protocols.locks.LockStore`)."""
 
-    def __init__(self, transport: Transport, keys: Keys) -> None:
+    def __init__(self, transport: Server, keys: Keys) -> None:
         self._transport = transport
         self._keys = keys
 
@@ -57,9 +58,10 @@ class RedisLocks:
     ) -> Grant | Held:
         """Take the lock if it is free, expired, or already this owner's."""
         owner = new_owner() if owner is None else owner
+        names = self._names(key, mode)
         call = SCRIPTS["acquire"](
-            self._names(key, mode),
-            *(owner, milliseconds(ttl, "ttl"), waiter or ""),
+            names,
+            *(owner, milliseconds(ttl, "ttl"), self._transport.address(waiter, names[0])),
             *(int(mode.shared), mode.limit, int(fair), note),
         )
         answer = await Ask(self._transport, call)
@@ -83,6 +85,8 @@ class RedisLocks:
         self, keys: Sequence[str], *, ttl: float, owner: str, note: str = ""
     ) -> list[Grant] | Held | None:
         """Take all of these locks, or none of them."""
+        if self._keys.clustered and len({slot_of(self._names(key, LOCK)[0]) for key in keys}) > 1:
+            return None
         names = [name for key in keys for name in self._names(key, LOCK)]
         call = SCRIPTS["acquire_all"](names, owner, milliseconds(ttl, "ttl"), note)
         had, *rest = await Ask(self._transport, call)
@@ -116,8 +120,9 @@ class RedisLocks:
 
     async def withdraw(self, key: str, *, owner: str, waiter: str, mode: LockMode = LOCK) -> None:
         """Stop waiting, and hand on what may just have been granted."""
-        call = SCRIPTS["withdraw"](self._names(key, mode), owner, waiter)
-        await Ask(self._transport, call)
+        names = self._names(key, mode)
+        address = self._transport.address(waiter, names[0])
+        await Ask(self._transport, SCRIPTS["withdraw"](names, owner, address))
 
     async def force_release(self, key: str, *, mode: LockMode = LOCK) -> bool:
         """Free the lock whoever holds it; false if it was free."""
@@ -134,9 +139,12 @@ class RedisLocks:
         return bool(await Ask(self._transport, call))
 
     def guard(self, key: str, *, owner: str, mode: LockMode = LOCK) -> Guard:
-        """Have a script on this server run only while `owner` holds the lock, alone."""
-        lock = self._names(key, mode)[0]
-        return Guard(self._transport, lambda command: command.guarded(lock, owner))
+        """Have a script on this server run only while `owner` holds the lock, alone.
+
+        On a cluster one in the lock's own slot: no script sees two.
+        """
+        lock, in_slot = self._names(key, mode)[0], self._keys.clustered
+        return Guard(self._transport, lambda command: command.guarded(lock, owner, in_slot=in_slot))
 
     def _names(self, key: str, mode: LockMode) -> list[str]:
         if mode.family == "lock":

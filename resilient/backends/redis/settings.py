@@ -6,6 +6,7 @@ Nothing here does I/O.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from resilient.backends.redis.sentinels import AsyncPrimary, Primary, Sentinels
 from resilient.backends.redis.urls import Url, checked, parsed
 from resilient.errors import ConfigurationError
 
-__all__ = ["Connection", "Settings", "settings_of_client", "settings_of_url"]
+__all__ = ["Connection", "Settings", "settings_of_client", "settings_of_nodes", "settings_of_url"]
 
 TIMEOUT = 5.0
 """Seconds for which an operation may take, unless the URL or the client says otherwise."""
@@ -55,6 +56,7 @@ _CHOSEN = {"decode_responses": False, "protocol": 2, "health_check_interval": 0}
 _OF_THE_POOL = {"max_connections", "timeout", "connection_class", "cache", "cache_config"}
 _OF_THE_POOL |= {"connection_pool"}
 _OF_THE_CLIENT = {
+    "ssl",  # said by the class
     # Repeating is the transport's business, within its own time.
     *("retry", "retry_on_error", "retry_on_timeout"),
     *("encoding", "encoding_errors", "legacy_responses", "parser_class", "command_packer"),
@@ -99,6 +101,11 @@ class Settings:
     async_class: type[Any]
     async_options: dict[str, Any]
 
+    @property
+    def is_secure(self) -> bool:
+        """Whether it is TLS."""
+        return issubclass(self.blocking_class, blocking.SSLConnection)
+
     def connection(self) -> Connection:
         """A new connection for blocking callers, not connected yet."""
         made: Connection = self.blocking_class(**self.blocking_options)
@@ -109,9 +116,12 @@ class Settings:
         return self.async_class(**self.async_options)
 
 
-def settings_of_url(url: str) -> Settings:
-    """The settings in a URL with redis-py's options; `ConfigurationError` for a wrong one."""
-    found = parsed(url)
+def settings_of_url(url: str | Url) -> Settings:
+    """The settings in a URL with redis-py's options; `ConfigurationError` for a wrong one.
+
+    Of a cluster they are those of each server, whichever that is.
+    """
+    found = parsed(url) if isinstance(url, str) else url
     options = found.options
     with checked(f"the URL {found.text!r} is wrong"):
         if found.kind == "sentinel":
@@ -120,7 +130,7 @@ def settings_of_url(url: str) -> Settings:
             settings = _settings(found.scheme, options, options, chosen, sentinels)
         else:
             chosen = options.get("connection_class", _PLAIN)
-            settings = _settings(found.scheme, options, options, chosen)
+            settings = _settings(found.scheme, options, options, chosen, places=found.places)
         _try(settings)
     return settings
 
@@ -164,19 +174,22 @@ def _settings(
     of_async: dict[str, Any],
     connection_class: type[Any],
     sentinels: Sentinels | None = None,
+    places: Sequence[tuple[str, int]] = (),
 ) -> Settings:
     blocking_class, async_class = _classes(connection_class)
     timeout, connect_timeout = _timeouts(of_blocking)
     ours = {**_CHOSEN, "socket_timeout": timeout, "socket_connect_timeout": connect_timeout}
     blocking_options = {**_neutral(of_blocking), **ours}
     async_options = {**_neutral(of_async), **ours}
+    if sentinels is not None:
+        places = sentinels.places
+    elif not places:
+        places = [(of_blocking.get("host") or "localhost", of_blocking.get("port") or 6379)]
+    place = ",".join(f"{host}:{port}" for host, port in places)
     if blocking_class is _UNIX:
         place = str(of_blocking.get("path", ""))
-    elif sentinels is None:
-        place = f"{of_blocking.get('host') or 'localhost'}:{of_blocking.get('port') or 6379}"
-    else:
-        places = ",".join(f"{host}:{port}" for host, port in sentinels.places)
-        place = f"{places}/{sentinels.service}"
+    if sentinels is not None:
+        place = f"{place}/{sentinels.service}"
         blocking_options["connection_pool"] = Primary(sentinels)
         async_options["connection_pool"] = AsyncPrimary(sentinels)
     return Settings(
@@ -188,6 +201,22 @@ def _settings(
         async_class=async_class,
         async_options=async_options,
     )
+
+
+def settings_of_nodes(
+    of_blocking: dict[str, Any], of_async: dict[str, Any], places: Sequence[tuple[str, int]]
+) -> Settings:
+    """The settings of each server of a cluster, from the options of cluster clients."""
+    chosen = _TLS if of_blocking.get("ssl") or _is_tls(of_async) else _PLAIN
+    scheme = f"{_SCHEMES[chosen]}+cluster"
+    settings = _settings(scheme, of_blocking, of_async, chosen, places=places)
+    _try(settings)
+    return settings
+
+
+def _is_tls(options: dict[str, Any]) -> bool:
+    chosen = options.get("connection_class")
+    return chosen is not None and _classes(chosen)[0] is _TLS
 
 
 def _sentinels_of_url(url: Url) -> Sentinels:

@@ -5,22 +5,37 @@ https://redis.io/docs/latest/develop/pubsub/#delivery-semantics
 
 from __future__ import annotations
 
+from resilient.backends.redis.cluster_subscription import ClusterSubscription
 from resilient.backends.redis.keys import Keys
 from resilient.backends.redis.settings import Settings
 from resilient.backends.redis.subscription import RedisSubscription
+from resilient.backends.redis.topology import ClusterSettings, Topology
 from resilient.backends.redis.tracking import Tracking
 from resilient.engine.listening import ListeningSource, Subscription
 
-__all__ = ["RedisSignals"]
+__all__ = ["ClusterSignals", "RedisSignals"]
 
 
-class RedisSignals(ListeningSource):
-    """The channels of one prefix on one server."""
+class _Channels(ListeningSource):
+    """The channels of one prefix."""
+
+    def __init__(self, name: str, keys: Keys, patience: float) -> None:
+        super().__init__(name, patience)
+        self._keys = keys
+
+    def _own_channel(self, process: str) -> str:
+        return self._keys.signal(process)
+
+    def _broadcast(self, channel: str) -> str:
+        return self._keys.broadcast(channel)
+
+
+class RedisSignals(_Channels):
+    """Those of one server."""
 
     def __init__(self, settings: Settings, keys: Keys) -> None:
-        super().__init__(settings.name, patience=2 * settings.connect_timeout)
+        super().__init__(settings.name, keys, patience=2 * settings.connect_timeout)
         self._settings = settings
-        self._keys = keys
         self._tracking = Tracking(keys, self._concerns)
 
     @property
@@ -35,8 +50,15 @@ class RedisSignals(ListeningSource):
     def _subscription(self) -> Subscription:
         return RedisSubscription(self._settings, self.is_relied_on, self._tracking)
 
-    def _own_channel(self, process: str) -> str:
-        return self._keys.signal(process)
 
-    def _broadcast(self, channel: str) -> str:
-        return self._keys.broadcast(channel)
+class ClusterSignals(_Channels):
+    """Those of a cluster; its servers' own news of changed records are not followed."""
+
+    def __init__(self, settings: ClusterSettings, topology: Topology, keys: Keys) -> None:
+        super().__init__(settings.name, keys, patience=2 * settings.node.connect_timeout)
+        self._settings = settings
+        self._topology = topology
+
+    def _subscription(self) -> Subscription:
+        own, is_relied_on = self._own_name(), self.is_relied_on
+        return ClusterSubscription(self._settings, self._topology, own, is_relied_on)

@@ -18,7 +18,7 @@ from resilient.backends.redis.settings import Settings
 from resilient.backends.redis.tracking import Tracking
 from resilient.engine.listening import ANSWER, Bell, Silence
 
-__all__ = ["RedisSubscription"]
+__all__ = ["Heard", "RedisSubscription"]
 
 READ_SIZE = 65_536
 
@@ -36,6 +36,7 @@ class RedisSubscription:
         is_relied_on: Whether a connection that leads nowhere must be noticed soon.
         tracking: What to follow; where the server does not know how, its channel is confirmed and
             stays silent.
+        bell: What interrupts the waiting; by default one of its own.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class RedisSubscription:
         settings: Settings,
         is_relied_on: Callable[[], bool],
         tracking: Tracking | None = None,
+        bell: Bell | None = None,
     ) -> None:
         self._settings = settings
         self._tracking = tracking
@@ -54,7 +56,7 @@ class RedisSubscription:
         self._asked: set[str] = set()
         self._pinged = False
         self._silence = Silence(is_relied_on)
-        self.bell = Bell()
+        self.bell = Bell() if bell is None else bell
         self.confirmed: frozenset[str] = frozenset()
 
     def open(self, channels: set[str]) -> None:
@@ -91,10 +93,10 @@ class RedisSubscription:
             self._socket.sendall(asked)
         self._asked |= channels
 
-    def receive(self) -> Iterator[Heard]:
+    def receive(self, *, waits: bool = True) -> Iterator[Heard]:
         """Wait until something arrives or the bell rings; the channels and messages that did."""
         try:  # not `_translating`: whoever waits for a lock waits for this
-            self._reader.feed(self._arrived())
+            self._reader.feed(self._arrived(waits))
         except (redis_errors.RedisError, OSError) as error:
             raise backend_error(self._settings.name, error) from error
         while (message := self._reader.gets()) is not UNFINISHED:
@@ -161,10 +163,19 @@ class RedisSubscription:
             raise backend_error(self._settings.name, answer) from answer
         return None
 
-    def _arrived(self) -> bytes:
+    def fileno(self) -> int:
+        """The file on which something arrives."""
+        number: int = self._socket.fileno()
+        return number
+
+    def patience(self) -> float:
+        """Seconds for which nothing may arrive."""
+        return self._silence.left()
+
+    def _arrived(self, waits: bool) -> bytes:
         """Wait for what arrives; nothing, if it was the bell."""
-        if not self._has_decrypted():
-            what = self.bell.wait(self._silence.left(), self._socket.fileno())
+        if not self.has_unread():
+            what = self.bell.wait(self.patience() if waits else 0.0, self._socket.fileno())
             if what != "file":
                 if not what and self._silence.is_suspicious():
                     self._ask_for_life()
@@ -178,7 +189,7 @@ class RedisSubscription:
         self._hear()
         return data
 
-    def _has_decrypted(self) -> bool:
+    def has_unread(self) -> bool:
         """Whether TLS keeps something for us, which no waiting on the socket would show."""
         pending = getattr(self._socket, "pending", None)
         return pending is not None and pending() > 0

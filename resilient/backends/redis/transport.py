@@ -72,6 +72,10 @@ class RedisTransport:
             shared = self._join(loop, loops)
         return shared.ask(command)
 
+    def address(self, waiter: str | None, key: str) -> str:
+        """One server knows all channels."""
+        return waiter or ""
+
     def close(self) -> None:
         """Close the idle connections of blocking callers. The transport may be used again."""
         self._blocking.close()

@@ -27,10 +27,16 @@ local function enlist(queue, address, arrival)
   end
 end
 
--- How many processes heard it: none if the waiter's own is gone.
-local function wake(address)
+-- How many processes heard it: none if the waiter's own is gone. A gift is for who is found here:
+-- on a cluster ("channel@lane|waiter") a message may reach who is at another server by now.
+local function wake(address, gift)
   local channel, waiter = string.match(address, '^(.*)|([^|]*)$')
-  return channel and redis.call('PUBLISH', channel, waiter) or 0
+  if not channel then return 0 end
+  if string.find(channel, '@%d+$') and redis.call('PUBSUB', 'NUMSUB', channel)[2] == 0 then
+    redis.call('PUBLISH', channel, waiter)
+    return 0
+  end
+  return redis.call('PUBLISH', channel, waiter .. (gift or ''))
 end
 
 -- The longest waiting one that is still there: its address and arrival.

@@ -139,7 +139,7 @@ local function hand_over(k, before, free)
     forget(k, address)
     if wants then
       local fence, lost = drawn(memory)
-      if wake(address .. '=' .. fence) > 0 then
+      if wake(address, '=' .. fence) > 0 then
         grant(k, owner, math.min(tonumber(ttl), HANDED_OVER), shared, note, fence, lost)
         if shared ~= '1' then return address end
       end

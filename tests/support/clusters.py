@@ -1,0 +1,137 @@
+"""A cluster of three primaries, with or without replicas: real processes on free ports."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+from tests.support.servers import (
+    SYNC_AT_ONCE,
+    Flavour,
+    RedisServer,
+    ServerDidNotStart,
+    free_port,
+)
+
+__all__ = ["Cluster", "redis_cluster"]
+
+PRIMARIES = 3
+PATIENCE = 30.0
+CONFIG = {
+    **SYNC_AT_ONCE,
+    "cluster-enabled": "yes",
+    "cluster-node-timeout": "1500",
+    # So that a server that stands still, on a busy machine, is not taken for dead by mistake.
+    "cluster-replica-validity-factor": "0",
+}
+
+
+class ClusterServer(RedisServer):
+    """One of them.
+
+    Attributes:
+        bus: The port on which the others speak to it.
+    """
+
+    bus = 0
+
+    def _command(self, port: int) -> list[str]:
+        if port != self.port:  # else it is started again
+            self.bus = free_port()
+        return [*super()._command(port), "--cluster-port", str(self.bus)]
+
+
+class Cluster:
+    """Some servers that make one cluster.
+
+    Attributes:
+        primaries: The servers that have the slots, a third each, in their order.
+        replicas: One for each of them, or none.
+    """
+
+    def __init__(self, primaries: list[ClusterServer], replicas: list[ClusterServer]) -> None:
+        self.primaries = primaries
+        self.replicas = replicas
+        self.places = [("127.0.0.1", server.port) for server in primaries]
+        self.url = "redis+cluster://" + ",".join(f"{host}:{port}" for host, port in self.places)
+
+    @property
+    def servers(self) -> list[ClusterServer]:
+        """All of them."""
+        return [*self.primaries, *self.replicas]
+
+    def form(self) -> None:
+        """Give out the slots, have them meet, and wait until all agree."""
+        share = REDIS_CLUSTER_HASH_SLOTS // PRIMARIES + 1
+        for number, server in enumerate(self.primaries):
+            first, last = number * share, min((number + 1) * share, REDIS_CLUSTER_HASH_SLOTS) - 1
+            with server.client() as client:
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        first_one = self.primaries[0]
+        for server in self.servers[1:]:
+            with server.client() as client:
+                client.execute_command(
+                    "CLUSTER", "MEET", "127.0.0.1", first_one.port, first_one.bus
+                )
+        self._await(lambda info: int(info["cluster_known_nodes"]) == len(self.servers))
+        for replica, primary in zip(self.replicas, self.primaries, strict=False):
+            with replica.client() as client:
+                self._until(lambda c=client, p=primary: _replicates(c, self.id_of(p)))
+        self._await(lambda info: info["cluster_state"] == "ok")
+
+    def id_of(self, server: ClusterServer) -> str:
+        """What the cluster calls it."""
+        with server.client(decode_responses=True) as client:
+            found: Any = client.execute_command("CLUSTER", "MYID")
+            return str(found)
+
+    def primary_of(self, key: str) -> ClusterServer:
+        """The server that had the key's slot in the beginning."""
+        share = REDIS_CLUSTER_HASH_SLOTS // PRIMARIES + 1
+        return self.primaries[key_slot(key.encode()) // share]
+
+    def _await(self, condition: Any) -> None:
+        for server in self.servers:
+            with server.client(decode_responses=True) as client:
+                self._until(lambda c=client: condition(_info(c)))
+
+    def _until(self, condition: Any) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if time.monotonic() > deadline:
+                raise ServerDidNotStart("the servers do not form a cluster")
+            time.sleep(0.02)
+
+
+def _info(client: Any) -> Mapping[str, str]:
+    found = client.execute_command("CLUSTER", "INFO")
+    if isinstance(found, dict):
+        return found
+    return dict(line.split(":", 1) for line in str(found).splitlines() if ":" in line)
+
+
+def _replicates(client: Any, primary: str) -> bool:
+    """Make it a replica, which it refuses until it knows the primary, and see whether it is."""
+    with contextlib.suppress(Exception):
+        client.execute_command("CLUSTER", "REPLICATE", primary)
+    found = client.info("replication")
+    return bool(found["role"] == "slave" and found["master_link_status"] == "up")
+
+
+@contextlib.contextmanager
+def redis_cluster(*, replicas: bool = False, flavour: Flavour | None = None) -> Iterator[Cluster]:
+    """A cluster for the length of the block."""
+    with contextlib.ExitStack() as stack:
+        count = PRIMARIES * (2 if replicas else 1)
+        servers = [ClusterServer(flavour, config=CONFIG) for _ in range(count)]
+        for server in servers:
+            stack.callback(server.close)
+            server.start()
+        cluster = Cluster(servers[:PRIMARIES], servers[PRIMARIES:])
+        cluster.form()
+        yield cluster
