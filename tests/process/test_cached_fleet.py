@@ -19,8 +19,14 @@ from tests.support.servers import RedisAt, RoundTrips
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
-ONE_WAY: dict[str, ModeName] = {"redis": "async", "sqlite": "sync"}
-OTHER_WAY: dict[str, ModeName] = {"redis": "sync", "sqlite": "async"}
+ONE_WAY: dict[str, ModeName] = {
+    **dict.fromkeys(("redis", "postgres"), "async"),
+    **dict.fromkeys(("sqlite", "mongodb"), "sync"),
+}
+OTHER_WAY: dict[str, ModeName] = {
+    **dict.fromkeys(("redis", "postgres"), "sync"),
+    **dict.fromkeys(("sqlite", "mongodb"), "async"),
+}
 """How each backend's processes call: each test once for each backend."""
 VALUE = {"user": 7, "tags": ["a", "b"]}
 """As JSON carries it from the worker."""

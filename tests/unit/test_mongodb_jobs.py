@@ -123,7 +123,7 @@ def test_killed_before_it_is_pointed_at(
 
 def test_many_steps(backend: MongoBackend, mongo: MongoAt, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are bound into volumes beside the job; of each, the first result counts."""
-    monkeypatch.setattr(checkpoints, "ROOM_FOR_STEPS", 400)
+    monkeypatch.setattr(checkpoints, "ROOM_FOR_STEPS", 1000)
     jobs = Raw(backend)
     fence = started(backend, "ann").fence
     names = [f"fetch[{number}]" for number in range(40)]

@@ -35,9 +35,11 @@ ROOM_FOR_STATES = 2 << 20
 """Bytes of the document for all checkpoints together: what is more lies beside it."""
 ROOM_FOR_A_STATE = 256 << 10
 ROOM_FOR_A_RESULT = 1 << 20
-ROOM_FOR_A_STEP = 16 << 10
-ROOM_FOR_STEPS = 64 << 10
-"""Bytes of steps after which they are made a volume."""
+ROOM_FOR_A_STEP = 8 << 10
+ROOM_FOR_STEPS = 16 << 10
+"""Bytes of steps after which they are made a volume: each step writes the document anew."""
+OF_A_STEP = 100
+"""Bytes for which a step counts, however small it is."""
 KEPT_TIMES = 3
 """How many times longer than the job its parts are kept: they are kept anew before that is over."""
 
@@ -213,7 +215,7 @@ class MongoCheckpoints:
         arguments = {
             "name": name,
             "value": b"" if is_beside(volume) else value,
-            "weight": len(value) + len(name) + 32,
+            "weight": len(value) + len(name) + OF_A_STEP,
             "volume": volume,
             "fence": fence,
             "ttl": lives,

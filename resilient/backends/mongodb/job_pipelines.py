@@ -2,7 +2,7 @@
 
 The document holds all of the job that is small: who runs it, its latest checkpoints, the steps
 since the last *volume*. What is large, and volumes, which are some dozens of steps each, lie beside
-it (`parts.py`): `{"at", "count"}` says where. `dropped` tells what it points at no longer.
+it (`parts.py`): `{"at", "size"}` says where. `dropped` tells what it points at no longer.
 
 `turn` is what the operation has come to.
 """

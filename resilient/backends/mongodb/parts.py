@@ -10,7 +10,7 @@ is removed by the server when its time is over.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from resilient.backends.mongodb.commands import Document, Look, Removal, Update, compiled
@@ -28,10 +28,10 @@ CHUNK = 8 << 20
 
 
 class Place(TypedDict):
-    """Where a value lies: what the names of its parts begin with, and how many there are."""
+    """Where a value lies: what the names of its parts begin with, and how many bytes it has."""
 
     at: str
-    count: int
+    size: int
 
 
 Stored = bytes | Place
@@ -62,7 +62,7 @@ class Parts:
         """
         if len(value) <= limit:
             return value
-        place = Place(at=secrets.token_hex(12), count=-(-len(value) // CHUNK))
+        place = Place(at=secrets.token_hex(12), size=len(value))
         chunks = [value[start : start + CHUNK] for start in range(0, len(value), CHUNK)]
         for name, chunk in zip(_names(place), chunks, strict=True):
             arguments = {"value": chunk, "keep": keep}
@@ -71,18 +71,19 @@ class Parts:
 
     async def get(self, stored: Sequence[Stored]) -> list[bytes]:
         """The bytes of each."""
-        names = [name for each in stored if is_beside(each) for name in _names(each)]
-        chunks = await all_of([self._chunk(name) for name in names])
-        found = dict(zip(names, chunks, strict=True))
+        trips = _trips([each for each in stored if is_beside(each)])
+        found: dict[str, bytes] = {}
+        for chunks in await all_of([self._read(names) for names in trips]):
+            found |= chunks
         return [
-            each if isinstance(each, bytes) else b"".join(found[name] for name in _names(each))
+            each if isinstance(each, bytes) else b"".join(found.get(n, b"") for n in _names(each))
             for each in stored
         ]
 
-    async def _chunk(self, name: str) -> bytes:
-        look = Look(PARTS, {"_id": name}, VALUE, read=_value)
-        chunk: bytes = await Ask(self._transport, look)
-        return chunk
+    async def _read(self, names: list[str]) -> dict[str, bytes]:
+        look = Look(PARTS, {"_id": {"$in": names}}, VALUE, read=_values)
+        chunks: dict[str, bytes] = await Ask(self._transport, look)
+        return chunks
 
     async def keep(self, places: Iterable[Place], keep: int) -> None:
         """Keep these for so many microseconds from now at least."""
@@ -103,8 +104,24 @@ def is_beside(stored: Stored) -> TypeIs[Place]:
 
 
 def _names(place: Place) -> list[str]:
-    return [f"{place['at']}:{number}" for number in range(place["count"])]
+    return [f"{place['at']}:{number}" for number in range(-(-place["size"] // CHUNK))]
 
 
-def _value(found: list[Document]) -> bytes:
-    return bytes(found[0]["value"]) if found else b""
+def _trips(places: Iterable[Place]) -> Iterator[list[str]]:
+    """The names of the parts of several values, as many at once as a reply has room for."""
+    names: list[str] = []
+    room = CHUNK
+    for place in places:
+        for number, name in enumerate(_names(place)):
+            size = min(CHUNK, place["size"] - number * CHUNK) + 64
+            if names and size > room:
+                yield names
+                names, room = [], CHUNK
+            names.append(name)
+            room -= size
+    if names:
+        yield names
+
+
+def _values(found: list[Document]) -> dict[str, bytes]:
+    return {each["_id"]: bytes(each["value"]) for each in found}
