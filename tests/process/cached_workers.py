@@ -93,7 +93,8 @@ def some_cancelled(url: str, prefix: str, ran: str) -> list[str]:
 
 def is_ours(task: asyncio.Task[Any]) -> bool:
     """Whether it is no task by which an async client watches its servers."""
-    return "pymongo" not in repr(task.get_coro())
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is None or "pymongo" not in code.co_filename
 
 
 def computing(url: str, prefix: str, mode: str, answer: str) -> list[Any]:
