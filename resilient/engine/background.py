@@ -117,7 +117,7 @@ class Worker:
             if moment is None:
                 if self._lingers():
                     continue
-                self._backend.relax()
+                self._relax()
                 return
             if moment > clock.now():
                 self.wakes_at = moment
@@ -140,6 +140,12 @@ class Worker:
             if self._thread is threading.current_thread():
                 self._thread = None
             return False
+
+    def _relax(self) -> None:
+        try:
+            self._backend.relax()
+        except Exception:
+            log.exception("%s could not give back what it does not need", self._backend.name)
 
     def _sleep_until(self, moment: float) -> None:
         if isinstance(clock.current, clock.ManualClock):
