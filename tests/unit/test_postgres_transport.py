@@ -19,7 +19,7 @@ from resilient.backends.postgres.settings import Settings
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
 from resilient.engine.guard import NotHeld
-from resilient.engine.plan import Ask
+from resilient.engine.plan import Ask, Together
 from resilient.errors import BackendError, ConfigurationError
 from resilient.protocols.checkpoints import Started
 from resilient.protocols.circuits import CircuitRules, CircuitState
@@ -245,6 +245,37 @@ def test_connections_that_die_idle(run: Run, proxy: FaultProxy, behind: Postgres
     time.sleep(1.1)
 
     assert run(circuits.record("k", rules=RULES, outcomes="0")).calls == 2
+
+
+def test_renewals_are_one_trip(proxy: FaultProxy, behind: PostgresBackend) -> None:
+    """All leases of a tick are renewed at once, each for itself; a lost answer is asked again."""
+    store = locks(behind)
+    for number in range(50):
+        drive(store.acquire(f"k{number}", ttl=30, owner="ann"))
+
+    async def renewed() -> list[Any]:
+        ours = [store.renew(f"k{number}", owner="ann", ttl=30) for number in range(50)]
+        theirs = store.renew("k0", owner="bob", ttl=30)
+        wrong = store.renew("k0\ud800", owner="ann", ttl=30)
+        return await Together([*ours, theirs, wrong])
+
+    drive(renewed())
+    proxy.latency(0.1)
+    began = time.monotonic()
+    *ours, theirs, wrong = drive(renewed())
+    took = time.monotonic() - began
+    proxy.latency(0)
+
+    assert ours == [True] * 50
+    assert theirs is False
+    assert isinstance(wrong, ConfigurationError)
+    assert took < 50 * 0.1, "one after the other, they wait for the network each"
+
+    proxy.drop_reply_when(is_call)
+    assert drive(renewed())[:51] == [*ours, False]
+    assert proxy.counts.dropped == 1
+    proxy.refuse()
+    assert all(isinstance(answer, BackendError) for answer in drive(renewed())[:51])
 
 
 # --- the server

@@ -11,9 +11,9 @@ import threading
 import time
 from typing import Any
 
-from resilient.backends.postgres.commands import Call
+from resilient.backends.postgres.commands import Call, Several
 from resilient.backends.postgres.failures import ConnectionLost, Refused
-from resilient.backends.postgres.line import Line, driven
+from resilient.backends.postgres.line import Dialogue, Line, driven
 from resilient.backends.postgres.settings import Settings
 from resilient.engine.budget import remaining
 from resilient.engine.forks import forget_in_child
@@ -37,8 +37,8 @@ class Blocking:
         self._open = 0
         self._wanted = 0
 
-    def call(self, call: Call) -> Any:
-        """The answer to a call.
+    def call(self, call: Call | Several) -> Any:
+        """The answer to a call; to several, a list of answers and of what was `Refused`.
 
         Raises:
             Refused: The server answered with an error.
@@ -63,9 +63,11 @@ class Blocking:
             with contextlib.suppress(IndexError):  # another thread was faster
                 self._close(self._idle.pop())
 
-    def _speak(self, line: Line, call: Call, patience: float) -> Any:
+    def _speak(self, line: Line, call: Call | Several, patience: float) -> Any:
         try:
-            answer = driven(line, line.run(call), patience)
+            dialogue: Dialogue[Any]
+            dialogue = line.run_all(call.calls) if isinstance(call, Several) else line.run(call)
+            answer = driven(line, dialogue, patience)
         except Refused:
             self._rest(line)
             raise

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 from resilient.backends.postgres.schema import script
 from resilient.backends.postgres.texts import ENCODERS, Argument, Row, encoded
 
-__all__ = ["Call", "First", "Statement", "first", "same"]
+__all__ = ["Call", "First", "Several", "Statement", "first", "same"]
 
 
 class Statement(NamedTuple):
@@ -101,6 +101,17 @@ class Call:
         call.formats = None if self.formats is None else [*self.formats, 0, 0]
         call.read, call.repeatable = self.read, self.repeatable
         return call
+
+
+class Several(NamedTuple):
+    """Several calls in one trip, each in a transaction of its own."""
+
+    calls: Sequence[Call]
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether all may be sent again."""
+        return all(call.repeatable for call in self.calls)
 
 
 @cache

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
 from psycopg import errors, pq
@@ -40,6 +40,10 @@ _UNPREPARED = ("26000", "42P05")
 prepared by somebody else."""
 _COLLIDED = ("40001", "40P01")
 _NOT_MADE = ("3F000", "42883", "42P01")
+TRANSIENT = (*_UNPREPARED, *_COLLIDED, *_NOT_MADE)
+"""After these a statement is sent again."""
+PIPELINES = 140000
+"""The first libpq that sends several statements at once."""
 _LOST = ("57P01", "57P02", "57P03")
 _GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
 
@@ -150,11 +154,68 @@ class Line:
                 return call.read(row(result, 0, server.decoders_of(statement, result))[0])
         statement = call.statement(server.schema)
         result = yield from self._answer(statement, call.parameters, formats)
-        decode = server.decoders_of(statement, result)
+        return self._read(call, statement, result)
+
+    def _read(self, call: Call, statement: Statement, result: PGresult) -> Any:
+        decode = self.server.decoders_of(statement, result)
         if call.many:
             return call.read(rows(result, decode))
         [value, *more] = answer = row(result, 0, decode)
         return call.read(answer if more else value)
+
+    def run_all(self, calls: Sequence[Call]) -> Dialogue[list[Any]]:
+        """Have several functions called; for each what its caller gets, or a `Refused`.
+
+        What they say goes out at once, and each is a transaction of its own
+        (https://www.postgresql.org/docs/current/libpq-pipeline-mode.html): none of them waits for
+        another while it keeps an entity from others.
+        """
+        server = self.server
+        if not server.is_ready:
+            yield from self._make_ready()
+        statements = [call.statement(server.schema) for call in calls]
+        for statement in dict.fromkeys(statements):
+            if server.prepares and self._uses.get(statement.name, 0) <= PREPARE_AFTER:
+                self._uses[statement.name] = PREPARE_AFTER
+                yield from self._introduce(statement)
+        answers: list[Any] = [None] * len(calls)
+        if server.prepares and pq.version() >= PIPELINES:
+            answers = yield from self._piped(calls, statements)
+        for index, call in enumerate(calls):
+            answer = answers[index]
+            if answer is None or (type(answer) is Refused and answer.state in TRANSIENT):
+                try:
+                    answers[index] = yield from self.run(call)
+                except Refused as refused:
+                    answers[index] = refused
+            elif type(answer) is not Refused:
+                answers[index] = self._read(call, statements[index], answer)
+        return answers
+
+    def _piped(self, calls: Sequence[Call], statements: Sequence[Statement]) -> Dialogue[list[Any]]:
+        """The results of prepared statements that are sent at once, or the `Refused` of each."""
+        pgconn = self.pgconn
+        results: list[Any] = []
+        try:
+            pgconn.enter_pipeline_mode()
+            for call, (name, _) in zip(calls, statements, strict=True):
+                pgconn.send_query_prepared(name, call.parameters, call.formats, 1)
+                pgconn.pipeline_sync()
+            self.server.statements += len(calls)
+            for _ in calls:
+                try:
+                    results.append((yield from self._result()))
+                except Refused as refused:
+                    results.append(refused)
+                while pgconn.is_busy():
+                    yield READ
+                    pgconn.consume_input()
+                pgconn.get_result()  # the end of its transaction, with no `None` behind it
+            pgconn.exit_pipeline_mode()
+        except errors.OperationalError as error:
+            raise ConnectionLost(str(error)) from error
+        self.used = time.monotonic()
+        return results
 
     def execute(self, text: str) -> Dialogue[PGresult]:
         """Run any statement; its result, in the text format."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from resilient.backends.postgres.blocking import Blocking
-from resilient.backends.postgres.commands import Call
+from resilient.backends.postgres.commands import Call, Several
 from resilient.backends.postgres.failures import ConnectionLost, Refused, raised
 from resilient.backends.postgres.looped import Looped
 from resilient.backends.postgres.settings import Settings
@@ -37,14 +37,13 @@ class PostgresTransport:
             raise made from made.__cause__
 
     def send_many(self, calls: Sequence[Call]) -> list[Any]:
-        """Make several calls; the answer or the exception for each."""
-        answers: list[Any] = []
-        for call in calls:
-            try:
-                answers.append(self.send(call))
-            except Exception as error:
-                answers.append(error)
-        return answers
+        """Make several calls in one trip; the answer or the exception for each."""
+        name = self._settings.name
+        try:
+            answers = self._blocking.call(Several(calls))
+        except (Refused, ConnectionLost, TimeoutError, OSError) as error:
+            return [raised(name, error) for _ in calls]
+        return [raised(name, each) if type(each) is Refused else each for each in answers]
 
     def asend(self, call: Call) -> asyncio.Future[Any]:
         """Make a call from the running loop."""
