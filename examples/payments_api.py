@@ -1,6 +1,7 @@
 """A web API whose POST may be retried: the `Idempotency-Key` header with FastAPI.
 
-Run it to see what a client sees; or serve it with several workers, over a shared store:
+Run it to see what a client sees, over any backend (`RESILIENT_URL`, by default this process's
+memory); or serve it with several workers, over a shared store:
 
     RESILIENT_URL=redis://localhost:6379/0 uvicorn --app-dir examples payments_api:app --workers 4
 """
@@ -8,6 +9,7 @@ Run it to see what a client sees; or serve it with several workers, over a share
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -75,7 +77,7 @@ def shown(what: str, response: httpx.Response) -> None:
 
 
 def main() -> None:
-    resilient.configure("memory://")
+    resilient.configure(os.environ.get("RESILIENT_URL", "memory://"))
     with served() as url, httpx.Client(base_url=url) as client:
         ada = {"Authorization": "Bearer ada", "Idempotency-Key": '"7e0d5b0e"'}
         with ThreadPoolExecutor(2) as pool:

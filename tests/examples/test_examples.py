@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.servers import RedisAt
+from tests.support.fixtures import Target
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 HELPERS = {"display", "flaky_service", "import_airports", "test_swapping"}
@@ -69,11 +69,20 @@ def test_small_examples_leave_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_swapping_the_backend_for_a_server(tmp_path: Path, redis_server: RedisAt) -> None:
-    """With a server in the environment the same functions run on it as well."""
-    output = run(str(EXAMPLES / "swap_backend.py"), cwd=tmp_path, RESILIENT_URL=redis_server.url)
-    assert "redis" in output
-    assert output.count("6 calls of the functions") == 3
+def test_swapping_the_backend(tmp_path: Path, every_target: Target) -> None:
+    """What changes from one backend to another is one line; the answers and the calls are equal."""
+    output = run(str(EXAMPLES / "swap_backend.py"), cwd=tmp_path, RESILIENT_URL=every_target.url)
+    memory, sqlite, chosen = [line.split(maxsplit=1) for line in output.splitlines()]
+    assert chosen[0] == every_target.url.partition(":")[0]
+    assert memory[1] == sqlite[1] == chosen[1]
+    assert chosen[1].endswith("6 calls of the functions")
+
+
+def test_the_service_on_every_backend(tmp_path: Path, every_target: Target) -> None:
+    """The web service is unchanged, the URL is another: its clients see the same."""
+    where = {"RESILIENT_URL": every_target.url, "RESILIENT_PREFIX": every_target.prefix}
+    output = run(str(EXAMPLES / "payments_api.py"), cwd=tmp_path, **where)
+    assert [text for text in SHOWN["payments_api"] if text not in output] == []
 
 
 def test_swapping_the_backend_in_a_test(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.fixtures import Target
-from tests.support.postgres import PostgresAt
 from tests.support.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,14 +134,15 @@ def test_killed_while_it_starts(importer: Importer, undisturbed: tuple[bytes, st
     assert importer.result() == undisturbed[0]
 
 
-@pytest.mark.process
-def test_the_same_on_postgresql(
-    postgres_server: PostgresAt, tmp_path: Path, prefix: str, undisturbed: tuple[bytes, str]
+def test_the_same_on_every_backend(
+    every_target: Target, tmp_path: Path, undisturbed: tuple[bytes, str]
 ) -> None:
     """The program is unchanged, the URL is another: the result is the same, byte for byte."""
-    importer = Importer(tmp_path, Target("postgres", postgres_server.url, prefix))
+    importer = Importer(tmp_path, every_target)
     output = importer.run()
     assert (importer.result(), summary(output)) == undisturbed
+    if every_target.kind != "memory":  # which knows nothing of an earlier process
+        assert "Done before" in importer.run("--service", NOBODY)
 
 
 @pytest.mark.process
