@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import threading
@@ -14,12 +15,13 @@ from benchmarks.harness import Group, Mode, Place
 from benchmarks.locks import cashews
 from benchmarks.retries import MODES
 
+TASKS = 64
 VALUE = {"id": 7, "name": "Ada", "tags": ["a", "b"]}
 
 
 def groups() -> list[Group]:
     """In this process and from the server, sync and async."""
-    return [_local(), _in_threads(), _alocal(), *(_shared(mode) for mode in MODES)]
+    return [_local(), _in_threads(), _alocal(), *(_shared(mode) for mode in MODES), _at_once()]
 
 
 def function(n: int) -> dict[str, Any]:
@@ -141,6 +143,35 @@ def _shared(mode: Mode) -> Group:
     else:
         group.case("aiocache, redis")(_aiocache)
         group.case("cashews, redis")(_cashews)
+    return group
+
+
+def _at_once() -> Group:
+    """Many tasks that ask at the same time; each measured call is a hit of each."""
+    group = Group(f"cache: {TASKS} hits at once that ask the server", "async")
+
+    def crowd(call: Any) -> Any:
+        async def all_of_them(n: int) -> Any:
+            return await asyncio.gather(*[call(n) for _ in range(TASKS)])
+
+        return all_of_them
+
+    @group.case("redis-py: GET, json.loads")
+    def _(place: Place) -> Any:
+        client = place.client
+
+        async def call(n: int) -> Any:
+            return json.loads(await client.get("raw-cache"))
+
+        with place.server.client() as setter:
+            setter.set("raw-cache", json.dumps(VALUE))
+        return crowd(call)
+
+    @group.case("resilient, redis")
+    def _(place: Place) -> Any:
+        cached = resilient.cached("{n}", ttl=600, backend=place.backend("redis"), local=None)
+        return crowd(cached(afunction))
+
     return group
 
 

@@ -225,5 +225,10 @@ class CacheStore(Protocol):
         ...
 
     async def clear(self) -> int:
-        """Remove every entry under the backend's prefix, in small steps; how many there were."""
+        """Remove every entry under the backend's prefix, in small steps; how many there were.
+
+        For operators: to make entries a miss at once, however many they are, invalidate a tag
+        that they have, as `cached.of(f).clear()` does. One number for all entries of a backend
+        would be another key to read at every hit, on a cluster of another node.
+        """
         ...

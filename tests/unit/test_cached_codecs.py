@@ -88,11 +88,11 @@ def shown(value: Any) -> tuple[type, str]:
 
 
 @pytest.mark.parametrize("codec", [SignedPickle(KEY), Encrypted(KEY)], ids=["signed", "encrypted"])
-def test_forged_downgraded_and_swapped_records(codec: Any) -> None:
+def test_forged_downgraded_and_swapped_records(every_target: Target, codec: Any) -> None:
     """Each is a miss and counted; what would have been decoded is never reached."""
-    with resilient.using("memory://") as backend:
+    with resilient.using(every_target.url, prefix=every_target.prefix) as backend:
 
-        @cached(ttl=60, local=None, codec=codec)
+        @cached(ttl=60, local=None, codec=codec, backend_timeout="10s")
         def value(x: int) -> str:
             return f"computed {x}"
 
