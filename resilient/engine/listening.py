@@ -216,6 +216,12 @@ class ListeningSource(ABC):
         listener = self._listener
         return self.is_deaf or (listener is not None and listener.hears_all())
 
+    @property
+    def _listening_on(self) -> Subscription | None:
+        """The connection on which it listens, if it does."""
+        listener = self._listener
+        return None if listener is None else listener.subscription
+
     def is_relied_on(self) -> bool:
         """Whether somebody would be misled if nothing were heard and nobody noticed."""
         return self._hub is not None and self._hub.is_relied_on

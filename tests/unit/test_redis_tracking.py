@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 import resilient
 from resilient import LocalCache, cached
 from resilient.backends.redis import from_url
 from resilient.engine.drivers.sync import drive
 from tests.support.modes import Mode
-from tests.support.servers import RedisAt, RedisServer
+from tests.support.servers import RedisAt, RedisServer, binary, flavours, free_port
 
 
 def soon(condition: Callable[[], object], seconds: float = 5.0) -> bool:
@@ -149,24 +152,66 @@ def test_what_a_batch_computes_is_no_news(mode: Mode, every_redis: RedisAt) -> N
     assert trips.count == 0
 
 
-def test_a_server_that_does_not_tell(every_redis: RedisAt, prefix: str, source: Source) -> None:
-    """Where a user may not be told of changes, broadcasts of this library are heard, as before."""
+@pytest.mark.parametrize("key", ["{acme}:7", "50%{", "ü \n", "x" * 300])
+def test_whatever_the_key(every_redis: RedisAt, prefix: str, key: str) -> None:
+    """A record's name is read as it was written: with hash tags, escapes, or hashed."""
+
+    @cached("{key}", namespace="f", **OPTIONS)
+    def f(key: str) -> str:
+        return key
+
+    assert [f(key), f(key)] == [key, key]
+    settled(f)
+    assert cached.of(f).stats().local_size == 1, "its own fill is no news"
+    with every_redis.client() as client:
+        [name] = client.keys(f"{prefix}cache:*")
+        client.delete(name)
+    assert soon(lambda: cached.of(f).stats().local_size == 0)
+
+
+def hears_broadcasts(url: str, prefix: str, source: Source) -> None:
+    """A process that is not told of changes hears what this library broadcasts."""
+    with resilient.using(url, prefix=prefix), Mode("sync") as mode:
+        f = kept(mode, source)
+        stats = cached.of(f).stats()
+        assert (stats.coherence, stats.max_staleness) == ("broadcast", 2.0)
+        other = from_url(url, prefix=prefix)
+        drive(other.require("cache").delete(cached.of(f).key(1)))
+        other.close()
+        assert soon(lambda: cached.of(f).stats().local_size == 0)
+        assert mode.call(f, 1) == "new"
+
+
+def test_a_user_who_may_not_be_told(every_redis: RedisAt, prefix: str, source: Source) -> None:
+    """Who may not run `CLIENT TRACKING` is served as before."""
     user = f"user-{prefix[:-1]}"
     with every_redis.client() as client:
         client.acl_setuser(
             user, enabled=True, passwords=["+pw"], keys=["*"], channels=["*"],
             commands=["+@all", "-client|tracking"],
         )  # fmt: skip
-    url = every_redis.url.replace("redis://", f"redis://{user}:pw@")
-    with resilient.using(url, prefix=prefix), Mode("sync") as mode:
-        f = kept(mode, source)
-        stats = cached.of(f).stats()
-        assert (stats.coherence, stats.max_staleness) == ("broadcast", 2.0)
-        other = from_url(every_redis.url, prefix=prefix)
-        drive(other.require("cache").delete(cached.of(f).key(1)))
-        other.close()
-        assert soon(lambda: cached.of(f).stats().local_size == 0)
-        assert mode.call(f, 1) == "new"
+    hears_broadcasts(every_redis.url.replace("redis://", f"redis://{user}:pw@"), prefix, source)
+
+
+def test_a_server_of_another_age(tmp_path: Path, prefix: str, source: Source) -> None:
+    """A server, or a proxy before it, that knows no `HELLO` speaks version 2 of the protocol."""
+    port, program = free_port(), binary(flavours()[0])
+    options = ("--port", str(port), "--save", "", "--rename-command", "HELLO", "")
+    with subprocess.Popen([str(program), *options], cwd=tmp_path, stdout=subprocess.DEVNULL) as own:
+        try:
+            with redis.Redis(port=port, protocol=2) as client:
+                assert soon(lambda: answers(client), 10)
+            hears_broadcasts(f"redis://localhost:{port}", prefix, source)
+        finally:
+            own.terminate()
+
+
+def answers(client: redis.Redis) -> bool:
+    """Whether a server has started."""
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
 
 
 def test_one_connection_hears_all(every_redis: RedisAt, prefix: str, source: Source) -> None:

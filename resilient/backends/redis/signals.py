@@ -41,7 +41,8 @@ class RedisSignals(_Channels):
     @property
     def tracks(self) -> bool:
         """Whether the server tells of every change of a record, whoever made it."""
-        return self._tracking.is_on
+        listening = self._listening_on
+        return isinstance(listening, RedisSubscription) and listening.tracks
 
     def _concerns(self, subject: str) -> bool:
         follower = None if self._hub is None else self._hub.follower

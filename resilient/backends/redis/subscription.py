@@ -31,6 +31,9 @@ class RedisSubscription:
     That one connects; then its socket is spoken to directly, since whoever waits for a lock waits
     for all that is done here.
 
+    Attributes:
+        tracks: Whether the server tells of the changes of what is followed.
+
     Args:
         settings: How to connect.
         is_relied_on: Whether a connection that leads nowhere must be noticed soon.
@@ -48,6 +51,7 @@ class RedisSubscription:
     ) -> None:
         self._settings = settings
         self._tracking = tracking
+        self.tracks = False
         self._can_ask: bool | None = None
         self._asking: deque[Callable[[Any], Heard | None]] = deque()  # who gets the answers
         self._connection: Any = None
@@ -120,8 +124,7 @@ class RedisSubscription:
         self.confirmed = frozenset()
         self._asked = set()
         self._asking.clear()
-        if self._tracking is not None:
-            self._tracking.is_on = False
+        self.tracks = False
         if connection is not None:
             connection.disconnect()
 
@@ -139,7 +142,8 @@ class RedisSubscription:
         """Asks to be told of changes; an error, of whatever kind: that cannot be."""
 
         def begun(answer: Any) -> None:
-            tracking.is_on = not isinstance(answer, Exception)
+            # In version 2 the server agrees, and says nothing ever.
+            self.tracks = bool(self._can_ask) and not isinstance(answer, Exception)
             self.confirmed |= {tracking.channel}
 
         self._asking.append(begun)

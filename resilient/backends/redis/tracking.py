@@ -29,7 +29,6 @@ class Tracking:
         channel: What stands for it among the channels of a subscription.
         emptied: The channel on which is told that the server has lost everything.
         begin: The command; the server must speak version 3 of the protocol on that connection.
-        is_on: Whether the server does it.
     """
 
     def __init__(self, keys: Keys, concerns: Callable[[str], bool]) -> None:
@@ -41,7 +40,6 @@ class Tracking:
         self.emptied = keys.broadcast("cache")
         self.begin: Words = ("CLIENT", "TRACKING", "ON", "BCAST")
         self.begin += ("PREFIX", values, "PREFIX", self._tags)
-        self.is_on = False
 
     def subject(self, name: bytes) -> str | None:
         """Whose record a key's is, if that concerns anybody here."""
