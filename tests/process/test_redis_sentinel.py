@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from redis import sentinel
 from redis.asyncio import sentinel as async_sentinel
 
-import resilient
 from resilient.backends.redis import from_client, from_url
 from resilient.engine.backend import Backend
 from resilient.errors import BackendError, ConfigurationError
 from resilient.testing.conformance import Run
-from tests.process import fail_over_workers as workers
-from tests.support.processes import group
+from tests.process.fail_overs import survives
 from tests.support.sentinels import SERVICE, Sentinels, sentinels
 
 Sentinel: Any = sentinel.Sentinel  # its methods have no annotations
@@ -83,53 +78,7 @@ def test_a_primary_dies_while_locks_are_held(servers: Sentinels, prefix: str) ->
     asynchronous replication can lose. The fence of the next one is higher nevertheless, so that
     the late writes of the first are refused.
     """
-    modes = ("sync", "async")
-    calls = [(servers.url, prefix, mode) for mode in modes]
-    with group(workers.hold, calls) as holders, resilient.using(servers.url, prefix=prefix):
-        kept = [holder.wait_for("kept") for holder in holders]
-        with ThreadPoolExecutor() as threads:
-            waiting = [threads.submit(_wait), threads.submit(asyncio.run, _await())]
-            with servers.replica.lagging():
-                for holder in holders:
-                    holder.send()
-                gone = [holder.wait_for("gone") for holder in holders]
-                servers.primary.kill()
-            servers.await_promotion()
-            for mode, fence in zip(modes, gone, strict=True):
-                with resilient.lock(f"gone-{mode}", ttl=30, wait=0) as lease:
-                    assert lease.fence > fence
-            assert [holder.wait_for("over", 60) for holder in holders] == kept
-            for mode, fence in zip(modes, kept, strict=True):
-                held = resilient.lock(f"kept-{mode}").info()
-                assert held is not None
-                assert held.fence == fence
-            for holder in holders:
-                holder.send()
-            assert [holder.result(30) for holder in holders] == [{"told": True}] * 2
-            after = [each.result(60) for each in waiting]
-        assert all(new > old for new, old in zip(after, kept, strict=True))
-
-
-def _wait() -> int:
-    """The fence of the sync lock that is kept, whatever happens while it is waited for."""
-    while True:
-        try:
-            with resilient.lock("kept-sync", ttl=30, wait=20) as lease:
-                return lease.fence
-        except BackendError:  # an outage that is longer than an operation's own patience
-            time.sleep(0.1)
-
-
-async def _await() -> int:
-    """The same of the async one."""
-    while True:
-        try:
-            async with resilient.lock("kept-async", ttl=30, wait=20) as lease:
-                fence = lease.fence
-            await resilient.aclose()
-            return fence
-        except BackendError:
-            await asyncio.sleep(0.1)
+    survives(servers.url, prefix, servers.primary, servers.replica, servers.await_promotion)
 
 
 def test_a_primary_becomes_a_replica(run: Run, prefix: str) -> None:

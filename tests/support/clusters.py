@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
@@ -94,6 +94,30 @@ class Cluster:
         """The server that had the key's slot in the beginning."""
         share = REDIS_CLUSTER_HASH_SLOTS // PRIMARIES + 1
         return self.primaries[key_slot(key.encode()) // share]
+
+    def replica_of(self, primary: ClusterServer) -> ClusterServer:
+        """The replica that it had in the beginning."""
+        return self.replicas[self.primaries.index(primary)]
+
+    @contextlib.contextmanager
+    def migrating(self, key: str) -> Iterator[ClusterServer]:
+        """The key's slot on its way to another server, inside the block; all keys go at its end."""
+        slot, source = key_slot(key.encode()), self.primary_of(key)
+        target = self.primaries[(self.primaries.index(source) + 1) % PRIMARIES]
+        with source.client() as before, target.client() as after:
+            after.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
+            before.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(target))
+            yield target
+            self.migrate(key, source, target)
+            for client in (after, before):
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(target))
+
+    def migrate(self, key: str, source: ClusterServer, target: ClusterServer) -> None:
+        """Move the keys of a slot that is migrating."""
+        with source.client() as client:
+            slot = key_slot(key.encode())
+            while found := cast(Any, client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)):
+                client.migrate("127.0.0.1", target.port, found, 0, 5000)
 
     def _await(self, condition: Any) -> None:
         for server in self.servers:
