@@ -72,6 +72,8 @@ def test_a_holder_that_stood_still_writes_nothing(
             f"cancelled {1000 * statistics.median(took):.1f} ms after SIGCONT, "
             f"{1000 * max(took):.1f} ms at most, of {len(took)}"
         )
+        # What the loop itself needs; a busy machine lets it wait now and then.
+        assert min(took) < 0.1
         assert statistics.median(took) < 0.5
 
 

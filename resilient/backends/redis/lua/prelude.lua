@@ -22,8 +22,8 @@ local WAITERS_LIVE = 3600000
 
 local function enlist(queue, address, arrival)
   if address ~= '' then
-    redis.call('ZADD', queue, 'NX', digits(arrival), address)
-    redis.call('PEXPIRE', queue, WAITERS_LIVE)
+    local joined = redis.call('ZADD', queue, 'NX', digits(arrival), address)
+    if joined == 1 or arrival % 64 == 0 then redis.call('PEXPIRE', queue, WAITERS_LIVE) end
   end
 end
 

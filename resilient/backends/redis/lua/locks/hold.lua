@@ -1,6 +1,6 @@
 -- What the scripts of locks share. The keys of one lock, `k`, are
 --   1 the one holder (owner, fence, granted, note); expires with the hold
---   2 its memory: the newest fence; that fence again if its hold was `released` (or is shared);
+--   2 its memory: the newest fence; the last one whose hold was `released` (or is shared);
 --     the fences that were `lost`, and what is not larger than the first of them; and of each
 --     waiter what it wants
 --   3 who waits, by arrival
@@ -94,7 +94,7 @@ local function grant(k, owner, ttl, shared, note, fence, lost)
       'ttl', digits(ttl))
     redis.call('PEXPIRE', k[1], ttl)
   end
-  redis.call('HSET', k[2], 'fence', fence, 'released', shared == '1' and fence or '')
+  redis.call('HSET', k[2], 'fence', fence, shared == '1' and 'released' or 'fence', fence)
   if lost then redis.call('HSET', k[2], 'lost', lost) end
 end
 
@@ -106,8 +106,9 @@ end
 local function enroll(k, address, wants)
   enlist(k[3], address, us)
   redis.call('HSET', k[2], address, wants)
-  remember(k)
   local waiting = redis.call('ZCARD', k[3])
+  -- Where there is a queue all the time, it is kept up by one of many who join it.
+  if waiting == 1 or us % 64 == 0 then remember(k) end
   -- A queue of the dead may have expired: what they wanted is of no use to anybody.
   if waiting == 1 and redis.call('HLEN', k[2]) > 4 then
     for _, field in ipairs(redis.call('HKEYS', k[2])) do
@@ -124,6 +125,28 @@ local function forget(k, address)
   redis.call('HDEL', k[2], address)
 end
 
+-- Give the lock to one who waits, of whom `memory` says what is wanted: whether it is still there.
+local function offer(k, address, memory)
+  local owner, ttl, shared, limit, note = unpack(cmsgpack.unpack(memory[4]))
+  local fence, lost = drawn(memory)
+  if wake(address, '=' .. fence) == 0 then return false end
+  grant(k, owner, math.min(tonumber(ttl), HANDED_OVER), shared, note, fence, lost)
+  return true
+end
+
+-- Give a hold that nobody shares to who has waited longest, in the place of who ends it: whether
+-- anybody was there.
+local function pass_on(k, fence)
+  while true do
+    local address = redis.call('ZPOPMIN', k[3])[1]
+    if not address then return false end
+    local memory = remembered(k, address)
+    redis.call('HDEL', k[2], address)
+    memory[1], memory[2] = fence, fence
+    if memory[4] and offer(k, address, memory) then return true end
+  end
+end
+
 -- Give the lock to those who have waited longest, as long as there is room for the first of them,
 -- and until it is the turn of `before`, who asks by itself. Who is gone hears nothing: the next.
 -- The answer is who is first now. `free`: nobody holds it, which need not be looked up.
@@ -132,18 +155,13 @@ local function hand_over(k, before, free)
     local address = redis.call('ZRANGE', k[3], 0, 0)[1]
     if not address or address == before then return address end
     local memory = remembered(k, address)
-    local wants = memory[4]
-    local owner, ttl, shared, limit, note
-    if wants then owner, ttl, shared, limit, note = unpack(cmsgpack.unpack(wants)) end
-    if wants and not free and not has_room(k, shared, limit) then return address end
-    forget(k, address)
-    if wants then
-      local fence, lost = drawn(memory)
-      if wake(address, '=' .. fence) > 0 then
-        grant(k, owner, math.min(tonumber(ttl), HANDED_OVER), shared, note, fence, lost)
-        if shared ~= '1' then return address end
-      end
+    local shared, limit
+    if memory[4] then
+      shared, limit = unpack(cmsgpack.unpack(memory[4]), 3, 4)
+      if not free and not has_room(k, shared, limit) then return address end
     end
+    forget(k, address)
+    if memory[4] and offer(k, address, memory) and shared ~= '1' then return address end
   end
 end
 
@@ -154,10 +172,6 @@ local function wake_first(k)
     if not address or wake(address) > 0 then return end
     forget(k, address)
   end
-end
-
-local function next_one(k, fair)
-  if fair == '1' then hand_over(k, nil, not k[4]) else wake_first(k) end
 end
 
 -- The one holder: owner, fence, time of the grant, note and TTL.
@@ -190,15 +204,15 @@ local function hold_on(k, owner, ttl)
 end
 
 -- End the hold of this owner: whether it held the lock.
-local function let_go(k, owner)
-  local held = redis.call('HMGET', k[1], 'owner', 'fence')
+local function let_go(k, owner, one)
+  local held = one or lone(k)
   if held[1] == owner then
     redis.call('DEL', k[1])
     local made = redis.call('HSET', k[2], 'fence', held[2], 'released', held[2])
     if made > 0 then remember(k) end  -- it was held for longer than its memory lives
     return true
   end
-  if not held_by(k, owner) then return false end
+  if not held_by(k, owner, held) then return false end
   redis.call('ZADD', k[4], digits(-us), owner)
   redis.call('HDEL', k[5], owner)
   return true
