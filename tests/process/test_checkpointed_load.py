@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from itertools import count, pairwise
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +11,6 @@ import redis
 
 import resilient
 from resilient import checkpointed
-from tests.performance.ratios import Costs
 from tests.support.fixtures import Target
 from tests.support.modes import Mode
 from tests.support.scale import scaled
@@ -99,27 +98,3 @@ def test_three_thousand_steps_are_resumed_in_one_round_trip(
             mode.call(resilient.aclose)
     assert len(ran) == total
     assert resumed.count == 2
-
-
-def test_a_step_on_redis_against_a_bare_hset(redis_server: RedisAt, prefix: str) -> None:
-    """About 1.2 times as long as redis-py's own `HSET`, its job's two trips included."""
-
-    def double(number: int) -> int:
-        return 2 * number
-
-    @checkpointed("steps:{n}", backend=resilient.configure(redis_server.url, prefix=prefix))
-    def steps(job: resilient.Job, n: int) -> None:
-        for index in range(200):
-            job.step(str(index), double, index)
-
-    with redis.Redis.from_url(redis_server.url) as client:
-
-        def bare(n: int) -> None:
-            for index in range(200):
-                client.hset(f"{prefix}raw:{n}", str(index), "result")
-
-        numbers = count()
-        costs = Costs({"step": lambda _: steps(next(numbers)), "hset": bare}, calls=2)
-        ratio = costs.settle(lambda cost: cost["step"] / cost["hset"], 1.4)
-    print(f"a step: {ratio:.2f} of HSET")
-    assert ratio <= 1.4

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Callable
+from sys import modules
+from threading import current_thread
 from typing import Any
 
 from resilient.engine import chance, clock, identity
@@ -25,7 +25,7 @@ ANSWERS: dict[type, Callable[[Any], Any]] = {
 def caller() -> object:
     """The running task, or the thread."""
     # Where nobody has imported asyncio, no loop runs.
-    asyncio = sys.modules.get("asyncio")
+    asyncio = modules.get("asyncio")
     if asyncio is None or asyncio._get_running_loop() is None:
-        return threading.current_thread()
-    return asyncio.current_task() or threading.current_thread()
+        return current_thread()
+    return asyncio.current_task() or current_thread()

@@ -1,0 +1,94 @@
+"""What calls through Redis cost beside redis-py's plain commands: processor time of both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import resilient
+from tests.performance.ratios import Call, Costs
+from tests.support.servers import RedisAt
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="nobody tells"),
+]
+
+STEPS = 100
+
+
+@pytest.fixture
+def client(redis_server: RedisAt, prefix: str) -> Iterator[Any]:
+    """A client as redis-py makes it; ours is configured for the same server."""
+    with (
+        redis.Redis.from_url(redis_server.url) as client,
+        resilient.using(redis_server.url, prefix=prefix),
+    ):
+        yield client
+
+
+@pytest.fixture
+def ratio(client: Any) -> Callable[[Call, Call, int, float], float]:
+    """A function that measures ours beside theirs until a limit holds."""
+    server = client.info("server")["process_id"]
+
+    def measured(ours: Call, theirs: Call, calls: int, limit: float) -> float:
+        costs = Costs({"ours": ours, "theirs": theirs}, calls=calls, server=server)
+        found = costs.settle(lambda costs: costs["ours"] / costs["theirs"], limit)
+        print(f"{found:.2f} of {costs['theirs'] * 1e6:.0f} µs")
+        return found
+
+    return measured
+
+
+def test_a_replay_beside_a_get(client: Any, ratio: Callable[..., float], prefix: str) -> None:
+    """A call that was made before costs at most 1.25 of redis-py's `GET`."""
+
+    @resilient.idempotent("call:{n}", ttl=600)
+    def charge(n: int) -> int:
+        return n
+
+    charge(7)
+    client.set(f"{prefix}raw", b"a stored result of some bytes")
+    assert ratio(charge, lambda _: client.get(f"{prefix}raw"), 20, 1.25) <= 1.25
+
+
+def test_a_first_call_beside_two_sets(
+    client: Any, ratio: Callable[..., float], prefix: str
+) -> None:
+    """The first call of a key costs at most 1.2 of redis-py's `SET NX` and `SET`."""
+
+    @resilient.idempotent("call:{n}", ttl=600)
+    def charge(n: int) -> int:
+        return n
+
+    def bare(n: int) -> None:
+        client.set(f"{prefix}raw:{n}", "claimed", nx=True, ex=30)
+        client.set(f"{prefix}raw:{n}", "done", ex=600)
+
+    ours, theirs = count(), count()
+    assert ratio(lambda _: charge(next(ours)), lambda _: bare(next(theirs)), 10, 1.2) <= 1.2
+
+
+def test_a_step_beside_an_hset(client: Any, ratio: Callable[..., float], prefix: str) -> None:
+    """A step of a job costs about 1.2 of redis-py's `HSET`, the job's two trips included."""
+
+    def double(number: int) -> int:
+        return 2 * number
+
+    @resilient.checkpointed("steps:{n}")
+    def steps(job: resilient.Job, n: int) -> None:
+        for index in range(STEPS):
+            job.step(str(index), double, index)
+
+    def bare(n: int) -> None:
+        for index in range(STEPS):
+            client.hset(f"{prefix}raw:{n}", str(index), "result")
+
+    ours, theirs = count(), count()
+    assert ratio(lambda _: steps(next(ours)), lambda _: bare(next(theirs)), 1, 1.2) <= 1.25
