@@ -6,6 +6,7 @@ one operation at the server: the circuit is judged after each of them.
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 from resilient.backends.mongodb.expressions import (
@@ -45,6 +46,7 @@ __all__ = [
     "has_failed",
     "is_set",
     "rule",
+    "runs_of",
     "share",
     "slow_in",
     "succeeded",
@@ -52,6 +54,11 @@ __all__ = [
 ]
 
 Expression = Any
+
+
+COUNT = "$$count"
+"""How many outcomes are counted together."""
+MOST_TOGETHER = 99_999
 
 
 def rule(name: str) -> Expression:
@@ -133,9 +140,16 @@ def _amended(ring: Expression) -> Expression:
 
 
 def _ring_with(outcome: Expression) -> Expression:
-    """The ring of the latest so many outcomes, with one more."""
+    """The ring of the latest so many outcomes, with one more, or several successes."""
     ring = f"{VALUE}.ring"
-    entered = texts(ring, chosen(equal(outcome, "s"), "2", outcome))
+    entered = texts(
+        ring,
+        switch(
+            (equal(outcome, "0"), {"$substrBytes": [argument("successes"), 0, COUNT]}),
+            (equal(outcome, "s"), "2"),
+            default=outcome,
+        ),
+    )
     return switch(
         (_is_call(outcome), let({"entered": entered}, _last("$$entered", rule("window")))),
         (equal(outcome, "f"), _amended(ring)),
@@ -169,14 +183,14 @@ def _begun(buckets: Expression) -> Expression:
 
 
 def _buckets_with(outcome: Expression) -> Expression:
-    """The buckets with one more outcome."""
+    """The buckets with one more outcome, or several successes."""
     buckets = f"{VALUE}.buckets"
     has_slow_success = both(
         is_more(f"{EACH}.slow", 0), is_more(f"{EACH}.calls", f"{EACH}.failures")
     )
     latest = largest(mapped(filtered(buckets, has_slow_success), f"{EACH}.number"))
     counts = {
-        "calls": added(f"{EACH}.calls", chosen(_is_call(outcome), 1, 0)),
+        "calls": added(f"{EACH}.calls", chosen(_is_call(outcome), COUNT, 0)),
         "failures": added(f"{EACH}.failures", chosen(has_failed(outcome), 1, 0)),
         "slow": added(f"{EACH}.slow", chosen(_is_slow(outcome), 1, 0)),
     }
@@ -189,13 +203,35 @@ def _buckets_with(outcome: Expression) -> Expression:
 
 # --- judged after each
 
-OUTCOMES = argument("outcomes")
-"""A text: a list of them would be copied whenever one of the arguments is looked at."""
+RUNS = argument("runs")
+"""The outcomes as a text, six characters for each: what it is, and how many in a row. It is no
+list, which would be copied whenever one of the arguments is looked at."""
+WIDTH = 6
 OUTCOME = "$$outcome"
 
 
+def runs_of(outcomes: str) -> str:
+    """Outcomes as the pipelines take them.
+
+    Only successes are taken together, and the first of them never: after it has not opened the
+    circuit, the others only lower the shares of what went wrong.
+    """
+    runs: list[str] = []
+    for outcome, group in groupby(outcomes):
+        count = len(list(group))
+        if outcome != "0":
+            runs += [f"{outcome}00001"] * count
+            continue
+        runs.append("000001")
+        while count > 1:
+            together = min(count - 1, MOST_TOGETHER)
+            runs.append(f"0{together:05}")
+            count -= together
+    return "".join(runs)
+
+
 def _verdict(enough: Expression) -> Expression:
-    """Why a closed circuit must open; `""` if it need not."""
+    """Why a closed circuit must open by `$$calls` and so on; `""` if it need not."""
     return switch(
         (
             both(is_set(rule("consecutive")), is_at_least("$$consecutive", rule("consecutive"))),
@@ -236,50 +272,78 @@ def _judged(
     opens = both(
         is_not(equal("$$breach", "")), equal("$state", "closed"), equal(rule("quorum"), None)
     )
+    # Several successes may come past the number of calls that is enough: it is judged there too.
+    calls, wrong = f"{VALUE}.calls", {n: f"{VALUE}.{n}" for n in ("failures", "slow")}
+    is_past = is_more(added(calls, COUNT), "$$enough")
+    comes_past = both(is_more(COUNT, 1), is_more("$$enough", calls), is_past)
+    on_the_way = let({**wrong, "calls": "$$enough"}, _verdict("$$enough"))
+    verdict = let(
+        {"on_the_way": chosen(comes_past, on_the_way, "")},
+        chosen(equal("$$on_the_way", ""), _verdict("$$enough"), "$$on_the_way"),
+    )
     after = let(
-        totals,
+        {**totals, "enough": largest(enough, 1)},
         let(
-            {"breach": _verdict(enough)},
+            {"breach": verdict},
             {
+                **{name: f"$${name}" for name in totals},
                 **{name: f"$${name}" for name in window},
                 "consecutive": "$$consecutive",
                 "breach": "$$breach",
                 "opens": opens,
-                "used": added(f"{VALUE}.used", 1),
+                "used": added(f"{VALUE}.used", COUNT),
             },
         ),
     )
-    outcome = {"$substrBytes": [OUTCOMES, THIS, 1]}
-    step = let({"outcome": outcome}, let({**window, "consecutive": consecutive}, after))
+    run = {
+        "outcome": {"$substrBytes": [RUNS, THIS, 1]},
+        "count": {"$toInt": {"$substrBytes": [RUNS, added(THIS, 1), WIDTH - 1]}},
+    }
+    step = let(run, let({**window, "consecutive": consecutive}, after))
     return chosen(f"{VALUE}.opens", VALUE, step)
 
 
-EACH_OUTCOME = {"$range": [0, {"$strLenBytes": OUTCOMES}]}
+EACH_RUN = {"$range": [0, {"$strLenBytes": RUNS}, WIDTH]}
 START = {"consecutive": "$consecutive", "breach": "$breach", "opens": False, "used": 0}
 
-after_counted = folded(
-    EACH_OUTCOME,
-    {**START, "ring": _last("$outcomes", rule("window"))},
-    _judged(
-        {"ring": _ring_with(OUTCOME)},
-        {
-            "calls": {"$strLenCP": "$$ring"},
-            "failures": failures_in("$$ring"),
-            "slow": slow_in("$$ring"),
-        },
-        smallest(rule("min_calls"), rule("window")),
+
+def _totals_of_ring(ring: Expression) -> dict[str, Expression]:
+    return {
+        "calls": {"$strLenCP": ring},
+        "failures": failures_in(ring),
+        "slow": slow_in(ring),
+    }
+
+
+def _totals_of_buckets(buckets: Expression) -> dict[str, Expression]:
+    return {name: totals_of(buckets, name) for name in ("calls", "failures", "slow")}
+
+
+after_counted = let(
+    {"before": _last("$outcomes", rule("window"))},
+    folded(
+        EACH_RUN,
+        {**START, **_totals_of_ring("$$before"), "ring": "$$before"},
+        _judged(
+            {"ring": _ring_with(OUTCOME)},
+            _totals_of_ring("$$ring"),
+            smallest(rule("min_calls"), rule("window")),
+        ),
     ),
 )
 """`{"ring", "consecutive", "breach", "opens", "used"}` after all, of a window by number."""
 
 after_timed = _in_time(
-    folded(
-        EACH_OUTCOME,
-        {**START, "buckets": _begun("$buckets")},
-        _judged(
-            {"buckets": _buckets_with(OUTCOME)},
-            {name: totals_of("$$buckets", name) for name in ("calls", "failures", "slow")},
-            rule("min_calls"),
+    let(
+        {"before": _begun("$buckets")},
+        folded(
+            EACH_RUN,
+            {**START, **_totals_of_buckets("$$before"), "buckets": "$$before"},
+            _judged(
+                {"buckets": _buckets_with(OUTCOME)},
+                _totals_of_buckets("$$buckets"),
+                rule("min_calls"),
+            ),
         ),
     )
 )

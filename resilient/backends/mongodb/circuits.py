@@ -13,6 +13,7 @@ from typing import Any
 from bson.int64 import Int64
 
 from resilient.backends.mongodb import circuit_pipelines as become
+from resilient.backends.mongodb.circuit_windows import runs_of
 from resilient.backends.mongodb.commands import Change, Document, Look, Pipeline, compiled
 from resilient.backends.mongodb.expressions import NOW, put
 from resilient.backends.mongodb.keys import Keys
@@ -70,6 +71,8 @@ class MongoCircuits:
         arguments = {
             **_written(rules),
             "outcomes": outcomes,
+            "runs": runs_of(outcomes),
+            "successes": "0" * min(len(outcomes), rules.window),
             "calls": _calls_in(outcomes),
             "admitted": bool(generation),
             "generation": generation or 0,
