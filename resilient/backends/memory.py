@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from resilient.engine import clock
+from resilient.engine.backend import Traits
 from resilient.engine.forks import forget_in_child
 from resilient.engine.transactional import (
     Record,
@@ -43,6 +44,12 @@ class MemoryBackend(TransactionalBackend):
     Args:
         prefix: Accepted like everywhere else. There is nobody to be kept apart from.
     """
+
+    traits = Traits(
+        shared_by="threads and tasks of one process",
+        survives="nothing",
+        waking="a condition",
+    )
 
     def __init__(self, *, prefix: str = "") -> None:
         self.prefix = prefix

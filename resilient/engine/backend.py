@@ -7,7 +7,18 @@ the attributes (`locks`, `circuits`, ...; `close`, `aclose`) is adopted as it is
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, get_args, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    Self,
+    TypeVar,
+    get_args,
+    overload,
+)
 
 from resilient.engine.nearby import Nearby
 from resilient.engine.signals import Hub
@@ -26,7 +37,7 @@ if TYPE_CHECKING:
     from resilient.engine.outage import Outage
     from resilient.engine.views import AsyncView, SyncView
 
-__all__ = ["BOTH_MODES", "Backend", "Capability", "Mode", "adopt"]
+__all__ = ["BOTH_MODES", "Backend", "Capability", "Mode", "Traits", "adopt"]
 
 Capability = Literal["locks", "circuits", "cache", "idempotency", "checkpoints"]
 Mode = Literal["sync", "async"]
@@ -37,6 +48,26 @@ DEFAULT_MAX_TTL = 30 * 86400.0
 
 
 T = TypeVar("T")
+
+
+class Traits(NamedTuple):
+    """What tells one backend from another, beside its capabilities, for those who choose.
+
+    The table in `docs/backends.md` is made of it.
+
+    Attributes:
+        shared_by: Who finds the same state there.
+        survives: What the state outlives.
+        waking: How those who wait learn that their turn has come.
+        several_locks: How `lock_all` takes several locks.
+        replicas: Whether a lock may ask how many replicas have it (`replicas=`).
+    """
+
+    shared_by: str
+    survives: str
+    waking: str
+    several_locks: str = "one operation"
+    replicas: bool = False
 
 
 class made_once(Generic[T]):  # noqa: N801 - a decorator
@@ -74,6 +105,8 @@ class Backend:
             event loop serves `"async"` only.
     """
 
+    traits: ClassVar[Traits | None] = None
+    """What is to be known of it by those who choose a backend; nothing of somebody else's."""
     prefix: str = ""
     """What stands before every key: the tenant."""
     max_ttl: float = DEFAULT_MAX_TTL

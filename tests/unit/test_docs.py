@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.support import capability_table
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -24,3 +26,8 @@ def test_each_way_has_at_most_ten_steps() -> None:
     steps = [len(re.findall(r"^\d+\. ", way.split("\n## ")[0], flags=re.MULTILINE)) for way in ways]
     assert len(steps) == 5
     assert all(0 < count <= 10 for count in steps), steps
+
+
+def test_the_table_of_capabilities() -> None:
+    """It is what the backends say of themselves: `python -m tests.support.capability_table`."""
+    assert capability_table.current() == capability_table.table()

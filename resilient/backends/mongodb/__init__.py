@@ -21,13 +21,20 @@ from resilient.backends.mongodb.locks import MongoLocks
 from resilient.backends.mongodb.settings import Settings, settings_of_client, settings_of_url
 from resilient.backends.mongodb.signals import MongoSignals
 from resilient.backends.mongodb.transport import MongoTransport
-from resilient.engine.backend import Backend
+from resilient.engine.backend import Backend, Traits
 
 __all__ = ["MongoBackend", "from_client", "from_url"]
 
 
 class MongoBackend(Backend):
     """Capabilities in one MongoDB database (5.0 or newer), in collections of their own."""
+
+    traits = Traits(
+        shared_by="machines",
+        survives="a majority of the servers",
+        waking="change streams (looking every 50 ms on a standalone server)",
+        several_locks="a transaction (on a standalone server: in turn)",
+    )
 
     def __init__(self, settings: Settings, *, prefix: str = "") -> None:
         keys = Keys(prefix, settings.database)

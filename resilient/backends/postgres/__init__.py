@@ -21,13 +21,19 @@ from resilient.backends.postgres.schema import ddl
 from resilient.backends.postgres.settings import Settings, settings_of_client, settings_of_url
 from resilient.backends.postgres.signals import PostgresSignals
 from resilient.backends.postgres.transport import PostgresTransport
-from resilient.engine.backend import Backend
+from resilient.engine.backend import Backend, Traits
 
 __all__ = ["PostgresBackend", "ddl", "from_client", "from_url"]
 
 
 class PostgresBackend(Backend):
     """All capabilities in one PostgreSQL database (13 or newer), in a schema of their own."""
+
+    traits = Traits(
+        shared_by="machines",
+        survives="the server; cached values do not",
+        waking="LISTEN/NOTIFY (looking every 50 ms behind a transaction pooler)",
+    )
 
     def __init__(self, settings: Settings, *, prefix: str = "") -> None:
         keys = Keys(prefix, settings.server.schema)

@@ -21,7 +21,7 @@ from resilient.backends.redis.signals import ClusterSignals, RedisSignals
 from resilient.backends.redis.topology import ClusterSettings, Topology
 from resilient.backends.redis.transport import RedisTransport
 from resilient.backends.redis.urls import parsed
-from resilient.engine.backend import Backend
+from resilient.engine.backend import Backend, Traits
 from resilient.engine.listening import ListeningSource
 
 __all__ = ["RedisBackend", "from_client", "from_url"]
@@ -29,6 +29,14 @@ __all__ = ["RedisBackend", "from_client", "from_url"]
 
 class RedisBackend(Backend):
     """All capabilities on Redis (6.2 or newer) or Valkey: one server, or a primary of sentinels."""
+
+    traits = Traits(
+        shared_by="machines",
+        survives="what the server's persistence does",
+        waking="pub/sub",
+        several_locks="one operation (on a cluster: within a slot)",
+        replicas=True,
+    )
 
     def __init__(self, settings: Settings | ClusterSettings, *, prefix: str = "") -> None:
         keys = Keys(prefix, clustered=isinstance(settings, ClusterSettings))

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from resilient.backends.sqlite.database import Database
 from resilient.backends.sqlite.signals import SqliteSignals
 from resilient.backends.sqlite.transport import Command, SqliteTransport
+from resilient.engine.backend import Traits
 from resilient.engine.durations import seconds
 from resilient.engine.plan import Ask
 from resilient.engine.transactional import Transaction, TransactionalBackend
@@ -36,6 +37,12 @@ class SqliteBackend(TransactionalBackend):
         prefix: Isolates tenants that share the file.
         timeout: Seconds to wait for other processes that write, before a `BackendError`.
     """
+
+    traits = Traits(
+        shared_by="processes of one machine",
+        survives="any process",
+        waking="a change of the file",
+    )
 
     def __init__(
         self, path: str | os.PathLike[str], *, prefix: str = "", timeout: float = TIMEOUT
