@@ -61,6 +61,19 @@ class CacheConformance(CacheReads):
             assert run(cache.has(key)) is True
             assert isinstance(run(cache.fetch(key, owner="bob", lease=LONG)), Entry)
 
+    def test_births_tell_values_apart(self, run: Run, cache: CacheStore) -> None:
+        """A computed value is born with its lease, and one that replaces it later; or none is."""
+        leased = run(cache.fetch("k", owner="ann", lease=LONG))
+        assert isinstance(leased, Leased)
+        run(cache.fill("k", ONE, owner="ann", ttl=LONG))
+        computed = run(cache.fetch("k", owner="bob", lease=LONG))
+        assert isinstance(computed, Entry)
+        run(cache.set("k", ONE, ttl=LONG))
+        replaced = run(cache.get("k"))
+        assert replaced is not None
+        if computed.born or replaced.born:
+            assert computed.born == leased.fence < replaced.born
+
     def test_nothing_is_kept_for_ever(self, run: Run, opened: Backend, cache: CacheStore) -> None:
         """Without a TTL a value is kept for the backend's longest one."""
         run(cache.set("k", ONE))

@@ -40,6 +40,16 @@ class TagsAreNotTold(Cache):
         return answer._replace(tags=tuple(tags)) if isinstance(answer, Entry) else answer
 
 
+class BornAlike(Cache):
+    """Every value says that it was born at the same moment."""
+
+    noticed_by = (EXAMPLES,)
+
+    async def get(self, key: str) -> Entry | None:
+        entry: Entry | None = await self.store.get(key)
+        return None if entry is None else entry._replace(born=1)
+
+
 class TagsMissComputations(Cache):
     """A value computed before an invalidation is stored as if it was computed after it."""
 
