@@ -7,6 +7,7 @@ a miss is that, and one `findAndModify` for the lease.
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from itertools import repeat
@@ -28,9 +29,14 @@ from resilient.protocols.values import Encoded
 
 __all__ = ["MongoCache"]
 
+log = logging.getLogger("resilient")
+
 CACHE, TAGS = "cache", "tags"
 STEP = 200
 """How many documents one command of a scan looks at."""
+LARGEST = (16 << 20) - (64 << 10)
+"""Bytes of a value, beside which a document of 16 MB has room for its tags and for who waits.
+https://www.mongodb.com/docs/manual/reference/limits/"""
 ATTEMPTS = 50
 """How often a value is read again that others have changed meanwhile: each time, one of them has
 computed it."""
@@ -254,7 +260,14 @@ class MongoCache(CacheDefaults):
         stale: float = 0.0,
         tags: Sequence[str] = (),
     ) -> bool:
-        """Store the computed value, end the lease and wake all waiters."""
+        """Store the computed value, end the lease and wake all waiters.
+
+        A value that a document has no room for is not stored, which is said in the log.
+        """
+        if len(value) > LARGEST:
+            log.warning("%r is not cached: MongoDB stores %d bytes at most", key, LARGEST)
+            await self.abandon(key, owner=owner)
+            return False
         times = _times(ttl, fresh, stale)
         arguments = {
             **times,
