@@ -17,9 +17,11 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
@@ -145,23 +147,14 @@ def _answers(url: str) -> bool:
 
 
 def _binary() -> Path:
-    """Where the wheel's server is: beside the interpreter, as all that comes with a package is."""
-    for folder in [Path(sys.executable).parent, *_scripts()]:
-        path = folder / "secantusd-rs"
-        if path.exists():
-            return path
-    raise ServerDidNotStart("secantusd-rs is not installed (SecantusDB)")
-
-
-def _scripts() -> list[Path]:
-    found = shutil.which("secantusd-rs")
-    from importlib.metadata import PackageNotFoundError, files
-
+    """Where the wheel's server is; the test is skipped where there is no such wheel."""
     with contextlib.suppress(PackageNotFoundError):
         for file in files("secantusdb") or ():
             if file.name == "secantusd-rs":
-                return [Path(os.path.normpath(str(file.locate()))).parent]
-    return [Path(found).parent] if found else []
+                return Path(os.path.normpath(str(file.locate())))
+    if sys.platform == "linux" and sys.version_info < (3, 14):
+        raise ServerDidNotStart("secantusd-rs is not installed (SecantusDB)")
+    pytest.skip("SecantusDB has no wheel for this Python: set MONGODB_URI")
 
 
 @contextlib.contextmanager

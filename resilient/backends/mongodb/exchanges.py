@@ -61,16 +61,18 @@ class Exchanges:
                 self._indexed.add(capability)
         if isinstance(command, Transaction):
             return (yield from self._transacted(command, session, left))
-        races, again = 0, command.repeatable
+        races, closed, again = 0, 0, command.repeatable
         while True:
             self.commands += 1
             try:
                 reply = yield _sending(command.document()), left()
                 return command.answer(checked(reply))
-            except (*FAILURES, InvalidOperation) as error:
+            except FAILURES as error:
                 if is_race(error) and races < RACES:
                     races += 1
-                elif again and (is_lost(error) or isinstance(error, InvalidOperation)):
+                elif closed == 0 and isinstance(error, InvalidOperation):
+                    closed += 1  # the client, by another thread: nothing was sent, there is another
+                elif again and is_lost(error):
                     again = False  # the next time is the caller's own affair
                 else:
                     raise
