@@ -113,7 +113,7 @@ def test_a_frozen_server(mode: Mode, private_redis: RedisServer, falls_back: boo
 
     A budget, as a sleep of that time is measured in turns with it, and 20 ms; then 1 ms.
     """
-    soft, hard = 0.15, 0.4
+    soft, hard = 0.1, 0.3
     budget = soft if falls_back else hard
     ran: list[int] = []
 
@@ -134,7 +134,7 @@ def test_a_frozen_server(mode: Mode, private_redis: RedisServer, falls_back: boo
     options |= {"backend_timeout": (soft, hard)}
     options |= {"stale_if_error": "1h"} if falls_back else {}
     # Each finds out for itself that the server is away.
-    backends = [from_url(f"{private_redis.url}?socket_timeout=5") for _ in range(5)]
+    backends = [from_url(f"{private_redis.url}?socket_timeout=5") for _ in range(3)]
     each = [mode.decorate(cached("{n}", backend=own, **options), f) for own in backends]
     bare = mode.function(sleep)
     for n, one in enumerate(each):

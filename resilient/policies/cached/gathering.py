@@ -104,7 +104,7 @@ class Gathering:
         self._waiter: GiftedWaiter | None = None
         self._owner = ""
         self._began = 0.0
-        self._reading = near.nearby.reading(())
+        self._read(())
         budget = settings.asking.hard
         assert budget is not None
         self._budget = budget
@@ -126,7 +126,8 @@ class Gathering:
         self._owner, start = owner, await NOW
         while self.wanted:
             keys = [call.key for call in self.wanted.values()]
-            self._reading, self._began = self._near.nearby.reading(keys), await NOW
+            self._read(keys)
+            self._began = await NOW
             try:
                 if self._near.wants_to_watch:
                     await watched(
@@ -138,7 +139,7 @@ class Gathering:
                 await self.alone()
                 return
             ours, theirs = await self._sorted(answers)
-            self._reading = self._near.nearby.reading(())  # nothing is read any more
+            self._read(())
             if ours:
                 self._served(ours)
                 await self._filled(ours)
@@ -331,7 +332,7 @@ class Gathering:
             for item, each in outcomes.items()
         ]
         # What was changed before this is replaced by it.
-        self._reading = self._near.nearby.reading(each.key for each in fillings)
+        self._read(each.key for each in fillings)
         fill = partial(self._store.fill_many, fillings, owner=self._owner)
         try:
             kept = await guarded(insisted, fill, self._budget)
@@ -354,6 +355,10 @@ class Gathering:
     async def _withdrawn(self, calls: Iterable[Call]) -> None:
         with suppress(BackendError):
             await all_of([self._store.abandon(call.key, owner=self._owner) for call in calls])
+
+    def _read(self, keys: Iterable[str]) -> None:
+        """Heed what the backend is heard to have of these from now on, if they are to be kept."""
+        self._reading = self._near.nearby.reading(() if self._near.local is None else keys)
 
     def _keep(self, call: Call, value: Any, life: Life, born: int) -> None:
         unless = partial(self._reading.is_stale, call.key, born)

@@ -327,7 +327,8 @@ async def stored(
         tags=call.tags,
     )
     born = lease.fence
-    flight.heed()  # what was changed before is replaced by this
+    if near.local is not None:
+        flight.heed()  # what was changed before is replaced by this
     began = await NOW
     try:
         if await guarded(insisted, fill, budget):
@@ -367,7 +368,7 @@ def troubled(settings: Settings, near: Near, call: Call, error: BackendError) ->
 class FetchContest:
     """One caller's attempt to get a value, or the right to compute it."""
 
-    __slots__ = ("budget", "call", "failed", "flight", "owner", "store")
+    __slots__ = ("budget", "call", "failed", "flight", "keeps", "owner", "store")
 
     def __init__(self, near: Near, call: Call, owner: str, budget: float, flight: Flight) -> None:
         self.store: CacheStore = near.backend.require("cache")
@@ -375,20 +376,23 @@ class FetchContest:
         self.owner = owner
         self.budget = budget
         self.flight = flight
+        self.keeps = near.local is not None
         self.failed = False
 
     async def ask(self, waiter: str | None) -> Entry | Leased | Busy:
         """Ask once."""
         key, tags = self.call.key, self.call.tags
         self.failed = False
-        self.flight.heed()
+        if self.keeps:
+            self.flight.heed()
         try:
             ask = self.store.fetch(key, owner=self.owner, lease=LEASE, tags=tags, waiter=waiter)
             answer = await within(self.budget, ask)
         except BackendError:
             self.failed = True
             raise
-        self.flight.heeds = not (isinstance(answer, Leased) or self.is_busy(answer))
+        if isinstance(answer, Leased) or self.is_busy(answer):
+            self.flight.heeds = False
         return answer
 
     def is_busy(self, answer: Entry | Leased | Busy) -> bool:
