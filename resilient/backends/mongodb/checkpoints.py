@@ -188,10 +188,9 @@ class MongoCheckpoints:
             become.SAVE,
             arguments,
             upsert=fence is None,
-            fields=(*TIMES, "answer", "dropped"),
+            fields=(*TIMES, "answer", "dropped", "pointed"),
         )
-        if job is None or job["turn"] != "saved":
-            await self._unused(stored)
+        await self._unless_pointed_at(stored, job)
         if job is None or job["turn"] == "refused" or job.get("answer") is None:
             return None
         await self._tidied(task, job)
@@ -222,10 +221,9 @@ class MongoCheckpoints:
             "lease": 0 if lease is None else microseconds(lease, "lease"),
             "keep": KEPT_TIMES * lives,
         }
-        fields = (*TIMES, "adds", "weight")
+        fields = (*TIMES, "weight", "pointed")
         job = await self._change(task, become.STEP, arguments, fields=fields)
-        if job is None or not job["adds"]:
-            await self._unused(volume)
+        await self._unless_pointed_at(volume, job)
         if job is None or not job["turn"]:
             return False
         if job["weight"] > ROOM_FOR_STEPS:
@@ -322,14 +320,17 @@ class MongoCheckpoints:
     async def _pointed(
         self, task: str, pipeline: Pipeline, arguments: Mapping[str, Any], stored: Stored
     ) -> bool:
-        """The same; what the document does not point at after all is removed."""
-        did = await self._did(task, pipeline, arguments)
-        if not did:
-            await self._unused(stored)
-        return did
+        """The same, for a value that the document points at then."""
+        job = await self._change(task, pipeline, arguments, fields=(*TIMES, "dropped", "pointed"))
+        await self._unless_pointed_at(stored, job)
+        if job is None or not job["turn"]:
+            return False
+        await self._tidied(task, job)
+        return True
 
-    async def _unused(self, stored: Stored) -> None:
-        if is_beside(stored):
+    async def _unless_pointed_at(self, stored: Stored, job: Document | None) -> None:
+        """Remove a value that was written beside the document, and that came to nothing."""
+        if is_beside(stored) and not (job is not None and job["pointed"]):
             await self._parts.remove([stored])
 
     async def _tidied(self, task: str, job: Document) -> None:

@@ -122,6 +122,13 @@ def _is(*turns: str) -> Expression:
 ALL_PLACES = joined(_places(_data_of("$saved")), _places(["$result"]), "$volumes")
 
 
+def _pointed_at(stored: Expression) -> dict[str, Any]:
+    """The stage that tells whether the document points at a value now: by this command, or by the
+    same one whose answer was lost.
+    """
+    return put(pointed=is_in(f"{stored}.at", mapped(ALL_PLACES, f"{EACH}.at")))
+
+
 def _kept(turn: Expression, lives: Expression) -> dict[str, Expression]:
     """The fields by which the job is kept for so long from now."""
     return {
@@ -211,6 +218,7 @@ FINISH = compiled(
         queue=changed_if("$ends", "queue", []),
         **_kept("$ends", TTL),
     ),
+    _pointed_at(argument("result")),
     GONE,
 )
 
@@ -290,6 +298,7 @@ SAVE = compiled(
         state=changed_if(both(SAVES, equal("$state", "none")), "state", "idle"),
         **_kept(SAVES, largest(TTL, LEASE)),
     ),
+    _pointed_at(argument("data")),
     GONE,
 )
 
@@ -326,6 +335,7 @@ STEP = compiled(
         until=changed_if(both("$turn", is_more(LEASE, 0)), "until", added(NOW, LEASE)),
         **_kept(both("$turn", is_more(LEASE, 0)), largest(TTL, LEASE)),
     ),
+    _pointed_at(argument("volume")),
     GONE,
 )
 
@@ -342,6 +352,7 @@ VOLUME = compiled(
         weight=changed_if("$turn", "weight", folded(LOOSE, 0, added(VALUE, f"{THIS}.weight"))),
         steps=changed_if("$turn", "steps", LOOSE),
     ),
+    _pointed_at(argument("volume")),
 )
 """Steps of the document become a volume beside it."""
 
