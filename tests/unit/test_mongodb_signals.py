@@ -109,8 +109,7 @@ def test_a_silent_connection_is_noticed(run: Run, mongo_server: MongoAt, prefix:
     """A network that swallows everything: noticed, and everybody is told when it is back."""
     with FaultProxy(mongo_server.url) as proxy:
         backend = from_url(
-            f"{proxy.url}?directConnection=true&timeout=1&serverSelectionTimeoutMS=1000",
-            prefix=prefix,
+            f"{proxy.url}?directConnection=true&serverSelectionTimeoutMS=2000", prefix=prefix
         )
         with run.closing(backend):
             heard: list[str | None] = []

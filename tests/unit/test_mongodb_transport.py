@@ -49,8 +49,8 @@ def through(proxy: FaultProxy, options: str = "") -> str:
 
 @pytest.fixture
 def behind(run: Run, proxy: FaultProxy, prefix: str) -> Iterator[MongoBackend]:
-    """A backend behind that network, that waits for two seconds."""
-    backend = from_url(through(proxy, "&timeout=2&serverSelectionTimeoutMS=1000"), prefix=prefix)
+    """A backend behind that network, that waits for three seconds."""
+    backend = from_url(through(proxy, "&timeout=3&serverSelectionTimeoutMS=3000"), prefix=prefix)
     with run.closing(backend):
         yield backend
 
@@ -416,7 +416,7 @@ def test_an_empty_server_again(run: Run, mongo: MongoAt) -> None:
 
 def test_one_winner_each_time(mongo_server: MongoAt, prefix: str) -> None:
     """32 callers want a lock that nobody has ever had, eight times: one has it each time."""
-    backend = from_url(mongo_server.url, prefix=prefix)
+    backend = from_url(f"{mongo_server.url}?timeout=30", prefix=prefix)
     start = threading.Barrier(32)
 
     def one(number: int) -> list[bool]:
@@ -436,7 +436,7 @@ def test_one_winner_each_time(mongo_server: MongoAt, prefix: str) -> None:
 
 def test_nobody_is_refused(mongo_server: MongoAt, prefix: str) -> None:
     """Hundreds of tasks at once are all served, over fewer connections."""
-    backend = from_url(mongo_server.url, prefix=prefix)
+    backend = from_url(f"{mongo_server.url}?timeout=30", prefix=prefix)
 
     async def one(number: int) -> Any:
         return await adrive(locks(backend).acquire(f"k{number}", ttl=30, owner=str(number)))

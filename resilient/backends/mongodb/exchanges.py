@@ -27,7 +27,9 @@ RACES = 20
 """How often a command is sent again that lost a race for a new document; each time, another one has
 won it, and the document was removed again since."""
 SNAPSHOT, MAJORITY = ReadConcern("snapshot"), WriteConcern("majority")
-UNAUTHORIZED, NO_TRANSACTIONS = 13, 20
+UNAUTHORIZED = 13
+NO_TRANSACTIONS = {20, 123}
+"""The codes by which a server says that it is no member of a replica set."""
 
 log = logging.getLogger("resilient")
 
@@ -99,7 +101,7 @@ class Exchanges:
             except FAILURES as error:
                 if session.in_transaction:
                     yield (lambda _: session.abort_transaction()), left()
-                if isinstance(error, OperationFailure) and error.code == NO_TRANSACTIONS:
+                if isinstance(error, OperationFailure) and error.code in NO_TRANSACTIONS:
                     return (yield from self._one_by_one(transaction, left))
                 if (is_conflict(error) or is_race(error)) and conflicts < RACES:
                     conflicts += 1
