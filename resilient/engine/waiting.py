@@ -66,6 +66,9 @@ class Receiver(Contest[A], Protocol[A]):
 
     patience: float
     """Seconds from one attempt to the next at most: what is handed over lives for twice that."""
+    glance: float
+    """Seconds after which the second attempt comes: whoever holds it then, after others who had it
+    in turn, may have died with it."""
 
     def received(self, gift: str, answer: A) -> A | None:
         """What came with a wake-up after this busy answer; `None`: it must be asked for."""
@@ -147,6 +150,7 @@ async def queued(
     waiter = await Listen(hub)
     address = hub.address(waiter)
     patience = min(hub.recheck, getattr(contest, "patience", math.inf))
+    next_look = min(patience, getattr(contest, "glance", math.inf))
     try:
         while True:
             began, answer = await _asked(contest, address, budget)
@@ -157,7 +161,8 @@ async def queued(
                 raise contest.refusal(answer, waited)
             hub.waited = began
             left = _ttl(answer) + EXPIRY_SLACK
-            await Wait(waiter, min(wait - waited, left, patience))
+            await Wait(waiter, min(wait - waited, left, next_look))
+            next_look = patience
             received = _received(contest, waiter, answer)
             # It came after the request that registered us, so it is held from then on at least.
             if received is not None and await NOW - began < FRESH * patience:

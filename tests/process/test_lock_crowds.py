@@ -133,10 +133,13 @@ def grants(path: Path) -> list[tuple[int, float]]:
     return [(int(fence), float(moment)) for fence, moment in lines]
 
 
-def stormed(kind: str, target: Target, path: Path) -> list[tuple[int, float]]:
+def stormed(
+    kind: str, target: Target, path: Path, seconds: float, number: int = 0
+) -> list[tuple[int, float]]:
     """The grants of one storm."""
-    seconds, file = scaled(20, 4), path / f"{kind}.grants"
-    arguments: list[Any] = [kind, target.url, f"{target.prefix}{kind}:", seconds, 1.0, str(file)]
+    file = path / f"{kind}.{number}.grants"
+    prefix = f"{target.prefix}{kind}:{number}:"
+    arguments: list[Any] = [kind, target.url, prefix, seconds, 1.0, str(file)]
     with group(crowd.storm, [arguments]) as (nursery,):
         nursery.result(120)
     return grants(file)
@@ -144,14 +147,20 @@ def stormed(kind: str, target: Target, path: Path) -> list[tuple[int, float]]:
 
 def test_a_storm_of_crashes_stalls_nobody(shared_target: Target, tmp_path: Path) -> None:
     """6 processes, one SIGKILL every 0.3 s: as many grants as redis-py's, in order, no stall."""
-    ours = stormed("resilient", shared_target, tmp_path)
-    stall = max(later - sooner for (_, sooner), (_, later) in itertools.pairwise(ours))
-    print(f"{shared_target.kind}: {len(ours)} grants, longest stall {stall:.2f} s")
-    fences = [fence for fence, _ in ours]
-    assert all(sooner < later for sooner, later in itertools.pairwise(fences))
-    assert stall < 1.0 + 0.5 + 1.0  # what a busy machine adds
-    if shared_target.kind == "redis":
-        theirs = stormed("redis-py", shared_target, tmp_path)
-        print(f"redis-py: {len(theirs)} grants")
-        # 0.8 and more on a quiet machine: redis-py's are unfair, which costs no hand-over.
-        assert len(ours) >= 0.55 * len(theirs)
+    # On Redis in turns with redis-py's, so that what loads the machine hits both.
+    turns = 2 if shared_target.kind == "redis" else 1
+    shares = []
+    for number in range(turns):
+        seconds = scaled(20, 4) / turns
+        ours = stormed("resilient", shared_target, tmp_path, seconds, number)
+        stall = max(later - sooner for (_, sooner), (_, later) in itertools.pairwise(ours))
+        print(f"{shared_target.kind}: {len(ours)} grants, longest stall {stall:.2f} s")
+        fences = [fence for fence, _ in ours]
+        assert all(sooner < later for sooner, later in itertools.pairwise(fences))
+        assert stall < 1.0 + 0.5 + 1.0  # what a busy machine adds
+        if shared_target.kind == "redis":
+            theirs = stormed("redis-py", shared_target, tmp_path, seconds, number)
+            print(f"redis-py: {len(theirs)} grants")
+            shares.append(len(ours) / len(theirs))
+    # Short storms are mostly processes that start, on a busy machine: ours have a thread to start.
+    assert max(shares, default=1) >= (0.8 if scaled(20, 4) >= 20 else 0.55)

@@ -158,6 +158,8 @@ class LockContest:
 
     __slots__ = ("key", "note", "owner", "settings", "store")
 
+    glance = 0.2
+
     def __init__(
         self, settings: Settings, store: LockStore, key: str, owner: str, note: str
     ) -> None:
