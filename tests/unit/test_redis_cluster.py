@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +17,7 @@ from redis.cluster import ClusterNode
 import resilient
 from resilient.backends.redis import RedisBackend, from_client, from_url, multiplexed
 from resilient.engine.drivers.aio import adrive
+from resilient.engine.drivers.sync import drive
 from resilient.engine.plan import Together
 from resilient.errors import BackendError, ConfigurationError
 from resilient.protocols.locks import Grant
@@ -205,6 +208,57 @@ def test_jobs_keep_to_one_slot(run: Run, backend: RedisBackend, redis_cluster: C
         assert client.exists(f"{backend.prefix}checkpoint:{{import:a}}:1")
     assert run(jobs.latest("import:a")).data == b"state of import:a"
     assert run(jobs.latest("{import:a}")).data == b"state of {import:a}"
+
+
+def test_a_forked_child(redis_cluster: Cluster, prefix: str) -> None:
+    """It shares no connection with its parent, and finds every server by itself."""
+    backend = from_url(redis_cluster.url, prefix=prefix)
+
+    def ask(who: str) -> None:
+        for number in range(60):
+            backend.sync.cache.set(f"{who}{number}", f"{who}{number}".encode(), ttl=30)
+            entry = backend.sync.cache.get(f"{who}{number}")
+            assert entry is not None
+            assert entry.value == f"{who}{number}".encode()
+
+    ask("parent")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads: the point
+        pid = os.fork()
+    if pid == 0:
+        try:
+            ask("child")
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    ask("parent")
+    assert os.waitpid(pid, 0)[1] == 0
+    backend.close()
+
+
+def test_a_server_that_stands_still(redis_cluster: Cluster, prefix: str) -> None:
+    """What is asked of the others together with it is answered all the same."""
+    backend = from_url(f"{redis_cluster.url}?socket_timeout=0.5", prefix=prefix)
+    names = [f"k{number}" for number in range(12)]
+
+    async def renewed() -> list[Any]:
+        return await Together([locks(backend).renew(n, owner="ann", ttl=30) for n in names])
+
+    for name in names:
+        drive(locks(backend).acquire(name, ttl=30, owner="ann"))
+    still = redis_cluster.primary_of(f"{prefix}lock:k0")
+    still.pause()
+    try:
+        answers = drive(renewed())
+    finally:
+        still.resume()
+    for name, answer in zip(names, answers, strict=True):
+        if redis_cluster.primary_of(f"{prefix}lock:{name}") is still:
+            assert isinstance(answer, BackendError)
+        else:
+            assert answer is True
+    assert drive(renewed()) == [True] * 12
+    backend.close()
 
 
 # --- slots that move

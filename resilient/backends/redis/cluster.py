@@ -8,8 +8,10 @@ https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#redir
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
+from contextvars import copy_context
 from typing import Any, NamedTuple
 
 from redis import exceptions as redis_errors
@@ -19,12 +21,16 @@ from resilient.backends.redis.failures import backend_error, is_connection_lost,
 from resilient.backends.redis.topology import ClusterSettings, Place, Topology
 from resilient.backends.redis.transport import RedisTransport
 from resilient.engine.budget import remaining
+from resilient.engine.crew import Crew
 from resilient.engine.drivers.aio import Reply
+from resilient.engine.forks import forget_in_child
 
 __all__ = ["ClusterTransport"]
 
 HOPS = 32
 """Servers that a command is sent to at most."""
+CREW = 8
+"""Threads that ask several servers at once for blocking callers."""
 PAUSE = 0.02
 """Seconds after which a command is sent again whose keys are about to move."""
 
@@ -89,6 +95,8 @@ class ClusterTransport:
         self._settings = settings
         self._topology = topology
         self._nodes: dict[Place, RedisTransport] = {}
+        self._crew = Crew("resilient-cluster", CREW)
+        forget_in_child(self._crew.forget)
 
     def address(self, waiter: str | None, key: str) -> str:
         """The waiter's channel at the server that has the key."""
@@ -133,10 +141,34 @@ class ClusterTransport:
         for leg in legs:
             leg.place = self._place(leg)
             by_place.setdefault(leg.place, []).append(leg)
-        for place, its in by_place.items():
-            answers = self._at(place).send_many([leg.to_send() for leg in its])
-            for leg, answer in zip(its, answers, strict=True):
-                leg.answer = answer
+        first, *others = by_place.items()
+        # A server that stands still must not keep what is asked of the others waiting.
+        under_way = [self._beside(place, its) for place, its in others]
+        self._exchange_at(*first)
+        for done in under_way:
+            done.wait()
+
+    def _exchange_at(self, place: Place, legs: list[Leg]) -> None:
+        answers = self._at(place).send_many([leg.to_send() for leg in legs])
+        for leg, answer in zip(legs, answers, strict=True):
+            leg.answer = answer
+
+    def _beside(self, place: Place, legs: list[Leg]) -> threading.Event:
+        """Ask another server in a thread, if there is one to spare; set when it has answered."""
+        done, context = threading.Event(), copy_context()  # in which the caller's budget is
+
+        def job() -> None:
+            try:
+                context.run(self._exchange_at, place, legs)
+            except BaseException as error:
+                for leg in legs:
+                    leg.answer = backend_error(self._settings.name, error)
+            finally:
+                done.set()
+
+        if not self._crew.offer(job):
+            job()
+        return done
 
     def _goes_on(self, leg: Leg) -> bool:
         """Whether a command that failed is to be sent again; asks for the map if that is old."""
@@ -240,6 +272,7 @@ class ClusterTransport:
         for node in list(self._nodes.values()):
             node.close()
         self._topology.close()
+        self._crew.stop()
 
     async def aclose(self) -> None:
         """Close those and the running loop's own connections."""
