@@ -13,7 +13,7 @@ CREATE TABLE {schema}.idempotency (
   outcome text NOT NULL,
   result bytea NOT NULL,
   queue {schema}.waiting[] NOT NULL
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 50);
 INSERT INTO {schema}.sweep VALUES ('idempotency');
 
 -- What has become of a call: "claimed", "busy", "completed", "mismatch" or "unknown".

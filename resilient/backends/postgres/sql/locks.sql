@@ -19,7 +19,7 @@ CREATE TABLE {schema}.lock (
   -- first counts as lost, too.
   lost bigint[] NOT NULL,
   expires bigint NOT NULL
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 80);
 INSERT INTO {schema}.sweep VALUES ('lock');
 
 -- --- the row

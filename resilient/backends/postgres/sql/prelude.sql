@@ -2,7 +2,8 @@
 -- collection of what has expired. Times are microseconds of the server's clock.
 
 -- Rows are looked at for expiry in the order of their keys, a thousand with one write in 250. There
--- is no index on `expires`: it would be written with every renewal, and no update could be HOT.
+-- is no index on `expires`: it would be written with every renewal, and no update could be HOT. How
+-- full pages are made was measured, too (`benchmarks/fillfactors.py`).
 CREATE TABLE {schema}.sweep (name text PRIMARY KEY, last text COLLATE "C" NOT NULL DEFAULT '');
 
 CREATE TYPE {schema}.waiting AS (address text, until bigint);
