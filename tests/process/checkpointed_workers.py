@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 
 import resilient
+import resilient.backends.mongodb
 import resilient.backends.postgres
 import resilient.backends.redis
 import resilient.backends.sqlite
