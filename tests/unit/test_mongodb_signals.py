@@ -13,6 +13,7 @@ from resilient.protocols.locks import Grant, Held
 from resilient.testing.conformance import Run
 from resilient.testing.faults import FaultProxy
 from tests.support.mongodb import MongoAt, mongo_server
+from tests.support.scale import measured
 
 
 @pytest.fixture
@@ -117,12 +118,15 @@ def test_a_silent_connection_is_noticed(run: Run, mongo_server: MongoAt, prefix:
             waiter, address = run.listen(backend)
 
             proxy.blackhole()
+            began = time.monotonic()
             assert soon(lambda: not backend.hub.is_listening)
+            measured("noticed after", time.monotonic() - began, "s")
             assert heard == []
             proxy.restore()
 
             assert run.wait(waiter, 15)
-            assert soon(lambda: heard == [None])
+            assert soon(lambda: len(heard) > 0)
+            assert set(heard) == {None}
             assert soon(lambda: backend.hub.is_listening)
             locks = backend.require("locks")
             drive(locks.acquire("k", ttl=30, owner="ann"))
