@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any, cast
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
@@ -21,13 +22,10 @@ __all__ = ["Cluster", "redis_cluster"]
 
 PRIMARIES = 3
 PATIENCE = 30.0
-CONFIG = {
-    **SYNC_AT_ONCE,
-    "cluster-enabled": "yes",
-    "cluster-node-timeout": "1500",
-    # So that a server that stands still, on a busy machine, is not taken for dead by mistake.
-    "cluster-replica-validity-factor": "0",
-}
+CONFIG = {**SYNC_AT_ONCE, "cluster-enabled": "yes", "cluster-replica-validity-factor": "0"}
+WITH_REPLICAS = {"cluster-node-timeout": "1500"}
+ALONE = {"cluster-node-timeout": "60000"}
+"""Nobody would take the place of a server that stands still for a moment: nobody need notice."""
 
 
 class ClusterServer(RedisServer):
@@ -95,6 +93,10 @@ class Cluster:
         share = REDIS_CLUSTER_HASH_SLOTS // PRIMARIES + 1
         return self.primaries[key_slot(key.encode()) // share]
 
+    def tag_of(self, primary: ClusterServer) -> str:
+        """A hash tag of which it had the slot in the beginning."""
+        return next(tag for tag in map("{{{}}}".format, count()) if self.primary_of(tag) is primary)
+
     def replica_of(self, primary: ClusterServer) -> ClusterServer:
         """The replica that it had in the beginning."""
         return self.replicas[self.primaries.index(primary)]
@@ -151,8 +153,9 @@ def _replicates(client: Any, primary: str) -> bool:
 def redis_cluster(*, replicas: bool = False, flavour: Flavour | None = None) -> Iterator[Cluster]:
     """A cluster for the length of the block."""
     with contextlib.ExitStack() as stack:
-        count = PRIMARIES * (2 if replicas else 1)
-        servers = [ClusterServer(flavour, config=CONFIG) for _ in range(count)]
+        size = PRIMARIES * (2 if replicas else 1)
+        config = {**CONFIG, **(WITH_REPLICAS if replicas else ALONE)}
+        servers = [ClusterServer(flavour, config=config) for _ in range(size)]
         for server in servers:
             stack.callback(server.close)
             server.start()

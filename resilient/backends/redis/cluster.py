@@ -69,6 +69,9 @@ class Leg:
 
     def after(self, error: BaseException, topology: Topology) -> Hop | None:
         """Where to go on after an error; `None`: nowhere."""
+        if isinstance(error, redis_errors.TimeoutError):
+            topology.doubt()  # a server that stands still may have been replaced
+            return None
         self.hops += 1
         if self.hops > HOPS or time.monotonic() >= self.deadline:
             return None
@@ -79,9 +82,6 @@ class Leg:
             return Hop(topology.remapped((error.host, error.port)))
         if isinstance(error, redis_errors.TryAgainError):
             return Hop(pause=PAUSE * min(self.hops, 5))
-        if isinstance(error, redis_errors.TimeoutError):
-            topology.doubt()  # a server that stands still may have been replaced
-            return None
         is_gone = is_connection_lost(error) or is_demoted(error)
         if is_gone and self.command.repeatable and self.hops <= 2:
             return Hop(lost=True)
