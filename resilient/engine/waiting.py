@@ -91,7 +91,8 @@ async def obtained(
         Rejected: It was busy for as long as `wait`; the contest's own refusal.
     """
     if wait != 0 and hub.is_crowded(began):
-        return await queued(contest, hub, math.inf if wait is None else wait, budget=budget)
+        wait = math.inf if wait is None else wait
+        return await queued(contest, hub, wait, budget=budget, crowded=True)
     # As `tried`, without one more coroutine: this is the way of almost every call.
     try:
         answer = await contest.ask(None)
@@ -143,17 +144,30 @@ async def _evicting(contest: Contest[A], began: float, answer: A) -> tuple[float
 
 
 async def queued(
-    contest: Contest[A], hub: Hub, wait: float, *, budget: float = BUDGET
+    contest: Contest[A],
+    hub: Hub,
+    wait: float,
+    *,
+    budget: float = BUDGET,
+    crowded: bool = False,
 ) -> tuple[float, A]:
-    """Register as a waiter, and ask whenever it is woken, until it is not busy."""
+    """Register as a waiter, and ask whenever it is woken, until it is not busy.
+
+    Where many take turns, the one that has it now will have handed it on in a moment: whether it
+    is dead is looked at with the second attempt, if that comes soon.
+    """
     start = await NOW
     waiter = await Listen(hub)
     address = hub.address(waiter)
     patience = min(hub.recheck, getattr(contest, "patience", math.inf))
     next_look = min(patience, getattr(contest, "glance", math.inf))
+    alive = crowded and next_look < patience
     try:
         while True:
             began, answer = await _asked(contest, address, budget)
+            if not alive:
+                began, answer = await _without_the_dead(contest, address, began, answer)
+            alive = False
             if not contest.is_busy(answer):
                 return began, answer
             waited = await NOW - start
@@ -182,14 +196,14 @@ def _received(contest: Contest[A], waiter: GiftedWaiter, answer: A) -> A | None:
 
 
 async def _asked(contest: Contest[A], waiter: str | None, budget: float) -> tuple[float, A]:
-    """Try once, and again after a lost reply or a dead holder; the deadline counts from `began`."""
+    """Try once, and again after a lost reply; the deadline counts from `began`."""
     began = await NOW
     try:
         answer = await contest.ask(waiter)
     except BackendError as error:
         ask = partial(_attempt, contest, waiter)
         began, answer = await asked_again(error, ask, until=began + budget)
-    return await _without_the_dead(contest, waiter, began, answer)
+    return began, answer
 
 
 async def _without_the_dead(

@@ -13,7 +13,7 @@ from resilient.errors import ConfigurationError, KeyMissing
 from resilient.events import LockForceReleased, emit
 from resilient.policies.distributed_lock.leases import AsyncLease, LockLease
 from resilient.policies.distributed_lock.plan import adopted, guarded
-from resilient.policies.distributed_lock.settings import LockOptions, settings_of
+from resilient.policies.distributed_lock.settings import LockOptions, Settings, settings_of
 from resilient.protocols.locks import LOCK, READ, WRITE, LockMode, LockStore, semaphore_of
 
 if TYPE_CHECKING:
@@ -62,10 +62,11 @@ class Lock(Block[LockLease, AsyncLease]):
     def __init__(self, key: str, *, mode: LockMode = LOCK, **options: Unpack[LockOptions]) -> None:
         super().__init__()
         self.key = named(key, "lock()")
-        self._settings = {
-            "sync": settings_of("lock()", None, options, mode=mode, lease=LockLease),
-            "async": settings_of("lock()", None, options, mode=mode, lease=AsyncLease),
+        # One that is made for one `with` needs the other ones never.
+        self._settings: dict[Mode, Settings] = {
+            "sync": settings_of("lock()", None, options, mode=mode, lease=LockLease)
         }
+        self._options = options
         if options.get("on_lost") == "cancel":
             self._refuse_sync = True
         self._mode = mode
@@ -79,7 +80,10 @@ class Lock(Block[LockLease, AsyncLease]):
                 f'{self!r}: on_lost="cancel" can stop an `async with` only: a `with` block looks '
                 "at lease.lost, or calls lease.check(), by itself"
             )
-        settings = self._settings[mode]
+        settings = self._settings.get(mode)
+        if settings is None:
+            settings = settings_of("lock()", None, self._options, mode=self._mode, lease=AsyncLease)
+            self._settings[mode] = settings
         if self._token is not None:
             return adopted(settings, self.key, self._token)
         return guarded(settings, self.key)
