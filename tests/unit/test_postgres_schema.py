@@ -43,6 +43,19 @@ def test_twenty_make_it_at_once(postgres: PostgresAt) -> None:
     assert count(postgres, "lock") == 20
 
 
+def test_a_schema_that_is_dropped_is_made_again(postgres: PostgresAt) -> None:
+    """A process that lives meanwhile goes on, and its statements are prepared as before."""
+    backend = from_url(postgres.url, prefix="")
+    locks = backend.require("locks")
+    for number in range(6):  # the fall falls before, upon and after what is prepared
+        assert isinstance(drive(locks.acquire(f"k{number}", ttl=30)), Grant)
+        with postgres.connect(autocommit=True) as connection:
+            connection.execute("DROP SCHEMA resilient CASCADE")
+    assert isinstance(drive(locks.acquire("k", ttl=30)), Grant)
+    assert backend._transport._settings.server.prepares
+    backend.close()
+
+
 def test_by_hand_for_a_role_without_rights(postgres: PostgresAt) -> None:
     """An operator runs what `ddl` prints, twice; then a role may use it that may not make it."""
     database = postgres.url.rpartition("/")[2]
@@ -133,16 +146,26 @@ def test_what_has_expired_is_removed(postgres: PostgresAt) -> None:
     assert left == {"cache": 1, "idempotency": 1, "job": 0, "checkpoint": 0, "step": 0}
 
 
-def test_writes_sweep_by_themselves(postgres: PostgresAt) -> None:
-    """Nobody needs to call for it: a write in some 250 does."""
+@pytest.mark.parametrize("table", ["cache", "lock"])
+def test_writes_sweep_by_themselves(postgres: PostgresAt, table: str) -> None:
+    """Nobody needs to call for it: a write in some 250 does, also of locks that are always free."""
     backend = from_url(postgres.url, prefix="")
-    cache = backend.require("cache")
-    drive(cache.set("old", b"v", ttl=30))
+    cache, locks = backend.require("cache"), backend.require("locks")
+
+    async def write(key: str) -> None:
+        if table == "cache":
+            await cache.set(key, b"v", ttl=30)
+        else:
+            assert isinstance(await locks.acquire(key, owner="ann", ttl=30), Grant)
+            assert await locks.release(key, owner="ann")
+
+    for key in ("old", "new"):
+        drive(write(key))
     with postgres.connect(autocommit=True) as connection:
-        connection.execute("UPDATE resilient.cache SET expires = expires - 3600000000")
+        connection.execute(f"UPDATE resilient.{table} SET expires = expires - 7200000000".encode())
     deadline = time.monotonic() + 30
-    while count(postgres, "cache") > 1 and time.monotonic() < deadline:
+    while count(postgres, table) > 1 and time.monotonic() < deadline:
         for _ in range(100):
-            drive(cache.set("new", b"v", ttl=30))
+            drive(write("new"))
     backend.close()
-    assert count(postgres, "cache") == 1
+    assert count(postgres, table) == 1

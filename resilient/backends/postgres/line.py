@@ -174,23 +174,32 @@ class Line:
         if not server.is_ready:
             yield from self._make_ready()
         statements = [call.statement(server.schema) for call in calls]
-        for statement in dict.fromkeys(statements):
-            if server.prepares and self._uses.get(statement.name, 0) <= PREPARE_AFTER:
-                self._uses[statement.name] = PREPARE_AFTER
-                yield from self._introduce(statement)
         answers: list[Any] = [None] * len(calls)
-        if server.prepares and pq.version() >= PIPELINES:
+        if pq.version() >= PIPELINES and (yield from self._prepared(statements)):
             answers = yield from self._piped(calls, statements)
         for index, call in enumerate(calls):
             answer = answers[index]
-            if answer is None or (type(answer) is Refused and answer.state in TRANSIENT):
+            if answer is None or (isinstance(answer, Refused) and answer.state in TRANSIENT):
                 try:
                     answers[index] = yield from self.run(call)
                 except Refused as refused:
                     answers[index] = refused
-            elif type(answer) is not Refused:
+            elif not isinstance(answer, Refused):
                 answers[index] = self._read(call, statements[index], answer)
         return answers
+
+    def _prepared(self, statements: Sequence[Statement]) -> Dialogue[bool]:
+        """Whether the server knows all of these statements now."""
+        if not self.server.prepares:
+            return False
+        for statement in dict.fromkeys(statements):
+            if self._uses.get(statement.name, 0) <= PREPARE_AFTER:
+                self._uses[statement.name] = PREPARE_AFTER
+                try:
+                    yield from self._introduce(statement)
+                except Refused:  # one call after the other finds out why
+                    return False
+        return True
 
     def _piped(self, calls: Sequence[Call], statements: Sequence[Statement]) -> Dialogue[list[Any]]:
         """The results of prepared statements that are sent at once, or the `Refused` of each."""
@@ -258,10 +267,11 @@ class Line:
 
     def _introduce(self, statement: Statement) -> Dialogue[None]:
         """Count the uses of a statement, and prepare it when there were some."""
-        self._uses[statement.name] = uses = self._uses.get(statement.name, 0) + 1
+        uses = self._uses.get(statement.name, 0) + 1
         if uses == PREPARE_AFTER + 1 and self.server.prepares:
             self._sending(self.pgconn.send_prepare, statement.name, statement.text)
             yield from self._result()
+        self._uses[statement.name] = uses  # now the server knows it
 
     def _make_ready(self) -> Dialogue[None]:
         """See to it that the tables and functions are there, and of this version."""

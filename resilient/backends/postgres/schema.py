@@ -77,6 +77,7 @@ def ddl(schema: str = SCHEMA) -> str:
     """
     checked_name(schema)
     parts = "\n".join(script(f"{part}.sql") for part in PARTS)
+    parts = parts.replace("{lock_take}", script("lock_take.sql"))
     whole = INSTALL.replace("{parts}", parts).replace("{version}", str(VERSION))
     return whole.replace("{wrong}", WRONG_VERSION).replace("{schema}", schema)
 

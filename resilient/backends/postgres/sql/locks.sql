@@ -204,38 +204,28 @@ $$;
 
 -- --- operations
 
+-- The fence itself, when what has expired was looked for.
+CREATE FUNCTION {schema}.lock_swept(_fence bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM {schema}.sweep('lock', {schema}.clock());
+  RETURN _fence;
+END
+$$;
+
 -- A lock that nobody holds or waits for is the common case: it is granted without the rest, and to
--- most by the statement `lock_take.sql` alone, which does the same.
+-- most by the statement `lock_take.sql` alone.
 CREATE FUNCTION {schema}.lock_acquire(_key text, _owner text, _ttl bigint, _shared boolean,
   _note text, _address text, _most bigint, _fair boolean) RETURNS {schema}.held
 LANGUAGE plpgsql AS $$
 DECLARE
-  _t bigint := {schema}.clock();
   _fence bigint;
 BEGIN
   PERFORM {schema}.read_committed();
   -- A row that is there is locked from here on, whether it is written or not.
-  INSERT INTO {schema}.lock AS x VALUES (_key, _t,
-    ARRAY[ROW(_owner, _t, _t, _t + _ttl, _shared, _note)::{schema}.hold], '{}', '{}',
-    ARRAY[_t - 1], _t + _ttl + 3600000000)
-  ON CONFLICT (key) DO UPDATE SET fence = greatest(x.fence + 1, _t),
-    holds = ARRAY[ROW(_owner, greatest(x.fence + 1, _t), _t, _t + _ttl, _shared,
-      _note)::{schema}.hold],
-    -- An owner that comes back after a release must be able to lose this grant.
-    released = CASE WHEN x.expires > _t AND (x.released[1]).owner <> _owner THEN x.released
-      ELSE '{}' END,
-    lost = CASE WHEN cardinality(x.holds) = 0 THEN x.lost
-      ELSE {schema}.lock_lost(x.lost, x.holds, _t) END,
-    expires = excluded.expires
-  WHERE cardinality(x.queue) = 0 AND cardinality(x.released) < 2 AND (cardinality(x.holds) = 0
-    OR cardinality(x.holds) = 1 AND (x.holds[1]).until <= _t)
-  RETURNING fence INTO _fence;
+{lock_take}  INTO _fence;
   IF NOT FOUND THEN
     RETURN {schema}.lock_acquire_taken(_key, _owner, _ttl, _address, _shared, _most, _fair, _note,
       {schema}.clock());
-  END IF;
-  IF random() < 0.004 THEN
-    PERFORM {schema}.sweep('lock', _t);
   END IF;
   RETURN ROW(true, _owner, _fence, _ttl, 0, '', 0, 0)::{schema}.held;
 END
