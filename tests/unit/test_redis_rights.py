@@ -13,15 +13,15 @@ from resilient.protocols.circuits import CircuitRules, CircuitState
 from resilient.protocols.locks import LOCK, READ, WRITE
 from resilient.testing.conformance import Run
 from tests.support.acl import PASSWORD, USER, as_user, let_in
-from tests.support.servers import RedisServer, redis_server
+from tests.support.servers import RedisServer, flavours, redis_server
 
 RULES = CircuitRules(100, 100, 0.5, None, 30.0, 5, 10.0, 600.0)
 
 
-@pytest.fixture(scope="module")
-def guarded() -> Any:
+@pytest.fixture(scope="module", params=flavours())
+def guarded(request: pytest.FixtureRequest) -> Any:
     """A server with a user who has the rights that the documentation lists."""
-    with redis_server() as server:
+    with redis_server(request.param) as server:
         let_in(server, "app:")
         yield server
 
