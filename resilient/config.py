@@ -88,8 +88,9 @@ def configure(
 
     Args:
         backend: A URL (`memory://`, `sqlite:///file.db`, `redis://host:6379/0`), a backend object,
-            or a ready client: a `redis.Redis`, a `redis.RedisCluster`, ... By default the environment's
-            `RESILIENT_URL`, else SQLite at `./.resilient/state.db`: durable without a server.
+            or a ready client: a `redis.Redis`, a `redis.RedisCluster`, ... By default the
+            environment's `RESILIENT_URL`, else SQLite at `./.resilient/state.db`: durable without
+            a server.
         prefix: Put before every key, so that applications can share a server. By default the
             environment's `RESILIENT_PREFIX`, else none.
         max_ttl: How long a record is kept whose own TTL is `None`, in seconds or as `"30d"`:

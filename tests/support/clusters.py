@@ -150,12 +150,20 @@ def _replicates(client: Any, primary: str) -> bool:
 
 
 @contextlib.contextmanager
-def redis_cluster(*, replicas: bool = False, flavour: Flavour | None = None) -> Iterator[Cluster]:
-    """A cluster for the length of the block."""
+def redis_cluster(
+    *,
+    replicas: bool = False,
+    flavour: Flavour | None = None,
+    env: Mapping[int, dict[str, str]] | None = None,
+) -> Iterator[Cluster]:
+    """A cluster for the length of the block; `env`: of some of its servers, by their numbers."""
     with contextlib.ExitStack() as stack:
         size = PRIMARIES * (2 if replicas else 1)
         config = {**CONFIG, **(WITH_REPLICAS if replicas else ALONE)}
-        servers = [ClusterServer(flavour, config=config) for _ in range(size)]
+        servers = [
+            ClusterServer(flavour, config=config, env=(env or {}).get(number))
+            for number in range(size)
+        ]
         for server in servers:
             stack.callback(server.close)
             server.start()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +24,8 @@ from resilient.engine.plan import Together
 from resilient.errors import BackendError, ConfigurationError
 from resilient.protocols.locks import Grant
 from resilient.testing.conformance import Run
-from tests.support.clusters import Cluster
+from tests.support.clusters import Cluster, redis_cluster
+from tests.support.faketime import ServerTime
 from tests.support.modes import Mode
 from tests.support.servers import RedisAt
 
@@ -196,6 +199,27 @@ def test_a_tag_of_another_server(run: Run, backend: RedisBackend) -> None:
     assert run(cache.get("k")).value == b"value"
     run(cache.invalidate_tags(["all"]))
     assert run(cache.get("k")) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libfaketime is for Linux here")
+def test_tags_whatever_the_clocks(run: Run, prefix: str, tmp_path: Path) -> None:
+    """No invalidated value is served where the servers' clocks disagree, and no other is a miss."""
+    behind = ServerTime(tmp_path / "behind")
+    behind.shift(-5)
+    with redis_cluster(env={1: behind.env}) as cluster:
+        backend = from_url(cluster.url, prefix=prefix)
+        with run.closing(backend):
+            cache = backend.require("cache")
+            for number in range(30):
+                stored, computed, tags = f"s{number}", f"c{number}", [f"tag:{number}"]
+                run(cache.set(stored, b"value", ttl=30, tags=tags))
+                run(cache.fetch(computed, owner="ann", lease=30, tags=tags))
+                assert run(cache.fill(computed, b"value", owner="ann", ttl=30, tags=tags))
+                assert run(cache.get(stored)).value == b"value"
+                assert run(cache.get(computed)).value == b"value"
+                run(cache.invalidate_tags(tags))
+                assert run(cache.get(stored)) is None
+                assert run(cache.get(computed)) is None
 
 
 def test_jobs_keep_to_one_slot(run: Run, backend: RedisBackend, redis_cluster: Cluster) -> None:
