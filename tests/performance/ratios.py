@@ -29,14 +29,20 @@ class Costs:
         functions: Functions of a number, by name.
         calls: How many calls make a batch.
         server: The process of a server whose seconds count as well.
+        now: The clock, where it is not the processor time of the thread that calls.
     """
 
     def __init__(
-        self, functions: dict[str, Call], calls: int = 50, *, server: int | None = None
+        self,
+        functions: dict[str, Call],
+        calls: int = 50,
+        *,
+        server: int | None = None,
+        now: Callable[[], float] = time.thread_time,
     ) -> None:
         self._functions = functions
         self._calls = calls
-        self._now = time.thread_time if server is None else partial(seconds_of_both, server)
+        self._now = now if server is None else partial(seconds_of_both, server)
         self._best = dict.fromkeys(functions, float("inf"))
 
     def __getitem__(self, name: str) -> float:
