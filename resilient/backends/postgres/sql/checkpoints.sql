@@ -104,6 +104,7 @@ DECLARE
   _life bigint := greatest(_before.life + 1, _t);
 BEGIN
   IF _before.life > 0 THEN
+    PERFORM FROM {schema}.job WHERE key = _key FOR UPDATE;  -- a late step is in before, or not at all
     DELETE FROM {schema}.checkpoint WHERE key = _key AND life = _before.life;
     DELETE FROM {schema}.step WHERE key = _key AND life = _before.life;
   END IF;
@@ -416,9 +417,10 @@ BEGIN
     RETURN false;
   END IF;
   PERFORM {schema}.wake_all(_job.queue);
+  -- The row first: a late step is in before, or not at all.
+  UPDATE {schema}.job SET state = 'gone', expires = _t, queue = '{}', result = '' WHERE key = _key;
   DELETE FROM {schema}.checkpoint WHERE key = _key AND life = _job.life;
   DELETE FROM {schema}.step WHERE key = _key AND life = _job.life;
-  UPDATE {schema}.job SET state = 'gone', expires = _t, queue = '{}', result = '' WHERE key = _key;
   RETURN true;
 END
 $$;
