@@ -17,18 +17,15 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from resilient.engine.budget import remaining
 from resilient.engine.forks import forget_in_child
-from resilient.errors import BackendError
+from resilient.engine.listener import CannotListen, Listener
 from resilient.protocols.signals import Hub
 
 __all__ = ["ANSWER", "Bell", "CannotListen", "ListeningSource", "Silence", "Subscription"]
 
-FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 1.0
-"""Seconds between two attempts to connect."""
 QUIET = 1.0
 """Seconds of silence after which the server is asked for a sign of life, if somebody relies on
 hearing everything at once."""
@@ -38,10 +35,6 @@ ANSWER = 0.75
 """Seconds for it to give one: so a connection that leads nowhere is noticed well within two."""
 
 log = logging.getLogger("resilient")
-
-
-class CannotListen(BackendError):
-    """Over such a connection nothing is ever heard: a pooler shares its session with others."""
 
 
 class Subscription(Protocol):
@@ -175,7 +168,8 @@ class ListeningSource(ABC):
         self._name = name
         self._patience = patience
         self._hub: Hub | None = None
-        self._listener: _Listener | None = None
+        self._listener: Listener | None = None
+        self._has_listened = False
         self.is_deaf = False
         self._wanted: tuple[str, tuple[str, ...], set[str]] = "", (), set()
         self._begin()
@@ -238,7 +232,8 @@ class ListeningSource(ABC):
             return
         with self._lock:
             if self._listener is None or self._listener.ended:
-                self._listener = _Listener(self._name, self._subscription(), self)
+                gap, self._has_listened = self._has_listened, True
+                self._listener = Listener(self._name, self._subscription(), self, gap=gap)
                 self._listener.start()
             listener = self._listener
         left = remaining()
@@ -268,16 +263,18 @@ class ListeningSource(ABC):
 
     def heard(self, channel: str, message: str | None) -> None:
         """Hand on a message."""
-        if message is None and self._hub is not None:
-            self._hub.wake_all()
-        elif message is not None and channel == self._own_name():
-            if self._hub is not None:
-                for waiter in message.split(" "):
-                    self._hub.wake(waiter)
+        hub = self._hub
+        if hub is None:
             return
-        for wanted in () if self._hub is None else self._hub.channels:
+        if message is None:
+            self._tell(channel, hub.wake_all)
+        elif channel == self._own_name():
+            for waiter in message.split(" "):
+                self._tell(channel, hub.wake, waiter)
+            return
+        for wanted in hub.channels:
             if self._broadcast(wanted) == channel:
-                self._deliver(wanted, message)
+                self._tell(channel, hub.deliver, wanted, message)
 
     def _own_name(self) -> str:
         """The channel of this process; a forked child has another one."""
@@ -290,8 +287,8 @@ class ListeningSource(ABC):
         """Tell everybody that something may have been missed."""
         if self._hub is not None:
             for channel in self._hub.channels:
-                self._deliver(channel, None)
-            self._hub.wake_all()
+                self._tell(channel, self._hub.deliver, channel, None)
+            self._tell(self._name, self._hub.wake_all)
 
     def deafen(self) -> None:
         """Have everybody look by themselves from now on."""
@@ -302,103 +299,10 @@ class ListeningSource(ABC):
     def lost(self) -> None:
         """Tell those who trust in hearing everything that they do not."""
         if self._hub is not None:
-            try:
-                self._hub.doubt()
-            except Exception:
-                log.exception("a listener failed")
+            self._tell(self._name, self._hub.doubt)
 
-    def _deliver(self, channel: str, message: str | None) -> None:
+    def _tell(self, channel: str, listener: Callable[..., None], *what: Any) -> None:
         try:
-            if self._hub is not None:
-                self._hub.deliver(channel, message)
+            listener(*what)
         except Exception:  # one listener's fault must not make the others deaf
             log.exception("a listener to %r failed", channel)
-
-
-class _Listener(threading.Thread):
-    """The thread."""
-
-    def __init__(self, name: str, subscription: Subscription, source: ListeningSource) -> None:
-        super().__init__(name=f"resilient-signals-{name}", daemon=True)
-        self._source = source
-        self._changed = threading.Condition()
-        self._error: BackendError | None = None
-        self._stopping = False
-        self._has_missed = False
-        self.ended = False
-        self.subscription = subscription
-
-    # --- called by others
-
-    def hears_all(self) -> bool:
-        """Whether everything that is wanted now is subscribed."""
-        return self.subscription.confirmed >= self._source.channels()
-
-    def await_confirmation(self, patience: float) -> None:
-        """Block until everything that is wanted is subscribed, or an attempt has failed."""
-        deadline = time.monotonic() + patience
-        with self._changed:
-            self._error = None
-            self.subscription.bell.ring()
-            while not (self._source.is_deaf or self.hears_all()):
-                if self._error is not None:
-                    raise self._error
-                if self.ended or time.monotonic() >= deadline:
-                    self._has_missed = True
-                    raise BackendError(f"{self.name}: the subscription was not confirmed in time")
-                self._changed.wait(deadline - time.monotonic())
-
-    def stop(self, patience: float) -> None:
-        """End the thread."""
-        self._stopping = True
-        self.subscription.bell.ring()
-        if self is not threading.current_thread():
-            self.join(patience)
-
-    # --- the thread
-
-    def run(self) -> None:
-        """Listen, and after a loss listen again, until stopped."""
-        pause, gap = FIRST_PAUSE, False
-        try:
-            while not self._stopping:
-                try:
-                    self.subscription.open(self._source.channels())
-                    self._has_missed = self._has_missed or gap
-                    pause, gap = FIRST_PAUSE, False
-                    self._listen()
-                except CannotListen as error:
-                    log.info("%s: waiters look by themselves", error)
-                    self._source.deafen()
-                    return
-                except BackendError as error:
-                    self.subscription.close()
-                    if not gap:
-                        self._source.lost()  # closed before: nothing is kept from here on
-                    gap = True
-                    self._tell(error)
-                    if not self._stopping:
-                        self.subscription.bell.wait(pause)
-                    pause = min(2 * pause, LONGEST_PAUSE)
-        finally:
-            self.ended = True
-            self.subscription.close()
-            self.subscription.bell.close()
-            self._tell(None)
-
-    def _listen(self) -> None:
-        while not self._stopping:
-            # After a gap, or because somebody went on without waiting to be heard.
-            if self._has_missed and self.hears_all():
-                self._has_missed = False
-                self._source.missed()
-            self._tell(None)
-            self.subscription.add(self._source.channels())
-            for channel, message in self.subscription.receive():
-                self._source.heard(channel, message)
-
-    def _tell(self, error: BackendError | None) -> None:
-        """Let those who wait for the confirmation look again."""
-        with self._changed:
-            self._error = error
-            self._changed.notify_all()

@@ -188,9 +188,10 @@ class Hub:
             listener(message)
 
     def stop(self) -> None:
-        """Stop the source; a later wait starts it again."""
+        """Stop the source; a later wait starts it again. What happens meanwhile is not heard."""
         if self._source is not None:
             self._source.stop()
+            self.doubt()
 
 
 def new_waiter_id() -> str:

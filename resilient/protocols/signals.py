@@ -85,7 +85,7 @@ class SignalSource(Protocol):
         """Begin to listen; return once everything that is sent from now on will be heard.
 
         Called again it only makes sure that the source listens (a fork, a lost connection). After
-        a gap it delivers `None` on every channel and wakes everybody.
+        a gap, be it that it was stopped, it delivers `None` on every channel and wakes everybody.
         """
         ...
 

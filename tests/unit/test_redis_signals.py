@@ -180,6 +180,19 @@ def test_a_faulty_listener_harms_nobody(run: Run, backend: RedisBackend) -> None
     assert soon(lambda: heard)
 
 
+def test_a_strange_message_harms_nobody(
+    run: Run, backend: RedisBackend, every_redis: RedisAt, prefix: str
+) -> None:
+    """Bytes that are no text, which anybody may publish, do not end the listening."""
+    heard: list[str | None] = []
+    backend.hub.listen("cache", heard.append)
+    with every_redis.client() as client:
+        client.publish(f"{prefix}events:cache", b"\xff\xfe")
+    run(backend.require("cache").delete("k"))
+    assert soon(lambda: len(heard) >= 2)
+    assert heard == ["\ufffd\ufffd", "k"]
+
+
 def test_after_a_gap_everybody_is_told(every_redis: RedisAt, prefix: str) -> None:
     """What was sent while the connection was away is lost, and nobody goes on without knowing."""
     with FaultProxy(every_redis.url) as proxy:

@@ -108,7 +108,8 @@ class RedisSubscription:
                 if (heard := self._answered(message)) is not None:
                     yield heard
             elif message[0] == b"message":
-                yield message[1].decode(), message[2].decode()
+                # Whoever may publish may send anything; of our own nothing has to be replaced.
+                yield message[1].decode(), message[2].decode(errors="replace")
             elif message[0] == b"subscribe":
                 self.confirmed |= {message[1].decode()}
             elif message[0] == b"invalidate" and self._tracking is not None:

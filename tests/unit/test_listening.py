@@ -1,0 +1,173 @@
+"""The listening thread: whatever happens to it, nobody trusts in hearing what is not heard."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import resilient
+from resilient import LocalCache, cached
+from resilient.engine import listener
+from resilient.engine.drivers.sync import ThreadWaiter, drive
+from resilient.engine.listening import Bell, ListeningSource
+from resilient.engine.signals import Hub
+from tests.support.fixtures import Target
+from tests.support.modes import Mode
+
+Message = tuple[str, str | None]
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10.0) -> bool:
+    """Whether something becomes true within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+class Line:
+    """A connection on which arrives what the test says, errors among it."""
+
+    def __init__(self, arriving: queue.Queue[Message | BaseException]) -> None:
+        self.bell = Bell()
+        self.confirmed: frozenset[str] = frozenset()
+        self._arriving = arriving
+
+    def open(self, channels: set[str]) -> None:
+        self.confirmed = frozenset(channels)
+
+    def add(self, channels: set[str]) -> None:
+        self.confirmed |= channels
+
+    def receive(self) -> Iterator[Message]:
+        if self._arriving.empty():
+            self.bell.wait(0.01)
+            return
+        arrived = self._arriving.get()
+        if isinstance(arrived, BaseException):
+            raise arrived
+        yield arrived
+
+    def close(self) -> None:
+        self.confirmed = frozenset()
+
+
+class Source(ListeningSource):
+    """A source of signals over such connections."""
+
+    def __init__(self) -> None:
+        super().__init__("test", patience=10)
+        self.arriving: queue.Queue[Message | BaseException] = queue.Queue()
+
+    def _subscription(self) -> Line:
+        return Line(self.arriving)
+
+    def _own_channel(self, process: str) -> str:
+        return process
+
+    def _broadcast(self, channel: str) -> str:
+        return channel
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[Source]:
+    """One that comes back soon."""
+    monkeypatch.setattr(listener, "LONGEST_PAUSE", 0.01)
+    source = Source()
+    yield source
+    source.stop()
+
+
+def test_an_error_that_nobody_has_thought_of(
+    source: Source, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, told like a loss of the connection, and what comes then is heard again."""
+    heard: list[str | None] = []
+    hub = Hub(source)
+    hub.listen("cache", heard.append, doubts=True)
+    with caplog.at_level(logging.ERROR, "resilient"):
+        source.arriving.put(ValueError("what is this?"))
+        assert eventually(lambda: len(heard) == 2)
+    assert heard == [None, None]  # as soon as it is lost, and once it is back
+    assert "what is this?" in caplog.text
+    source.arriving.put(("cache", "k"))
+    assert eventually(lambda: heard[2:] == ["k"])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_end_of_the_thread_is_told(source: Source) -> None:
+    """Even if the thread itself ends, nobody trusts in it; who listens next is told of a gap."""
+    heard: list[str | None] = []
+    hub = Hub(source)
+    hub.listen("cache", heard.append, doubts=True)
+    source.arriving.put(SystemExit())
+    assert eventually(lambda: heard == [None])
+    assert not hub.is_listening
+    hub.start()
+    assert eventually(lambda: heard == [None, None])
+
+
+def test_a_waiter_that_cannot_be_woken(source: Source, caplog: pytest.LogCaptureFixture) -> None:
+    """It harms neither the other waiters nor the thread."""
+
+    class Faulty(ThreadWaiter):
+        def wake(self) -> None:
+            raise RuntimeError("a waiter's own fault")
+
+    heard: list[str | None] = []
+    hub, faulty, waiter = Hub(source), Faulty(), ThreadWaiter()
+    hub.add(faulty)
+    hub.add(waiter)
+    hub.listen("cache", heard.append, doubts=True)
+    with caplog.at_level(logging.ERROR, "resilient"):
+        [own] = source.channels() - {"cache"}
+        source.arriving.put((own, f"{faulty.id} {waiter.id}"))
+        assert waiter.event.wait(10)
+        source.arriving.put(("cache", "k"))
+        assert eventually(lambda: heard)
+    assert heard == ["k"]
+    assert "a waiter's own fault" in caplog.text
+
+
+def test_who_stops_listening_misses_something(source: Source) -> None:
+    """Those who trust in hearing are told at once, and everybody once something is heard again."""
+    trusting: list[str | None] = []
+    heard: list[str | None] = []
+    hub = Hub(source)
+    hub.listen("cache", trusting.append, doubts=True)
+    hub.listen("circuits", heard.append)
+    hub.stop()
+    assert (trusting, heard) == ([None], [])
+    hub.start()
+    assert eventually(lambda: (trusting, heard) == ([None, None], [None]))
+
+
+@pytest.mark.parametrize("every_target", ["sqlite", "redis", "postgres", "mongodb"], indirect=True)
+def test_no_value_at_hand_survives_a_close(mode: Mode, every_target: Target) -> None:
+    """A backend that was closed and is used again serves nothing invalidated meanwhile."""
+    source = ["old"]
+
+    async def f(n: int) -> str:
+        return source[0]
+
+    url, prefix = every_target.url, every_target.prefix
+    with resilient.using(url, prefix=prefix) as other, resilient.using(url, prefix=prefix) as own:
+        options: dict[str, Any] = {"ttl": 600, "local": LocalCache(ttl=600)}
+        read = mode.decorate(cached("{n}", namespace="f", backend_timeout="10s", **options), f)
+        assert [mode.call(read, 1), mode.call(read, 1)] == ["old", "old"]
+        assert cached.of(read).stats().local_size == 1
+        mode.call(own.aclose if mode.is_async else own.close)
+        drive(other.require("cache").delete(cached.of(read).key(1)))
+        source[0] = "new"
+        assert mode.call(read, 1) == "new"
+        mode.call(read, 2)  # it listens again
+        assert mode.call(read, 1) == "new"
+        if mode.is_async:
+            mode.call(own.aclose)
