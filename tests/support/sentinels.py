@@ -71,16 +71,20 @@ class Sentinels:
                 watcher, lambda m: (m["num-other-sentinels"], m["num-slaves"]) == (others, 1)
             )
 
-    def exchange(self) -> None:
+    def exchange(self, *, told: bool = True) -> None:
         """Make primary and replica change places by hand; clients are not told by anybody.
 
         For a lone sentinel: others would tell it what they have heard before.
+
+        Args:
+            told: Whether the one that was the primary knows.
         """
         (watcher,) = self.watchers
         self.primary, self.replica = self.replica, self.primary
         with self.primary.client() as client:
             client.replicaof("NO", "ONE")
-        self.replica.follow(self.primary)
+        if told:
+            self.replica.follow(self.primary)
         with watcher.client() as client:
             client.sentinel_remove(SERVICE)
             client.sentinel_monitor(SERVICE, "127.0.0.1", self.primary.port, 2)

@@ -42,11 +42,17 @@ def is_connection_lost(error: BaseException) -> bool:
 
 
 def is_demoted(answer: object) -> bool:
-    """Whether the server has become a replica: the primary is to be looked for, over a new line."""
+    """Whether the server refuses writes as a replica, or as a primary that its replicas have left.
+
+    The primary is to be looked for over a new connection then.
+    """
     if isinstance(answer, redis_errors.ReadOnlyError):
         return True
+    if not isinstance(answer, redis_errors.ResponseError):
+        return False
     # Redis 6.2 wraps what a script ran into.
-    return isinstance(answer, redis_errors.ResponseError) and "-READONLY" in str(answer)
+    text = str(answer)
+    return "-READONLY" in text or text.startswith("NOREPLICAS")
 
 
 def _story(error: BaseException) -> str:
