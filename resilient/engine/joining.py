@@ -15,9 +15,9 @@ from collections.abc import Hashable
 from typing import Any, Protocol, TypeVar
 
 from resilient.engine.forks import forget_in_child
-from resilient.engine.plan import NOW, Listen, Wait
+from resilient.engine.plan import NOW, Wait
 from resilient.engine.signals import Hub, Waiter
-from resilient.engine.waiting import Contest, queued, tried
+from resilient.engine.waiting import Contest, listening, queued, tried
 
 __all__ = ["Parties", "SharedContest", "joined"]
 
@@ -112,7 +112,9 @@ async def joined(
     """
     start = await NOW
     patience = math.inf if wait is None else wait
-    waiter = await Listen(hub)
+    waiter = await listening(hub)
+    if waiter is None:
+        return await queued(contest, hub, patience)
     while True:
         left = patience - (await NOW - start)
         party, leads = parties.joined(contest.place, waiter)

@@ -17,14 +17,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from resilient.engine.persistence import BUDGET, asked_again
-from resilient.engine.plan import NOW, IsDead, Listen, Plan, Wait, shielded
-from resilient.engine.signals import Hub
+from resilient.engine.plan import NOW, IsDead, Listen, Plan, Sleep, Wait, shielded
+from resilient.engine.signals import POLL, Hub
 from resilient.errors import BackendError, Rejected
 
 if TYPE_CHECKING:
     from resilient.engine.signals import GiftedWaiter
 
-__all__ = ["Contest", "obtained", "queued", "tried"]
+__all__ = ["Contest", "listening", "obtained", "queued", "tried"]
 
 A = TypeVar("A")
 
@@ -157,9 +157,10 @@ async def queued(
     is dead is looked at with the second attempt, if that comes soon.
     """
     start = await NOW
-    waiter = await Listen(hub)
-    address = hub.address(waiter)
-    patience = min(hub.recheck, getattr(contest, "patience", math.inf))
+    waiter = await listening(hub)
+    address = None if waiter is None else hub.address(waiter)
+    recheck = POLL if waiter is None else hub.recheck
+    patience = min(recheck, getattr(contest, "patience", math.inf))
     next_look = min(patience, getattr(contest, "glance", math.inf))
     alive = crowded and next_look < patience
     try:
@@ -175,8 +176,12 @@ async def queued(
                 raise contest.refusal(answer, waited)
             hub.waited = began
             left = _ttl(answer) + EXPIRY_SLACK
-            await Wait(waiter, min(wait - waited, left, next_look))
+            pause = min(wait - waited, left, next_look)
             next_look = patience
+            if waiter is None:
+                await Sleep(pause)
+                continue
+            await Wait(waiter, pause)
             received = _received(contest, waiter, answer)
             # It came after the request that registered us, so it is held from then on at least.
             if received is not None and await NOW - began < FRESH * patience:
@@ -184,6 +189,19 @@ async def queued(
     except BaseException:
         await _withdrawn(contest, address)
         raise
+
+
+async def listening(hub: Hub) -> GiftedWaiter | None:
+    """A waiter that is woken; `None` where nothing can be heard now: who waits looks by itself.
+
+    Commands may be answered all the same: of a cluster, it is another server that is away.
+    """
+    try:
+        return await Listen(hub)
+    except BackendError as error:
+        if not error.transient:
+            raise
+        return None
 
 
 def _received(contest: Contest[A], waiter: GiftedWaiter, answer: A) -> A | None:
