@@ -24,7 +24,7 @@ class MongoSignals(ListeningSource):
     """The channels of one prefix in one database."""
 
     def __init__(self, settings: Settings, keys: Keys) -> None:
-        super().__init__(settings.name, patience=2 * settings.connect_timeout)
+        super().__init__(settings.name, patience=settings.connect_timeout + settings.timeout)
         self._settings = settings
         self._keys = keys
         self._doubtful_at = 0.0

@@ -80,6 +80,8 @@ class MongoSubscription:
         with self._translating():
             self._client = self._settings.client(socketTimeoutMS=round(1000 * (AWAIT + ANSWER)))
             self._session = self._client.start_session(causal_consistency=False)
+            with pymongo.timeout(self._settings.connect_timeout):
+                self._ask({"ping": 1})
             self._stream = self._watching(frozenset(channels), {})
         self.confirmed = frozenset(channels)
 
@@ -129,7 +131,7 @@ class MongoSubscription:
         """A stream from this position on, or from now on; none where the server has no such."""
         pipeline = [{"$changeStream": position}, *_filter(channels)]
         try:
-            with pymongo.timeout(self._settings.connect_timeout):
+            with pymongo.timeout(self._settings.timeout):
                 reply = self._ask({"aggregate": 1, "pipeline": pipeline, "cursor": EMPTY})
         except OperationFailure as error:
             if error.code != NO_STREAMS:
