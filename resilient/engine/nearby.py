@@ -176,15 +176,14 @@ class Nearby:
 
     def send(self, command: None) -> None:
         """Listen to the backend's broadcasts from now on."""
-        with self._lock:
-            new, self._registered = not self._registered, True
-            follow, self._follows = self.keeps and not self._follows, self.keeps
-        if follow:
-            self._hub.follow(self)
-        if new:
-            self._hub.listen(CHANNEL, self.hear, doubts=True)
-        else:
-            self._hub.start()
+        with self._lock:  # nobody may think that it watches before it is enlisted
+            if self.keeps and not self._follows:
+                self._hub.follow(self)
+                self._follows = True
+            if not self._registered:
+                self._hub.enlist(CHANNEL, self.hear, doubts=True)
+                self._registered = True
+        self._hub.start()
 
     def asend(self, command: None) -> asyncio.Future[Any]:
         """The same, not in the loop: connecting may block."""

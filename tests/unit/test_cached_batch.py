@@ -17,6 +17,7 @@ from resilient.engine.budget import remaining
 from resilient.engine.drivers.sync import drive
 from resilient.policies.cached.context import CacheContext
 from resilient.protocols.cache import CacheStore, Leased
+from resilient.protocols.values import Encoded
 from resilient.testing.faults import FaultProxy
 from tests.support.fixtures import Target
 from tests.support.modes import Mode
@@ -185,6 +186,25 @@ def test_without_a_backend(mode: Mode, redis_server: RedisAt, prefix: str, other
             assert list(mode.call(source.names, [2, 3])) == [2, 3]
             assert list(mode.call(source.names, [3, 4])) == [3, 4]
             assert source.asked == [[2, 3], [3, 4]]
+
+
+def test_a_record_that_can_neither_be_read_nor_removed(
+    mode: Mode, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its item is computed without the backend; the batch does not ask for it for ever."""
+    source = Source(mode)
+    with resilient.using(target.url, prefix=target.prefix) as backend:
+        keys = cached.batch.of(source.names).keys([1, 2])
+        cache: CacheStore = backend.require("cache")
+        drive(cache.set(keys[1], Encoded(b"\xff\xfe\xfd"), ttl=60))
+
+        async def refuse(key: str) -> None:
+            raise BackendError("no right to delete", transient=False)
+
+        monkeypatch.setattr(cache, "delete", refuse)
+        assert mode.call(source.names, [1, 2]) == {1: User("a1"), 2: User("a2")}
+        assert source.asked == [[2], [1]]  # what could be stored first
+        assert cached.batch.of(source.names).stats().backend_errors == 1
 
 
 def test_methods_and_copies(mode: Mode) -> None:

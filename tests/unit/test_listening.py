@@ -15,7 +15,8 @@ from resilient import LocalCache, cached
 from resilient.engine import listener
 from resilient.engine.drivers.sync import ThreadWaiter, drive
 from resilient.engine.listening import Bell, ListeningSource
-from resilient.engine.signals import Hub
+from resilient.engine.nearby import Nearby
+from resilient.engine.signals import Hub, Listener
 from tests.support.fixtures import Target
 from tests.support.modes import Mode
 
@@ -147,6 +148,25 @@ def test_who_stops_listening_misses_something(source: Source) -> None:
     assert (trusting, heard) == ([None], [])
     hub.start()
     assert eventually(lambda: (trusting, heard) == ([None, None], [None]))
+
+
+def test_nothing_is_trusted_before_its_changes_are_heard(source: Source) -> None:
+    """Where others listen already, values at hand are kept only once theirs are listened to."""
+    watched: list[bool] = []
+
+    class Asked(Hub):
+        def enlist(self, channel: str, listener: Listener, *, doubts: bool = False) -> None:
+            watched.append(nearby.is_watching)
+            super().enlist(channel, listener, doubts=doubts)
+
+    hub = Asked(source)
+    nearby = Nearby(hub)
+    nearby.keeps = True
+    hub.start()
+    assert hub.is_listening
+    nearby.send(None)
+    assert watched == [False]
+    assert nearby.is_watching
 
 
 @pytest.mark.parametrize("every_target", ["sqlite", "redis", "postgres", "mongodb"], indirect=True)

@@ -52,6 +52,8 @@ FLUSH_BUDGET = 1.0
 """Seconds that the background waits for the answers to a flush, and the first call for a view: the
 server may have to be connected to, and a file to be made, first."""
 
+UNFORESEEN = 1.0
+"""Seconds after which permits are given back again after an error that is not the server's."""
 SOON = 0.02
 """Seconds by which outcomes are sent early when others are sent anyway."""
 
@@ -99,6 +101,7 @@ class KnownCircuits:
         self._dirty: dict[KnownCircuit, None] = {}
         self._watched: dict[TimedCircuit, None] = {}
         self._owed = OwedPermits()
+        self._settles_at = -math.inf
         self._node = new_waiter_id()
         self._must_reread = False
         self._asking_since = math.inf
@@ -177,10 +180,11 @@ class KnownCircuits:
         hub = self._backend.hub
         if self._listens and hub.is_listening:
             return
-        with self._lock:
-            first, self._listens = not self._listens, True
-        if first:
-            hub.enlist(CHANNEL, self._hear)
+        with self._lock:  # nobody may think that it listens before it is enlisted
+            first = not self._listens
+            if first:
+                hub.enlist(CHANNEL, self._hear)
+                self._listens = True
         await Listen(hub)  # which does not block an event loop
         if not first:
             self._must_reread = True
@@ -211,9 +215,11 @@ class KnownCircuits:
 
     def due(self) -> float | None:
         """When to send or ask next."""
-        if (self._must_reread or self._owed) and not self.is_away:
+        if self._must_reread and not self.is_away:
             return -math.inf
         moment = min((circuit.due for circuit in list(self._dirty)), default=math.inf)
+        if self._owed and not self.is_away:
+            moment = min(moment, self._settles_at)
         for circuit in list(self._watched):
             moment = min(moment, circuit.looks_at)
         return None if moment == math.inf else moment
@@ -235,6 +241,7 @@ class KnownCircuits:
     async def finish(self) -> None:
         """Send everything: the backend is being closed. A later call wakes the flusher again."""
         if not self.is_away:
+            self._settles_at = -math.inf
             await self._settle(await NOW)
         for _ in range(0, len(self._dirty), MOST_AT_ONCE):
             if not self.is_away:
@@ -290,13 +297,22 @@ class KnownCircuits:
 
     async def _settle(self, now: float) -> None:
         """Give back the permits that nobody may know to be free."""
+        if now < self._settles_at:
+            return
         owed = self._owed.take(now)
-        answers = await self._ask([permit.settled(self.store) for permit in owed])
-        for permit, answer in zip(owed, answers, strict=True):
-            if isinstance(answer, BackendError):
+        try:
+            answers = await self._ask([permit.settled(self.store) for permit in owed])
+        except BaseException:
+            for permit in owed:
                 self._owed.add(permit)
-            elif isinstance(answer, CircuitView):
+            raise
+        for permit, answer in zip(owed, answers, strict=True):
+            if isinstance(answer, CircuitView):
                 permit.circuit.adopt(answer)
+                continue
+            self._owed.add(permit)
+            if not isinstance(answer, BackendError):
+                self._settles_at = now + UNFORESEEN
         self._look_at(answers)
 
     async def _reread(self) -> None:

@@ -104,6 +104,7 @@ class Gathering:
         self._waiter: GiftedWaiter | None = None
         self._owner = ""
         self._began = 0.0
+        self._trouble: BackendError | None = None
         self._read(())
         budget = settings.asking.hard
         assert budget is not None
@@ -135,7 +136,7 @@ class Gathering:
                     )
                 answers = await self._asked()
             except BackendError as error:
-                troubled(self._settings, self._near, next(iter(self.wanted.values())), error)
+                self._troubled(error)
                 await self.alone()
                 return
             ours, theirs = await self._sorted(answers)
@@ -143,11 +144,13 @@ class Gathering:
             if ours:
                 self._served(ours)
                 await self._filled(ours)
-            if theirs:
-                if await NOW - start > PATIENCE:  # it may be waited for itself
-                    await self.alone()
-                else:
-                    await self._rested(theirs)
+            if self._trouble is not None and self.wanted:
+                self._troubled(self._trouble)
+                await self.alone()
+            elif self.wanted and await NOW - start > PATIENCE:  # it may be waited for itself
+                await self.alone()
+            elif theirs:
+                await self._rested(theirs)
 
     async def alone(self) -> None:
         """Compute what is wanted, for nobody else; not what there is something to fall back on."""
@@ -160,6 +163,9 @@ class Gathering:
         if self.wanted:
             self.found |= await self._computed(list(self.wanted))
             self.wanted.clear()
+
+    def _troubled(self, error: BackendError) -> None:
+        troubled(self._settings, self._near, next(iter(self.wanted.values())), error)
 
     # --- asking
 
@@ -228,8 +234,10 @@ class Gathering:
     async def _received(self, item: Any, call: Call, entry: Entry) -> None:
         stored = readable(self._near, call, entry)
         if stored is None:  # a miss; the next round asks for it again
-            with suppress(BackendError):
+            try:
                 await within(self._budget, self._store.delete(call.key))
+            except BackendError as error:  # the next round would find it once more
+                self._trouble = error
             return
         self._near.counters.hits += 1
         call.add_tags(entry.tags)
