@@ -124,7 +124,7 @@ def test_a_crowd_is_served_fairly_and_fast(
     assert p50 <= 1.8
     assert p99 <= 3
     assert shares.get("python-redis-lock", 1) >= 0.75
-    assert barging >= 0.85
+    assert barging >= 0.75
 
 
 def grants(path: Path) -> list[tuple[int, float]]:
