@@ -12,6 +12,9 @@ import pytest
 import resilient
 from resilient import distributed_lock, lock_all
 from resilient.engine.clock import ManualClock, installed
+from resilient.protocols.locks import Held
+from resilient.testing.conformance import Run
+from tests.support.fixtures import Target
 from tests.support.modes import Mode
 
 PATIENCE = 20.0
@@ -82,3 +85,46 @@ def test_several_locks_of_which_one_is_lost_before_the_last_is_had(
     asyncio.run(main())
     assert ran == []
     assert store.holder("b") is None
+
+
+GONE = {"memory": "gone", "redis": "gone:signal:0|waiter", "postgres": "rsl_gone|waiter"}
+"""The addresses of waiters whose processes are gone."""
+
+
+@pytest.mark.parametrize("every_target", list(GONE), indirect=True)
+def test_the_dead_keep_nobody_from_several_locks(every_target: Target) -> None:
+    """A lock that has expired is theirs who wait for it, as far as they still do."""
+    with resilient.using(every_target.url, prefix=every_target.prefix) as backend:
+        locks = backend.sync.locks
+        locks.acquire("k", ttl=0.1, owner="ann")
+        locks.acquire("k", ttl=30, owner="gone", waiter=GONE[every_target.kind])
+        deadline = time.monotonic() + 8.0  # before the place of the dead one is over by itself
+        while locks.holder("k") is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+        grants = locks.acquire_all(["k", "z"], ttl=30, owner="cid")
+
+        assert isinstance(grants, list)
+        assert [grant.owner for grant in grants] == ["cid", "cid"]
+        assert [locks.holder(key).owner for key in ("k", "z")] == ["cid", "cid"]
+
+
+@pytest.mark.parametrize("every_target", ["memory", "redis", "postgres"], indirect=True)
+def test_who_has_waited_longer_comes_before_several_locks(every_target: Target) -> None:
+    """Who still waits is handed the lock that has expired, and is told."""
+    with resilient.using(every_target.url, prefix=every_target.prefix) as backend:
+        locks, run = backend.sync.locks, Run("sync")
+        waiter, address = run.listen(backend)
+        locks.acquire("k", ttl=0.1, owner="ann")
+        locks.acquire("k", ttl=30, owner="bob", waiter=address)
+        deadline = time.monotonic() + 8.0
+        while locks.holder("k") is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+        assert isinstance(locks.acquire_all(["z", "k"], ttl=30, owner="cid"), Held)
+
+        assert run.wait(waiter, 10)
+        assert locks.is_held("k", owner="bob")
+        assert locks.holder("z") is None

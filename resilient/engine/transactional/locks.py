@@ -201,9 +201,15 @@ def taken(tx: Transaction, key: str, lock: Lock, place: Place) -> Grant:
 
 def acquire_all(tx: Transaction, keys: Sequence[str], place: Place) -> list[Grant] | Held:
     """Grant all of the locks, or tell who holds one that cannot be had."""
-    locks = {key: live(tx, key, LOCK) for key in keys}
-    for lock in locks.values():
-        if held_by(lock, place.owner) is None and (lock.holders or lock.queue):
+    for key in keys:
+        lock = live(tx, key, LOCK)
+        if held_by(lock, place.owner) is not None:
+            continue
+        if lock.queue and not lock.holders:
+            # It is theirs who have waited longer, if any of them is still there.
+            lock = handed_over(tx, lock)
+            put(tx, key, LOCK, lock)
+        if lock.holders:
             return busy(tx, lock)
     grants = [acquire(tx, key, place, fair=True) for key in keys]
     return [grant for grant in grants if isinstance(grant, Grant)]

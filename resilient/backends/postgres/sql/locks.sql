@@ -301,8 +301,13 @@ BEGIN
   _t := {schema}.clock();
   FOR _i IN 1 .. cardinality(_keys) LOOP
     _lock := {schema}.lock_live(_keys[_i], _t);
-    IF (cardinality(_lock.holds) > 0 OR cardinality(_lock.queue) > 0)
-        AND {schema}.lock_place(_lock, _owner) IS NULL THEN
+    CONTINUE WHEN {schema}.lock_place(_lock, _owner) IS NOT NULL;
+    IF cardinality(_lock.queue) > 0 AND cardinality(_lock.holds) = 0 THEN
+      -- It is theirs who have waited longer, if any of them is still there.
+      _lock := {schema}.lock_handed_over(_lock, '', _t);
+      PERFORM {schema}.lock_put(_lock, _t);
+    END IF;
+    IF cardinality(_lock.holds) > 0 THEN
       RETURN NEXT {schema}.lock_seen(_lock, _t);
       RETURN;
     END IF;

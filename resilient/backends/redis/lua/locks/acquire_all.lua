@@ -4,8 +4,11 @@ local owner, ttl, note = unpack(ARGV)
 local locks = {}
 for i = 1, #KEYS, 3 do locks[#locks + 1] = {KEYS[i], KEYS[i + 1], KEYS[i + 2]} end
 for _, k in ipairs(locks) do
-  local free = redis.call('EXISTS', k[1]) == 0 and redis.call('EXISTS', k[3]) == 0
-  if not free and not held_by(k, owner) then return {0, unpack(described(k))} end
+  if not held_by(k, owner) then
+    -- A free one is theirs who have waited longer, if any of them is still there.
+    local taken = redis.call('EXISTS', k[1]) == 1 or hand_over(k, '', true)
+    if taken then return {0, unpack(described(k))} end
+  end
 end
 local fences = {1}
 for _, k in ipairs(locks) do
