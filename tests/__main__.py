@@ -1,18 +1,21 @@
 """The whole suite: `python -m tests`; arguments go to pytest.
 
-In two passes: first, on all cores, the tests that may run side by side; then, one after the other,
-those that measure time or start many processes, which want the machine to themselves.
+In two passes: first, in two processes a core, the tests that may run side by side, since most of
+them wait most of the time; then, one after the other, those that measure time or start many
+processes, which want the machine to themselves.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 ALONE = "process or timing"
-PASSES = (["-n", "auto", "-m", f"not ({ALONE})"], ["-n", "0", "-m", ALONE])
+TOGETHER = 2 * (os.cpu_count() or 1)
+PASSES = (["-n", str(TOGETHER), "-m", f"not ({ALONE})"], ["-n", "0", "-m", ALONE])
 
 
 def main(arguments: list[str]) -> int:

@@ -12,6 +12,8 @@ from tests.support.mongodb import MongoAt, mongo_server
 from tests.support.processes import group, run_all
 from tests.support.scale import scaled
 
+pytestmark = pytest.mark.usefixtures("pymongos_sockets")
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)

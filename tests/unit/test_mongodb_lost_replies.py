@@ -16,6 +16,8 @@ from resilient.testing.conformance import Run
 from resilient.testing.faults import FaultProxy
 from tests.support.mongodb import MongoAt
 
+pytestmark = pytest.mark.usefixtures("pymongos_sockets")
+
 ONE, TWO, LARGE = Encoded(b"one"), Encoded(b"two"), Encoded(bytes(2 << 20))
 RULES = CircuitRules(
     window=10, min_calls=4, failure_rate=0.5, consecutive=None, open_for=0.001, permits=1,

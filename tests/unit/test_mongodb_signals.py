@@ -15,6 +15,8 @@ from resilient.testing.faults import FaultProxy
 from tests.support.mongodb import MongoAt, mongo_server
 from tests.support.scale import measured
 
+pytestmark = pytest.mark.usefixtures("pymongos_sockets")
+
 
 @pytest.fixture
 def backend(run: Run, mongo_server: MongoAt, prefix: str) -> Iterator[MongoBackend]:

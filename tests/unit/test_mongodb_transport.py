@@ -26,6 +26,8 @@ from resilient.testing.conformance import Run
 from resilient.testing.faults import FaultProxy
 from tests.support.mongodb import MongoAt, MongoServer, mongo_server
 
+pytestmark = pytest.mark.usefixtures("pymongos_sockets")
+
 
 @pytest.fixture
 def backend(run: Run, mongo_server: MongoAt, prefix: str) -> Iterator[MongoBackend]:
