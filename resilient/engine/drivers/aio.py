@@ -112,7 +112,8 @@ class Stepper:
                 if kind is Body or kind is Done:
                     if deferred is not None:
                         raise deferred
-                    return operation  # type: ignore[no-any-return]  # one of the two
+                    outcome: Outcome = operation
+                    return outcome
                 answer = error = reply = None
                 try:
                     if kind is Ask:

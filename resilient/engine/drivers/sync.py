@@ -32,7 +32,8 @@ def drive(plan: Plan[T], function: Callable[[Any], Any] | None = None) -> T:
             try:
                 operation = send(answer) if error is None else thrown(plan, error)
             except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]  # the plan's own T
+                result: T = stop.value
+                return result
             except Closing:
                 raise GeneratorExit from None
             except RuntimeError as masked:

@@ -129,15 +129,16 @@ class CacheControls(Generic[P, Result, Peeked, Truth, Nothing, Explained, Value]
         if self._layer.shape.mode == "sync":
             for arguments in calls:
                 cached(*bound, *arguments)
-            nothing: Any = None
+            done: Any = None
         else:
 
             async def all_of_them() -> None:
                 for arguments in calls:
                     await cached(*bound, *arguments)
 
-            nothing = all_of_them()
-        return nothing  # type: ignore[no-any-return]  # `None`, or what is awaited for it
+            done = all_of_them()
+        nothing: Nothing = done  # `None`, or what is awaited for it
+        return nothing
 
     def bypass(self) -> AbstractContextManager[None]:
         """Within `with`, calls of this thread or task go to the function itself."""

@@ -141,7 +141,8 @@ class Items(ItemsInHand[T], Iterator[T]):
             raise StopIteration
         if ledger is not None and not ledger.is_open:
             drive(ledger.begin())
-        return self._given(taken)  # type: ignore[no-any-return]  # T is an item, or a list of them
+        given: T = self._given(taken)  # an item, or a list of them
+        return given
 
     def _taken(self) -> Any:
         if self._reading.size is None:
@@ -193,7 +194,8 @@ class AsyncItems(ItemsInHand[T], AsyncIterator[T]):
             raise StopAsyncIteration
         if ledger is not None and not ledger.is_open:
             await adrive(ledger.begin())
-        return self._given(taken)  # type: ignore[no-any-return]  # T is an item, or a list of them
+        given: T = self._given(taken)  # an item, or a list of them
+        return given
 
     async def _taken(self) -> Any:
         size = self._reading.size

@@ -63,7 +63,8 @@ class AtHand:
         if entry is None:
             return None
         entry.hits += 1
-        return entry.value  # type: ignore[no-any-return]  # as `keep` has stored it
+        found: tuple[str, Completed] = entry.value  # as `keep` has stored it
+        return found
 
     def keep(self, began: float, outcome: Completed) -> None:
         """Replay this from here, for as long as that is certain to be right."""
