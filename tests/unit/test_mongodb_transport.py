@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from resilient.protocols.checkpoints import Started
 from resilient.protocols.locks import Grant
 from resilient.testing.conformance import Run
 from resilient.testing.faults import FaultProxy
+from tests.support.interrupts import interrupted
 from tests.support.mongodb import MongoAt, MongoServer, mongo_server
 
 pytestmark = pytest.mark.usefixtures("pymongos_sockets")
@@ -480,17 +480,8 @@ def test_an_interrupted_thread(proxy: FaultProxy, prefix: str) -> None:
     drive(store.acquire("k", ttl=30, owner="ann"))
     proxy.latency(0.3)
 
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        with pytest.raises(KeyboardInterrupt):
-            drive(store.acquire("k", ttl=30, owner="ann"))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with interrupted(0.1):
+        drive(store.acquire("k", ttl=30, owner="ann"))
     proxy.latency(0)
 
     assert drive(store.is_held("k", owner="bob")) is False
