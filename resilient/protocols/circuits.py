@@ -17,9 +17,11 @@ __all__ = [
     "Verdict",
     "announcement",
     "fingerprint",
+    "lasting",
     "parse_announcement",
 ]
 
+OPEN_FOR_WITHOUT_RULES = 60.0
 HISTORY = 20
 """How many of its latest transitions a circuit remembers."""
 
@@ -195,6 +197,26 @@ class Admission(NamedTuple):
     verdict: Verdict
     view: CircuitView
     retry_after: float
+
+
+def lasting(
+    state: CircuitState, rules: CircuitRules | None, lasts: float | None, longest: float
+) -> float | None:
+    """For how long a state stays into which a circuit is put by hand; `None`: without an end.
+
+    Args:
+        state: The state.
+        rules: Of the circuit, if they are known.
+        lasts: Seconds, if they were chosen.
+        longest: Seconds for which anything is kept.
+    """
+    if state is CircuitState.OPEN:
+        usual = OPEN_FOR_WITHOUT_RULES if rules is None else rules.open_for
+    elif state.is_forced:
+        usual = longest
+    else:
+        return None
+    return usual if lasts is None else lasts
 
 
 class CircuitStore(Protocol):

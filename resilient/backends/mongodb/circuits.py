@@ -27,12 +27,12 @@ from resilient.protocols.circuits import (
     CircuitView,
     Verdict,
     fingerprint,
+    lasting,
 )
 
 __all__ = ["MongoCircuits"]
 
 CIRCUITS = "circuits"
-OPEN_FOR_WITHOUT_RULES = 60.0
 DURATIONS = frozenset({"open_for", "lease", "ttl", "seconds", "longest", "calm"})
 AT_ONCE = compiled(put(at=NOW))
 NEVER_SEEN = CircuitView(CircuitState.CLOSED, 0, 0.0, 0, 0, 0, None, None, "")
@@ -130,15 +130,12 @@ class MongoCircuits:
     ) -> CircuitView:
         """Put the circuit into a state by hand."""
         state = CircuitState(state)
-        if lasts is None and state is CircuitState.OPEN:
-            lasts = OPEN_FOR_WITHOUT_RULES if rules is None else rules.open_for
-        elif lasts is None:
-            lasts = self._max_ttl()
+        stays = lasting(state, rules, lasts, self._max_ttl())
         reason = reason.replace("|", "/")
         arguments = {
             "state": state.value,
-            "has_end": state is CircuitState.OPEN or state.is_forced,
-            "lasts": _microseconds(lasts),
+            "has_end": stays is not None,
+            "lasts": _microseconds(stays or 0.0),
             "opened": int(state is CircuitState.OPEN),
             "reason": reason,
             "told": escaped(reason),

@@ -21,11 +21,11 @@ from resilient.protocols.circuits import (
     CircuitView,
     Verdict,
     fingerprint,
+    lasting,
 )
 
 __all__ = ["PostgresCircuits"]
 
-OPEN_FOR_WITHOUT_RULES = 60.0
 IN_ORDER = (
     *("window", "min_calls", "failure_rate", "consecutive", "open_for", "permits", "lease", "ttl"),
     *("seconds", "buckets", "slow_rate", "factor", "longest", "jitter", "calm", "concurrency"),
@@ -112,12 +112,8 @@ class PostgresCircuits:
     ) -> CircuitView:
         """Put the circuit into a state by hand."""
         state = CircuitState(state)
-        if lasts is None and state is CircuitState.OPEN:
-            lasts = OPEN_FOR_WITHOUT_RULES if rules is None else rules.open_for
-        elif lasts is None and state.is_forced:
-            lasts = self._max_ttl()
-        has_end = state is CircuitState.OPEN or state.is_forced
-        ends = _microseconds(lasts) if has_end and lasts is not None else None
+        stays = lasting(state, rules, lasts, self._max_ttl())
+        ends = None if stays is None else _microseconds(stays)
         ttl = _microseconds(self._max_ttl() if rules is None else rules.ttl)
         reason = reason.replace("|", "/")
         return _view(await self._ask("circuit_force", key, ttl, state, reason, ends))

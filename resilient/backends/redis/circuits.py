@@ -24,6 +24,7 @@ from resilient.protocols.circuits import (
     CircuitView,
     Verdict,
     fingerprint,
+    lasting,
 )
 
 __all__ = ["RedisCircuits"]
@@ -34,7 +35,6 @@ VIEW, ADMIT, REPORT, FORCE, RESTORE, HISTORY = (
 )
 RECORD = Script("circuits/record", shared=("circuits/machine", "circuits/windows"))
 
-OPEN_FOR_WITHOUT_RULES = 60.0
 DURATIONS = frozenset({"open_for", "lease", "ttl", "seconds", "longest", "calm"})
 FOR_CALLERS = frozenset({"slow_over", "ramp", "ramp_start"})
 """Rules that the callers apply: no script reads them."""
@@ -113,12 +113,8 @@ class RedisCircuits:
     ) -> CircuitView:
         """Put the circuit into a state by hand."""
         state = CircuitState(state)
-        if lasts is None and state is CircuitState.OPEN:
-            lasts = OPEN_FOR_WITHOUT_RULES if rules is None else rules.open_for
-        elif lasts is None and state.is_forced:
-            lasts = self._max_ttl()
-        has_end = state is CircuitState.OPEN or state.is_forced
-        ends = _microseconds(lasts) if has_end and lasts is not None else ""
+        stays = lasting(state, rules, lasts, self._max_ttl())
+        ends = "" if stays is None else _microseconds(stays)
         return _view(await self._ask(FORCE, key, rules, state, reason, ends))
 
     async def restore(self, key: str, *, rules: CircuitRules, view: CircuitView) -> CircuitView:

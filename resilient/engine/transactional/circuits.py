@@ -19,6 +19,7 @@ from resilient.protocols.circuits import (
     Verdict,
     announcement,
     fingerprint,
+    lasting,
 )
 
 __all__ = ["TransactionalCircuits"]
@@ -43,7 +44,6 @@ class History(Record, frozen=True, array_like=True):
 CIRCUITS = Table("circuit", Circuit)
 HISTORIES = Table("circuithistory", History)
 CHANNEL = "circuits"
-OPEN_FOR_WITHOUT_RULES = 60.0
 HISTORY_LIVES = 30 * 86400.0
 """Seconds for which the transitions are remembered, also of a circuit that is idle."""
 
@@ -145,24 +145,19 @@ class TransactionalCircuits:
         reason: str = "forced",
     ) -> CircuitView:
         """Put the circuit into a state by hand."""
-        longest = self._max_ttl()
+        put, longest = CircuitState(state), self._max_ttl()
+        stays = lasting(put, rules, lasts, longest)
 
         def work(tx: Transaction) -> CircuitView:
             circuit = tx.get(CIRCUITS, key) or never_seen(tx)
-            until = 0.0
-            if state is CircuitState.OPEN:
-                usual = OPEN_FOR_WITHOUT_RULES if rules is None else rules.open_for
-                until = tx.now + (usual if lasts is None else lasts)
-            elif CircuitState(state).is_forced:
-                until = tx.now + (longest if lasts is None else lasts)
             after = machine.entered(
                 circuit,
-                CircuitState(state),
+                put,
                 reason.replace("|", "/"),
                 tx.tick(),
                 tx.now,
-                until=until,
-                opened=int(state is CircuitState.OPEN),
+                until=0.0 if stays is None else tx.now + stays,
+                opened=int(put is CircuitState.OPEN),
             )
             return stored(tx, key, circuit, after, longest if rules is None else rules.ttl)
 
