@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any, TypeAlias
 
 from resilient.engine.backend import Backend, adopt
+from resilient.engine.urls import without_secrets
 from resilient.errors import ConfigurationError
 
 __all__ = ["BackendLike", "resolve"]
@@ -56,12 +57,7 @@ def _from_url(url: str, prefix: str) -> Backend:
         if scheme not in found:
             known = ", ".join(f"{name}://" for name in sorted({*MODULES, *found}))
             raise ConfigurationError(
-                f"the backend URL {_without_password(url)!r} has no known scheme; known: {known}"
+                f"the backend URL {without_secrets(url)!r} has no known scheme; known: {known}"
             )
         made = found[scheme].load()(url, prefix=prefix)
     return adopt(made)
-
-
-def _without_password(url: str) -> str:
-    credentials, at, rest = url.rpartition("@")
-    return f"{credentials.partition('://')[0]}://***@{rest}" if at else url

@@ -15,6 +15,7 @@ from resilient import config, distributed_lock
 from resilient.backends.memory import MemoryBackend
 from resilient.engine.backend import adopt
 from resilient.errors import CapabilityMissing, ConfigurationError
+from resilient.resolving import resolve
 from tests.support.servers import RedisAt
 
 
@@ -331,3 +332,12 @@ def test_close_gives_back_and_the_next_use_opens_again() -> None:
     assert set(threading.enumerate()) <= before
     with resilient.lock("k"):
         pass
+
+
+@pytest.mark.parametrize("scheme", ["redis", "postgresql", "mongodb", "nosuch"])
+def test_no_message_tells_a_password(scheme: str) -> None:
+    """Neither that of the user nor one in the query is in what an error says of a URL."""
+    url = f"{scheme}://ann:secret@host:port/0?password=secret&no_such_option=1"
+    with pytest.raises(ConfigurationError) as caught:
+        resolve(url)
+    assert "secret" not in str(caught.value)

@@ -12,6 +12,7 @@ from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri, split_options
 
 from resilient.engine.durations import seconds
+from resilient.engine.urls import number_of, without_secrets
 from resilient.errors import ConfigurationError
 
 __all__ = ["Settings", "settings_of_client", "settings_of_url"]
@@ -68,7 +69,7 @@ def settings_of_url(url: str) -> Settings:
     theirs = urlencode(rest, quote_via=quote, safe=":,")
     plain = urlunsplit((parts.scheme.lower(), parts.netloc, parts.path or "/", theirs, ""))
     if not parts.netloc:
-        raise ConfigurationError(f"the URL {_shown(url)!r} is wrong: it names no host")
+        raise ConfigurationError(f"the URL {without_secrets(url)!r} is wrong: it names no host")
     asked = ""
     try:
         for name, value in rest:  # a client would only warn
@@ -78,7 +79,9 @@ def settings_of_url(url: str) -> Settings:
         if not parts.scheme.endswith("+srv"):
             parse_uri(plain)
     except (PyMongoError, ValueError, TypeError) as error:
-        raise ConfigurationError(f"the URL {_shown(url)!r} is wrong: {asked}{error}") from None
+        raise ConfigurationError(
+            f"the URL {without_secrets(url)!r} is wrong: {asked}{error}"
+        ) from None
     given = {name.lower() for name, _ in rest}
     return _settings(
         {"host": plain, **{name: ms for name, ms in DEFAULTS.items() if name.lower() not in given}},
@@ -112,7 +115,7 @@ def _settings(
         name=f"mongodb://{_place(options)}/{database}",
         database=database,
         options=options,
-        timeout=seconds(_number(timeout), option="timeout"),
+        timeout=seconds(number_of(timeout), option="timeout"),
         connect_timeout=selection / 1000,
         listen=listen,
     )
@@ -125,16 +128,3 @@ def _place(options: Mapping[str, Any]) -> str:
     bare = [urlsplit(each).netloc.rpartition("@")[2] if "://" in each else each for each in hosts]
     port = options.get("port")
     return ",".join(each if port is None or ":" in each else f"{each}:{port}" for each in bare)
-
-
-def _number(value: str | float) -> str | float:
-    """A text that is a plain number means seconds."""
-    try:
-        return float(value)
-    except ValueError:
-        return value
-
-
-def _shown(url: str) -> str:
-    head, at, rest = url.rpartition("@")
-    return f"{head.partition('://')[0]}://***@{rest}" if at else url.partition("?")[0]

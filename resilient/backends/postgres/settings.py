@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from resilient.backends.postgres.line import Line, Server, connected
 from resilient.backends.postgres.schema import SCHEMA, checked_name
 from resilient.engine.durations import seconds
+from resilient.engine.urls import number_of, without_secrets
 from resilient.errors import ConfigurationError
 
 __all__ = ["Settings", "settings_of_client", "settings_of_url"]
@@ -64,7 +65,7 @@ def settings_of_url(url: str) -> Settings:
         for port in str(options.get("port", "")).split(","):
             int(port or "0")  # libpq would find out when it connects
     except (psycopg.Error, ValueError) as error:
-        shown = _shown(url)
+        shown = without_secrets(url)
         raise ConfigurationError(f"the URL {shown!r} is wrong: {str(error).strip()}") from None
     return _settings(options, **ours)
 
@@ -132,20 +133,7 @@ def _settings(
         name=f"postgresql://{host}:{port}/{options.get('dbname') or ''}",
         conninfo=make_conninfo("", **options),
         server=Server(checked_name(schema)),
-        timeout=seconds(_number(timeout), option="timeout"),
+        timeout=seconds(number_of(timeout), option="timeout"),
         connect_timeout=connect_timeout,
         listen=listen,
     )
-
-
-def _number(value: str | float) -> str | float:
-    """A text that is a plain number means seconds."""
-    try:
-        return float(value)
-    except ValueError:
-        return value
-
-
-def _shown(url: str) -> str:
-    head, at, rest = url.rpartition("@")
-    return f"{head.partition('://')[0]}://***@{rest}" if at else url.partition("?")[0]

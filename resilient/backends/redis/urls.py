@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 import redis
 from redis import connection
 
+from resilient.engine.urls import without_secrets
 from resilient.errors import ConfigurationError
 
 __all__ = ["Url", "checked", "parsed"]
@@ -67,7 +68,7 @@ def checked(what: str) -> Iterator[None]:
 
 def parsed(url: str) -> Url:
     """Read a URL; `ConfigurationError` for a wrong one."""
-    shown = _without_secrets(url)
+    shown = without_secrets(url)
     with checked(f"the URL {shown!r} is wrong"):
         scheme, _, rest = url.partition("://")
         base, _, kind = scheme.partition("+")
@@ -106,9 +107,3 @@ def _place(text: str, port: int) -> tuple[str, int]:
     if not parts.hostname:
         raise ValueError(f"{text!r} is no host")
     return parts.hostname, port if parts.port is None else parts.port
-
-
-def _without_secrets(url: str) -> str:
-    plain = url.partition("?")[0]
-    head, at, rest = plain.rpartition("@")
-    return f"{head.partition('://')[0]}://***@{rest}" if at else plain

@@ -15,6 +15,7 @@ from resilient.engine.backend import Traits
 from resilient.engine.durations import seconds
 from resilient.engine.plan import Ask
 from resilient.engine.transactional import Transaction, TransactionalBackend
+from resilient.engine.urls import number_of
 from resilient.errors import ConfigurationError
 
 __all__ = ["SqliteBackend", "from_url"]
@@ -105,13 +106,5 @@ def from_url(url: str, *, prefix: str = "") -> SqliteBackend:
         raise ConfigurationError(
             f"{url!r}: unknown option {', '.join(unknown)}; there is: {', '.join(OPTIONS)}"
         )
-    timeout = seconds(_number(options.get("timeout", TIMEOUT)), option="timeout")
+    timeout = seconds(number_of(options.get("timeout", TIMEOUT)), option="timeout")
     return SqliteBackend(path, prefix=prefix, timeout=timeout)
-
-
-def _number(value: str | float) -> str | float:
-    """A text that is a plain number means seconds."""
-    try:
-        return float(value)
-    except ValueError:
-        return value
