@@ -70,15 +70,16 @@ def test_what_is_done_is_not_done_again(mode: Mode) -> None:
     """After an error the calls under way end; the resumed job makes only those that are left."""
     squares = Squares(mode)
     squares.fails[7] = 1
-    run = squares.job(20, workers=2)
+    run = squares.job(100, workers=2)
     with pytest.raises(Flaky):
         mode.call(run)
-    assert 7 <= sum(squares.calls.values()) <= 9
-    assert mode.call(run) == [n * n for n in range(20)]
+    # How many the other worker makes before the failure is seen is the scheduler's affair.
+    assert 7 <= squares.calls.total() < 100
+    assert mode.call(run) == [n * n for n in range(100)]
     again = {number for number, count in squares.calls.items() if count > 1}
     # A task under way is cancelled with the failed one; a thread's result is kept.
     assert 7 in again
-    assert again <= ({7} if not mode.is_async else {6, 7, 8})
+    assert len(again) <= (2 if mode.is_async else 1)
 
 
 def test_errors_may_be_collected(mode: Mode) -> None:

@@ -28,6 +28,8 @@ from resilient.protocols.values import Encoded
 from resilient.resolving import resolve
 
 POLL = 0.002
+SECTION = 0.002
+"""Seconds between reading and writing, in which others come who are not kept out."""
 
 
 def say(value: Any) -> None:
@@ -55,10 +57,14 @@ async def touch(backend: Backend, name: str) -> None:
     say(done)
 
 
-def increase(file: Path, fence: int) -> None:
-    """Not atomic on purpose: two holders at once would lose one of their increments."""
-    number, _, _ = file.read_text().partition(" ")
-    file.write_text(f"{int(number) + 1} {fence}")
+def read_number(path: str) -> int:
+    """The number in a file, which stands before the fence of who wrote it."""
+    return int(Path(path).read_text().partition(" ")[0])
+
+
+def write_number(path: str, number: int, fence: int) -> None:
+    """Write it again."""
+    Path(path).write_text(f"{number} {fence}")
 
 
 async def count(backend: Backend, path: str, name: str, turns: int) -> None:
@@ -71,7 +77,10 @@ async def count(backend: Backend, path: str, name: str, turns: int) -> None:
             grant := await backend.locks.acquire("counter", ttl=60, owner=owner), Grant
         ):
             await Sleep(POLL)
-        increase(Path(path), grant.fence)
+        # Not atomic on purpose: two holders at once would lose one of their increments.
+        number = read_number(path)
+        await Sleep(SECTION)
+        write_number(path, number + 1, grant.fence)
         fences.append(grant.fence)
         await backend.locks.release("counter", owner=owner)
     say(fences)
