@@ -95,6 +95,7 @@ def test_closed_calls_cost_the_server_nothing(
     assert trips.count <= 2 + 12 * seconds
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(("together", "seconds", "limit"), [(16, 0.01, 1.1), (10, 0.1, 1.5)])
 def test_calls_do_not_wait_for_each_other(
     together: int, seconds: float, limit: float, mode: Mode, redis_server: RedisAt, prefix: str

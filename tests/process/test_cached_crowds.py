@@ -26,6 +26,7 @@ TAKES = 0.5
 """Seconds that the function takes."""
 
 
+@pytest.mark.timing
 def test_a_crowd_at_a_cold_key(mode: Mode, shared_target: Target) -> None:
     """200 threads, or 200 tasks: 1 execution, in at most 1.25 of the time that the function takes.
 
@@ -107,6 +108,7 @@ def test_any_of_fifty_waiters_may_be_cancelled(shared_target: Target) -> None:
     assert ran == list(range(count))
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("falls_back", [False, True])
 def test_a_frozen_server(mode: Mode, private_redis: RedisServer, falls_back: bool) -> None:
     """It costs one budget, the soft one with something at hand; then nothing, until it is back.

@@ -41,6 +41,7 @@ SECONDS = 0.8
 """What the function takes that is counted: less than until a waiter looks by itself."""
 
 
+@pytest.mark.timing
 def test_cold_key_is_computed_once(shared_target: Target, tmp_path: Path) -> None:
     """8 processes × 25 callers: 1 execution; all are served within 1.25 of the time it takes.
 

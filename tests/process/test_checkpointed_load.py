@@ -19,6 +19,7 @@ from tests.support.servers import RedisAt
 pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
+@pytest.mark.timing
 def test_time_is_linear_in_the_items(shared_target: Target) -> None:
     """With a checkpoint for each item, the last half costs at most a fifth more than the first.
 

@@ -92,6 +92,7 @@ def test_a_crowd_costs_no_polling(redis_server: RedisAt, prefix: str, tmp_path: 
     assert each <= 3
 
 
+@pytest.mark.timing
 def test_a_crowd_on_sqlite_is_served_fairly(
     redis_server: RedisAt, prefix: str, tmp_path: Path
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_crowd_on_sqlite_is_served_fairly(
     assert ours.jain >= 0.98
 
 
+@pytest.mark.timing
 def test_a_crowd_is_served_fairly_and_fast(
     redis_server: RedisAt, prefix: str, tmp_path: Path
 ) -> None:
@@ -145,6 +147,7 @@ def stormed(
     return grants(file)
 
 
+@pytest.mark.timing
 def test_a_storm_of_crashes_stalls_nobody(shared_target: Target, tmp_path: Path) -> None:
     """6 processes, one SIGKILL every 0.3 s: as many grants as redis-py's, in order, no stall."""
     # On Redis in turns with redis-py's, so that what loads the machine hits both.

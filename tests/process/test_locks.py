@@ -57,6 +57,7 @@ def test_an_uncontended_lock_costs_one_round_trip_each_way(
 async def _nothing() -> None: ...
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_a_hand_off_is_a_wake_up(redis_server: RedisAt, prefix: str, tmp_path: Path) -> None:
     """A waiter has the lock milliseconds after its release: far sooner than by polling."""
