@@ -53,6 +53,8 @@ class TestCheckpoints(Redis, CheckpointConformance):
 class TestProcesses(ProcessConformance):
     """Processes that share a server."""
 
+    newcomers = 4  # nothing is made
+
     @pytest.fixture(autouse=True)
     def _on_a_server(self, every_redis: RedisAt) -> None:
         self._url = every_redis.url

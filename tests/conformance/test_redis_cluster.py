@@ -59,6 +59,8 @@ class TestCheckpoints(RedisCluster, CheckpointConformance):
 class TestProcesses(ProcessConformance):
     """Processes that share a cluster."""
 
+    newcomers = 4  # nothing is made
+
     @pytest.fixture(autouse=True)
     def _on_a_cluster(self, redis_cluster: Cluster) -> None:
         self._url = redis_cluster.url

@@ -28,7 +28,7 @@ from resilient.testing.conformance.runs import Run
 __all__ = ["ProcessConformance"]
 
 WORKER = Path(__file__).with_name("_worker.py")
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds for which a test waits for a process to say something."""
 LEASE = 1.0
 MARGIN = 0.5
@@ -153,9 +153,12 @@ class ProcessConformance:
 
     Attributes:
         processes: How many contend.
+        newcomers: How many open an empty backend at the same moment: 20 for one that makes tables
+            or files then; fewer do where nothing is made.
     """
 
     processes: ClassVar[int] = 4
+    newcomers: ClassVar[int] = 20
 
     def url(self) -> str:
         """The URL under which every process finds the backend; keys get a random prefix."""
@@ -169,9 +172,9 @@ class ProcessConformance:
 
     # --- many at once
 
-    def test_twenty_open_at_once(self, shared: Namespace) -> None:
-        """Twenty processes that open an empty backend at the same moment all can use it."""
-        workers = shared.start("touch", [[[f"worker-{n}"]] for n in range(20)])
+    def test_many_open_at_once(self, shared: Namespace) -> None:
+        """Processes that open an empty backend at the same moment all can use it."""
+        workers = shared.start("touch", [[[f"worker-{n}"]] for n in range(self.newcomers)])
         for worker in workers:
             answers = worker.hears()
             assert answers == dict.fromkeys(answers, True)
