@@ -1,0 +1,115 @@
+"""Other versions, other arguments, results and states without a stored form."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pydantic
+import pytest
+
+import resilient
+from resilient import checkpointed
+from tests.support.importing import Flaky, Importing
+from tests.support.jobs import each
+from tests.support.modes import Mode
+
+pytestmark = pytest.mark.usefixtures("clock", "backend")
+
+
+def test_a_version_is_not_resumed_by_another(mode: Mode) -> None:
+    """The error names both, stays the same at the next try, and the old version can finish."""
+    old, new = Importing(mode, version="1"), Importing(mode, version="2")
+    old.fails_at[4] = Flaky()
+    with pytest.raises(Flaky):
+        mode.call(old.run, "x")
+    for _ in range(2):
+        with pytest.raises(resilient.ConfigurationError, match=r"version='1'.*version='2'"):
+            mode.call(new.run, "x")
+    assert new.seen == []
+    assert mode.call(old.run, "x") == 10
+    assert mode.call(new.run, "x") == 10, "a finished job answers its result"
+    mode.call(new.at().forget)
+    assert mode.call(new.run, "x") == 10
+    assert new.seen == list(range(10))
+
+
+def test_steps_of_another_version_are_not_used(mode: Mode) -> None:
+    """Also where there is no checkpoint yet, and at the second try."""
+    fails = [True]
+
+    async def body(job: Any) -> int:
+        answer: int = await mode.within(job.step, "s", lambda: 1)
+        if fails:
+            raise Flaky
+        return answer
+
+    old = mode.decorate(checkpointed("k", version="1"), body)
+    new = mode.decorate(checkpointed("k", version="2"), body)
+    with pytest.raises(Flaky):
+        mode.call(old)
+    for _ in range(2):
+        with pytest.raises(resilient.ConfigurationError, match=r"version='1'.*version='2'"):
+            mode.call(new)
+    fails.clear()
+    assert mode.call(old) == 1
+
+
+def test_other_arguments_under_the_same_key_are_refused(mode: Mode) -> None:
+    """Running, stopped and finished; `fingerprint=()` lets them differ."""
+
+    async def body(job: Any, path: str, limit: int = 3) -> int:
+        if limit == 0:
+            raise Flaky
+        return limit
+
+    decorated = mode.decorate(checkpointed("{path}"), body)
+    assert mode.call(decorated, "x") == 3
+    assert mode.call(decorated, "x", limit=3) == 3
+    with pytest.raises(resilient.FingerprintMismatch, match="'x'"):
+        mode.call(decorated, "x", 4)
+    with pytest.raises(Flaky):
+        mode.call(decorated, "y", 0)
+    with pytest.raises(resilient.FingerprintMismatch):
+        mode.call(decorated, "y", 1)
+    loose = mode.decorate(checkpointed("{path}", fingerprint=()), body)
+    assert mode.call(loose, "z", 4) == 4
+    assert mode.call(loose, "z", 5) == 4
+
+
+class Total(pydantic.BaseModel):
+    """A result."""
+
+    rows: int
+
+
+@pytest.mark.parametrize("result", [asyncio.Lock(), Total.__new__(Total)], ids=["Lock", "Total"])
+def test_a_result_without_a_stored_form_is_not_computed_again(mode: Mode, result: Any) -> None:
+    """The caller gets it; a later one is told that it is not there, and nothing runs.
+
+    So also of one that is half made, which raises when it is looked at.
+    """
+    runs: list[int] = []
+
+    async def body(job: Any) -> Any:
+        runs.append(1)
+        return result
+
+    decorated = mode.decorate(checkpointed("k"), body)
+    assert mode.call(decorated) is result
+    with pytest.raises(resilient.ResultUnavailable, match=type(result).__name__):
+        mode.call(decorated)
+    assert runs == [1]
+
+
+def test_a_state_that_became_unstorable_says_so(mode: Mode) -> None:
+    """At the item that made it so, by the type; what was done before stays saved."""
+
+    async def body(job: Any) -> None:
+        async for item in each(job.iterate(range(3))):
+            job.state["n"] = item if item < 2 else asyncio.Lock()
+
+    decorated = mode.decorate(checkpointed("k"), body)
+    with pytest.raises(resilient.CodecError, match="Lock"):
+        mode.call(decorated)
+    assert mode.call(checkpointed.of(decorated).at().status).checkpoint.state == {"n": 1}
