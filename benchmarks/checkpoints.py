@@ -16,7 +16,8 @@ KINDS = ("redis", "sqlite", "memory")
 
 def groups() -> list[Group]:
     """Steps and items, sync and async."""
-    return [made(mode) for made in (_steps, _steps_in_a_file, _items) for mode in MODES]
+    kinds = (_steps, _steps_in_a_file, _steps_on_the_disk, _items)
+    return [made(mode) for made in kinds for mode in MODES]
 
 
 def _steps(mode: Mode) -> Group:
@@ -42,13 +43,19 @@ def _steps(mode: Mode) -> Group:
 
 
 def _steps_in_a_file(mode: Mode) -> Group:
-    """Beside a raw commit of the same durability: that of SQLite's `synchronous = NORMAL`."""
+    """Beside a raw commit that survives as much: any process's death."""
     group = Group(f"checkpoint: a step in a SQLite file, of a job with {STEPS}", mode)
     group.case("sqlite3: INSERT and commit, NORMAL", per=STEPS)(_inserts("NORMAL"))
     group.case("resilient, sqlite", per=STEPS)(_job_of_steps("sqlite"))
-    if mode == "sync":
-        group.case("sqlite3: INSERT and commit, FULL", per=STEPS)(_inserts("FULL"))
     group.case("DBOS, sqlite", per=STEPS)(_dbos)
+    return group
+
+
+def _steps_on_the_disk(mode: Mode) -> Group:
+    """Beside a raw commit that survives as much: a loss of power too."""
+    group = Group(f"checkpoint: a step synced to a SQLite file, of a job with {STEPS}", mode)
+    group.case("sqlite3: INSERT and commit, FULL", per=STEPS)(_inserts("FULL"))
+    group.case("resilient, sqlite, synchronous=full", per=STEPS)(_job_of_steps("sqlite-full"))
     return group
 
 

@@ -70,7 +70,12 @@ class Place:
 
     def backend(self, kind: str) -> resilient.Backend:
         """One of our backends, empty."""
-        urls = {"sqlite": f"sqlite:///{self.directory / 'state.db'}", "redis": self.server.url}
+        file = f"sqlite:///{self.directory / 'state.db'}"
+        urls = {
+            "sqlite": file,
+            "sqlite-full": f"{file}?synchronous=full",
+            "redis": self.server.url,
+        }
         backend = resolve(urls.get(kind, "memory://"), self.prefix)
         if self.mode == "sync":
             self.exits.callback(backend.close)

@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,8 @@ def test_relative_path_is_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("sqlite:///x.db?timeout=-1", "timeout"),
         ("sqlite:///x.db?timeout=soon", "timeout"),
         ("sqlite:///x.db?timeout=nan", "timeout"),
+        ("sqlite:///x.db?synchronous=off", "synchronous='off': it is 'normal' or 'full'"),
+        ("sqlite:///x.db?synchronous=", "synchronous=''"),
     ],
 )
 def test_wrong_urls(url: str, message: str) -> None:
@@ -133,6 +136,31 @@ def test_timeout_option(text: str, expected: float) -> None:
     """`?timeout=` is a duration."""
     backend = from_url(f"sqlite:///x.db?timeout={text}", prefix="")
     assert backend._transport._database.timeout == expected
+
+
+@pytest.mark.parametrize(("option", "level"), [("", 1), ("?synchronous=full", 2)])
+def test_synchronous_option(path: Path, option: str, level: int) -> None:
+    """All connections commit as durably as the URL says: those that are kept, and the next ones."""
+    backend = from_url(f"sqlite:///{path}{option}", prefix="")
+    database = backend._transport._database
+    with (
+        database.connection() as first,
+        database.connection() as second,
+        closing(database.open()) as third,  # as that which looks for signals
+    ):
+        for connection in (first, second, third):
+            assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    backend.close()
+
+
+def test_synchronous_argument(path: Path) -> None:
+    """It is looked at when the backend is made, before there is a file."""
+    wrong: Any = "extra"
+    with pytest.raises(ConfigurationError, match="synchronous='extra': it is 'normal' or 'full'"):
+        SqliteBackend(path, synchronous=wrong)
+    assert SqliteBackend(path, synchronous="full")._transport._database.synchronous == "full"
+    assert not path.exists()
 
 
 def test_nothing_happens_before_the_first_operation(path: Path) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from resilient.backends.sqlite.database import Database
+from resilient.backends.sqlite.database import Database, Synchronous
 from resilient.backends.sqlite.signals import SqliteSignals
 from resilient.backends.sqlite.transport import Command, SqliteTransport
 from resilient.engine.backend import Traits
@@ -23,20 +23,25 @@ __all__ = ["SqliteBackend", "from_url"]
 T = TypeVar("T")
 
 TIMEOUT = 10.0
-OPTIONS = ("timeout",)
+OPTIONS = ("synchronous", "timeout")
 
 
 class SqliteBackend(TransactionalBackend):
     """Keeps everything in one file, for the threads and processes of one machine.
 
-    Nothing is opened before the first operation. Write-ahead logging with `synchronous=NORMAL`:
-    whatever was answered survives the death of any process at any moment; a loss of power may take
-    the last moments back.
+    Nothing is opened before the first operation. The file is kept with write-ahead logging.
 
     Args:
         path: The file, relative to the working directory of now. It and its directory are made.
         prefix: Isolates tenants that share the file.
         timeout: Seconds to wait for other processes that write, before a `BackendError`.
+        synchronous: What a commit survives, as SQLite names it
+            (https://www.sqlite.org/pragma.html#pragma_synchronous). `"normal"`: the death of any
+            process at any moment; a loss of power may take the last moments back, as it may with a
+            Redis that syncs once a second. `"full"`: that too, for every commit waits for the disk.
+
+    Raises:
+        ConfigurationError: `synchronous` is neither.
     """
 
     traits = Traits(
@@ -46,11 +51,16 @@ class SqliteBackend(TransactionalBackend):
     )
 
     def __init__(
-        self, path: str | os.PathLike[str], *, prefix: str = "", timeout: float = TIMEOUT
+        self,
+        path: str | os.PathLike[str],
+        *,
+        prefix: str = "",
+        timeout: float = TIMEOUT,
+        synchronous: Synchronous = "normal",
     ) -> None:
         self.path = os.path.abspath(os.fspath(path))
         self.prefix = prefix
-        database = Database(self.path, timeout)
+        database = Database(self.path, timeout, synchronous)
         signals = SqliteSignals(database, prefix)
         self._transport = SqliteTransport(database, prefix, signals)
         super().__init__(f"sqlite:///{self.path}", SqliteStore(self._transport), source=signals)
@@ -85,10 +95,11 @@ class SqliteStore:
 def from_url(url: str, *, prefix: str = "") -> SqliteBackend:
     """The backend of `sqlite:///relative/file.db` or `sqlite:////absolute/file.db`.
 
-    `?timeout=10s` is how long to wait for other processes that write.
+    `?timeout=10s` is how long to wait for other processes that write, and `?synchronous=full` lets
+    every commit survive a loss of power.
 
     Raises:
-        ConfigurationError: It names no file, or an option that there is not.
+        ConfigurationError: It names no file, an option that there is not, or a wrong value of one.
     """
     parts = urlsplit(url)
     path = unquote(parts.path.removeprefix("/"))
@@ -107,4 +118,5 @@ def from_url(url: str, *, prefix: str = "") -> SqliteBackend:
             f"{url!r}: unknown option {', '.join(unknown)}; there is: {', '.join(OPTIONS)}"
         )
     timeout = seconds(number_of(options.get("timeout", TIMEOUT)), option="timeout")
-    return SqliteBackend(path, prefix=prefix, timeout=timeout)
+    synchronous: Any = options.get("synchronous", "normal")  # the constructor looks at it
+    return SqliteBackend(path, prefix=prefix, timeout=timeout, synchronous=synchronous)

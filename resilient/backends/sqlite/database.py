@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 from resilient.backends.sqlite import schema
 from resilient.backends.sqlite.clock import StoreClock
@@ -26,7 +26,7 @@ from resilient.engine import chance
 from resilient.engine.budget import remaining
 from resilient.errors import BackendError, ConfigurationError
 
-__all__ = ["Connection", "Database"]
+__all__ = ["Connection", "Database", "Synchronous"]
 
 T = TypeVar("T")
 
@@ -36,8 +36,9 @@ FIRST_PAUSE = 0.0001
 LONGEST_PAUSE = 0.002
 """Seconds between two looks whether the file is free. SQLite's own handler soon sleeps for 100 ms
 at a time, and starves among others that ask more often."""
+Synchronous = Literal["normal", "full"]
+"""What a commit survives: every death but that of the machine's power, or that too."""
 PRAGMAS = (
-    "PRAGMA synchronous = NORMAL",  # safe against every death but that of the machine's power
     "PRAGMA wal_autocheckpoint = 4000",
     "PRAGMA journal_size_limit = 33554432",
 )
@@ -55,11 +56,15 @@ class Database(Forkable):
     Args:
         path: Its absolute path; missing directories are made.
         timeout: Seconds to wait for others who write.
+        synchronous: What a commit survives.
     """
 
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, path: str, timeout: float, synchronous: Synchronous = "normal") -> None:
+        if synchronous not in get_args(Synchronous):
+            raise ConfigurationError(f"synchronous={synchronous!r}: it is 'normal' or 'full'")
         self.path = path
         self.timeout = timeout
+        self.synchronous = synchronous
         self.clock = StoreClock()
         self._was_open = False
         self._forget()
@@ -208,7 +213,7 @@ class Database(Forkable):
                 "is on a file system on which processes cannot share memory, as SQLite must "
                 f"(its journal mode stays {mode!r}): use a local disk"
             )
-        for pragma in PRAGMAS:
+        for pragma in (f"PRAGMA synchronous = {self.synchronous}", *PRAGMAS):
             connection.execute(pragma)
 
     def _create(self, connection: Connection) -> None:
