@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
+from types import FunctionType
 from typing import Any
 
 import resilient
@@ -34,6 +36,7 @@ def _decorating() -> Group:
     def _dataclass(_: Place) -> Any:
         return lambda n: dataclass(type(f"Point{n}", (), {"__annotations__": FIELDS}))
 
+    group.case("resilient cached, the first of its parameters")(_first_of_its_kind)
     for name, decorate in DECORATING.items():
         group.case(f"resilient {name}")(partial(_repeated, decorate))
     return group
@@ -42,6 +45,17 @@ def _decorating() -> Group:
 def _repeated(decorate: Callable[[Any], Any], place: Place) -> Any:
     backend = place.backend("memory")
     return lambda _: decorate(backend)
+
+
+def _first_of_its_kind(place: Place) -> Any:
+    backend, numbers = place.backend("memory"), count()
+
+    def decorate(_: int) -> Any:
+        name = f"n{next(numbers)}"
+        function = FunctionType(bare.__code__.replace(co_varnames=(name,)), {})
+        return resilient.cached(f"{{{name}}}", ttl=60, backend=backend)(function)
+
+    return decorate
 
 
 def _job(job: resilient.Job, n: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from resilient.errors import ConfigurationError
@@ -90,9 +91,17 @@ def _number(value: Any, option: str) -> float:
 
 
 def _read(text: str, option: str) -> float:
+    number = _parsed(text)
+    if number is None:
+        raise _refusal(option, text, 'expected a text such as "250ms", "30s", "5m", "1h30m", "7d"')
+    return number
+
+
+@lru_cache(256)  # the same few texts, at each decorated function
+def _parsed(text: str) -> float | None:
     match = _TEXT.fullmatch(text)
     if match is None or not text:
-        raise _refusal(option, text, 'expected a text such as "250ms", "30s", "5m", "1h30m", "7d"')
+        return None
     parts = match.groupdict()
     # Divided once at the end, so that "3ms" is the float nearest to 0.003.
     return sum(float(parts[u]) * ms for u, ms in _MILLISECONDS.items() if parts[u]) / 1000

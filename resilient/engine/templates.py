@@ -194,6 +194,8 @@ _UNREADABLE = (AttributeError, LookupError, TypeError)
 
 
 def _field(text: str) -> Field:
+    if text.isidentifier() and not keyword.iskeyword(text):  # most are, and this is quick
+        return Field(text, text, text)
     match = _FIELD.fullmatch(text)
     words = re.findall(r"(?:^|\.)(\w+)", text)
     if match is None or any(map(keyword.iskeyword, words)):
@@ -283,14 +285,14 @@ def _check_separators(parts: list[str | Field]) -> None:
 
 
 def _escaper(literals: Iterable[str]) -> Callable[[str], str]:
-    return _escaping("".join(literals))
+    separators = "".join(sorted(_separators("".join(literals))))
+    return lambda text: _unsafe(separators).sub(_percent, text)
 
 
 @lru_cache(256)
-def _escaping(literal: str) -> Callable[[str], str]:
-    separators = "".join(sorted(_separators(literal)))
-    unsafe = re.compile(f"[{re.escape(separators)}{_ALWAYS}]")
-    return lambda text: unsafe.sub(_percent, text)
+def _unsafe(separators: str) -> re.Pattern[str]:
+    """What is escaped in values; compiled with the first that has more than letters and digits."""
+    return re.compile(f"[{re.escape(separators)}{_ALWAYS}]")
 
 
 def _percent(match: re.Match[str]) -> str:

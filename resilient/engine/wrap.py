@@ -1,7 +1,7 @@
 """The one place that wraps: every decorated function becomes a plain function of its own signature.
 
-The wrapper is compiled with the parameters of what it wraps (`resilient.engine.signatures`), so the
-interpreter binds the arguments, methods bind as methods do, and `inspect` and type checkers see the
+The wrapper has the parameters of what it wraps (`resilient.engine.signatures`), so the interpreter
+binds the arguments, methods bind as methods do, and `inspect` and type checkers see the
 function that was meant. What a decorator knows about it is its *layer*, which `decorator.of(f)`
 finds anywhere in a stack of decorators.
 """
@@ -182,7 +182,12 @@ def around(
         names["_resilient_drive"] = drive
         body = [f"return {call}"]
     compiled = compile_with_signature(
-        function, body, names, is_async=shape.mode == "async", signature=signature
+        function,
+        body,
+        names,
+        is_async=shape.mode == "async",
+        yields=shape not in PLAIN,
+        signature=signature,
     )
     # Called with other arguments, the function has other parameters than the wrapper.
     return finish(layer, compiled, signature=None if arguments is None else signature)

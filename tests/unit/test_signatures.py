@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import threading
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -113,6 +116,62 @@ def test_a_wrong_call_fails_as_the_function_would() -> None:
         passing(Service.method, print)()
 
     assert str(expected.value) == str(found.value)
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_the_first_call_is_like_any_other(call: int) -> None:
+    """The body is compiled then, and neither what is passed on nor what is wrong differs."""
+    compiled = passing(everything, lambda *a, **k: (a, k))
+    plainly = compiled.__code__
+
+    for _ in range(call):
+        assert compiled(1, 2, 3, 4, d=5, f=6) == ((1, 2, 3, 4), {"d": 5, "e": MARKER, "f": 6})
+        with pytest.raises(TypeError, match="missing"):
+            compiled()
+    assert compiled.__code__ is not plainly
+    assert compiled.__code__.co_varnames[:7] == plainly.co_varnames
+
+
+def test_a_function_that_is_never_called_is_never_compiled() -> None:
+    """A thousand of them are decorated in the time in which some would be compiled."""
+    compiled = compile_with_signature(plain, "return 1 +", {})
+
+    assert inspect.signature(compiled).parameters["b"].default is MARKER
+    with pytest.raises(SyntaxError):
+        compiled(1)
+
+
+def test_many_threads_call_it_for_the_first_time() -> None:
+    """Each gets its answer, by whomever the body was compiled."""
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            compiled = passing(plain, lambda a, b: a)
+            everybody = threading.Barrier(8)
+
+            def one(number: int, call: Any = compiled, wait: Any = everybody.wait) -> Any:
+                wait()
+                return call(number)
+
+            assert list(pool.map(one, range(8))) == list(range(8))
+
+
+def test_a_function_goes_when_nobody_has_it() -> None:
+    """What compiles it does not hold it; it may be gone when the coroutine of a call begins."""
+    compiled = compile_with_signature(plain, "return a", {}, is_async=True)
+    coroutine, gone = compiled(1), weakref.ref(compiled)
+    del compiled
+
+    assert asyncio.run(coroutine) == 1
+    del coroutine
+    assert gone() is None
+
+
+def test_a_generator_function_is_one_from_the_beginning() -> None:
+    """Its code says so, and is compiled at once."""
+    compiled = compile_with_signature(plain, "yield a", {}, yields=True)
+
+    assert inspect.isgeneratorfunction(compiled)
+    assert list(compiled(1)) == [1]
 
 
 def test_name_module_and_form_are_chosen() -> None:
