@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fixtures import Target
+from tests.support.fixtures import Target, everywhere
 from tests.support.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +104,7 @@ def importer(tmp_path: Path) -> Importer:
 
 
 @pytest.mark.process
+@everywhere
 def test_killed_at_random_moments(
     shared_target: Target, tmp_path: Path, undisturbed: tuple[bytes, str]
 ) -> None:

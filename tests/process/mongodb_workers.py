@@ -64,6 +64,6 @@ def increase(url: str, prefix: str, path: str, seconds: float) -> list[int]:
                 with resilient.lock("k", ttl=5, wait=8) as lease:
                     file.write_text(str(int(file.read_text()) + 1))
                     fences.append(lease.fence)
-            except (resilient.BackendError, resilient.LockNotAcquired):
+            except (resilient.BackendError, resilient.LockNotAcquired, resilient.LeaseLost):
                 pass  # the server is away; a release that was not heard is told so, too
     return fences

@@ -14,7 +14,7 @@ import pytest
 import resilient
 from resilient import LocalCache, cached
 from resilient.backends.redis import from_url
-from tests.support.fixtures import Target
+from tests.support.fixtures import Target, everywhere
 from tests.support.modes import Mode
 from tests.support.scale import scaled
 from tests.support.servers import RedisAt, RedisServer
@@ -74,6 +74,7 @@ def test_round_trips_of_a_crowd(mode: Mode, redis_server: RedisAt, prefix: str) 
     assert trips.count <= 0.3 * CROWD
 
 
+@everywhere
 def test_any_of_fifty_waiters_may_be_cancelled(shared_target: Target) -> None:
     """Whoever is cancelled, the first one too: the rest is served, by one execution."""
     chance = random.Random(5)

@@ -12,7 +12,8 @@ import resilient
 from resilient import cached
 from resilient.policies.cached.plan import LEASE
 from tests.process import cached_workers
-from tests.support.fixtures import Target
+from tests.support.fixtures import Target, everywhere
+from tests.support.lateness import Lateness
 from tests.support.modes import ModeName
 from tests.support.processes import group, run_all
 from tests.support.servers import RedisAt, RoundTrips
@@ -81,11 +82,17 @@ def test_cancelled_waiters_cancel_nobody_else(shared_target: Target, tmp_path: P
     """Every third of 30 tasks is cancelled in each of 3 processes; the others get the value."""
     ran = tmp_path / "ran"
     arguments = (shared_target.url, shared_target.prefix, str(ran))
-    expected = ["CancelledError", "value", "value"] * 10
-    assert run_all(cached_workers.some_cancelled, [arguments] * 3) == [expected] * 3
+    with group(cached_workers.some_cancelled, [arguments] * 3) as workers:
+        for worker in workers:
+            worker.wait_for("cancelled")
+        for worker in workers:
+            worker.send()
+        results = [worker.result() for worker in workers]
+    assert results == [["CancelledError", "value", "value"] * 10] * 3
     assert len(lines(ran)) == 1
 
 
+@everywhere
 def test_killed_leader(shared_target: Target) -> None:
     """One other process computes, once: on the same host it need not wait for the lease."""
     arguments = (shared_target.url, shared_target.prefix, ONE_WAY[shared_target.kind])
@@ -107,13 +114,16 @@ def test_killed_leader(shared_target: Target) -> None:
         assert waiting.told("computing") == [], "exactly one more execution"
 
 
+@everywhere
 def test_stopped_leader(shared_target: Target) -> None:
     """One that stands still past its lease is replaced, and what it computed is not stored.
 
-    By one of the others, as soon as its lease is over, within 0.2 s.
+    By one of the others, as soon as its lease is over, within 0.2 s, but for how late threads come
+    to their turns on a busy machine.
     """
     arguments = (shared_target.url, shared_target.prefix, OTHER_WAY[shared_target.kind])
     with (
+        Lateness() as late,
         group(cached_workers.computing, [(*arguments, "old")]) as (leader,),
         group(cached_workers.computing, [(*arguments, answer) for answer in "ab"]) as others,
     ):
@@ -122,10 +132,10 @@ def test_stopped_leader(shared_target: Target) -> None:
         stopped = time.monotonic()
         leader.stop()
         while not any(worker.told("computing") for worker in others):
-            assert time.monotonic() < stopped + LEASE + 2
+            assert time.monotonic() < stopped + LEASE + 10
             time.sleep(0.01)
         successor, waiting = sorted(others, key=lambda worker: not worker.told("computing"))
-        assert successor.told("computing")[0] - stopped <= LEASE + 0.2
+        beyond = successor.told("computing")[0] - stopped - LEASE
         successor.send()
         fresh = successor.result()[0]
         assert waiting.result()[0] == fresh
@@ -136,8 +146,10 @@ def test_stopped_leader(shared_target: Target) -> None:
         with resilient.using(shared_target.url, prefix=shared_target.prefix):
             f = cached(ttl=60, namespace=cached_workers.NAMESPACE, tags=("tag",))(lambda: "later")
             assert cached.of(f).peek() == fresh
+    assert beyond <= 0.2 + 5 * late.seconds
 
 
+@everywhere
 @pytest.mark.parametrize("how", ["invalidate", "tag", "clear"])
 def test_invalidated_from_elsewhere_while_computing(shared_target: Target, how: str) -> None:
     """What one process computes is not stored if another one invalidates it meanwhile."""
@@ -189,6 +201,7 @@ def test_other_processes_hear_of_invalidations(shared_target: Target, tmp_path: 
             assert max(delays) < 1.0
 
 
+@everywhere
 def test_fork(shared_target: Target) -> None:
     """A forked child uses none of its parent's connections, and hears and is heard."""
     [result] = run_all(

@@ -15,7 +15,7 @@ import resilient
 from resilient import checkpointed
 from resilient.testing import kill_at_random
 from tests.process import checkpointed_workers as workers
-from tests.support.fixtures import TARGETS, Target, alternating
+from tests.support.fixtures import EVERYWHERE, Target, alternating, everywhere
 from tests.support.jobs import each
 from tests.support.modes import Mode
 from tests.support.processes import Worker, group
@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 
 @pytest.mark.slow
+@everywhere
 def test_a_hundred_kills_lose_nothing(shared_target: Target, tmp_path: Path) -> None:
     """100 SIGKILLs in 10,000 items: the same state and order, 0 lost, at most `every` redone each.
 
@@ -88,6 +89,7 @@ def interrupted_runs(target: Target, effects: Path, kills: int, slower: int) -> 
 
 
 @pytest.mark.slow
+@everywhere
 def test_a_map_that_is_killed_loses_nothing(shared_target: Target, tmp_path: Path) -> None:
     """8 workers, 30 SIGKILLs: the same results, 0 lost, at most 8 calls made again for a kill."""
     kills = scaled(30, least=5)
@@ -117,7 +119,7 @@ def test_a_map_that_is_killed_loses_nothing(shared_target: Target, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("shared_target", "kind"),
-    list(zip(TARGETS, cycle(["postgresql", "sqlite"]), strict=False)),
+    list(zip(EVERYWHERE, cycle(["postgresql", "sqlite"]), strict=False)),
     indirect=["shared_target"],
 )
 def test_kills_in_transaction_mode_redo_nothing(
@@ -199,6 +201,7 @@ def after_standing_still(first: Worker, target: Target) -> str:
     return str(outcome)
 
 
+@everywhere
 def test_a_forked_child_leaves_the_job_alone(shared_target: Target) -> None:
     """The child is stale, and its unwinding does not end the parent's run."""
     with group(workers.fork_inside, [(shared_target.url, shared_target.prefix)]) as (worker,):

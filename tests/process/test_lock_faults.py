@@ -16,7 +16,7 @@ import resilient
 from resilient.engine import clock
 from resilient.testing.faults import FaultProxy
 from tests.process import lock_fault_workers as workers
-from tests.support.fixtures import Target
+from tests.support.fixtures import Target, everywhere
 from tests.support.modes import Mode
 from tests.support.processes import Worker, group
 from tests.support.scale import scaled
@@ -77,6 +77,7 @@ def test_a_holder_that_stood_still_writes_nothing(
         assert statistics.median(took) < 0.5
 
 
+@everywhere
 def test_a_stopped_waiter_holds_nobody_up(shared_target: Target) -> None:
     """Whoever stands behind a waiter that stands still gets the lock, long before it goes on."""
     url, prefix = shared_target.url, shared_target.prefix

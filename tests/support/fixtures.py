@@ -6,7 +6,7 @@ import gc
 import os
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -18,6 +18,7 @@ from tests.support.clusters import Cluster, redis_cluster
 from tests.support.modes import Mode, ModeName
 from tests.support.mongodb import MongoAt, mongo_server
 from tests.support.postgres import PostgresAt, postgres_server
+from tests.support.sentinels import Sentinels, sentinels
 from tests.support.servers import Flavour, RedisAt, RedisServer, flavours, redis_server
 
 if TYPE_CHECKING:
@@ -33,9 +34,13 @@ EXTERNAL_POSTGRES = os.environ.get("POSTGRES_URL")
 """The same for PostgreSQL: tests make databases of their own there."""
 EXTERNAL_MONGODB = os.environ.get("MONGODB_URI")
 """The same for MongoDB."""
-TARGETS = os.environ.get("RESILIENT_TARGETS", "sqlite,redis").split(",")
-"""On which backends those tests run that run once for each: `sqlite`, `redis`, `postgres`,
-`mongodb`."""
+SHARED = ["sqlite", "redis", "postgres", "mongodb"]
+"""The kinds of backends that processes share."""
+CHOSEN = os.environ.get("RESILIENT_TARGETS")
+EVERYWHERE = CHOSEN.split(",") if CHOSEN else SHARED
+"""On which of them those tests run that run once for each."""
+TARGETS = CHOSEN.split(",") if CHOSEN else SHARED[:2]
+"""On which of them those run of which the others take long, or which two of them show."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,13 @@ def _redis_cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(scope="session", name="redis_sentinels")
+def _redis_sentinels() -> Iterator[Sentinels]:
+    """A primary with a replica and sentinels for all tests that do no harm to them."""
+    with sentinels() as group:
+        yield group
+
+
 @pytest.fixture
 def private_redis() -> Iterator[RedisServer]:
     """A server of this test's own, to be killed, paused and restarted; it keeps what it has."""
@@ -233,12 +245,16 @@ def every_target(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) ->
 
 @pytest.fixture(params=TARGETS)
 def shared_target(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Target:
-    """Each backend that several processes can share, empty."""
+    """Each backend that several processes can share, empty: some, unless `everywhere`."""
     return _target(request.param, request, tmp_path, prefix)
 
 
-def alternating(first: ModeName) -> pytest.MarkDecorator:
+everywhere = pytest.mark.parametrize("shared_target", EVERYWHERE, indirect=True)
+"""For tests of `shared_target` that run on all of them each time."""
+
+
+def alternating(first: ModeName, targets: Sequence[str] = EVERYWHERE) -> pytest.MarkDecorator:
     """For slow tests of `shared_target` and `mode`: each backend once, the first in this mode."""
     second = "async" if first == "sync" else "sync"
-    pairs = list(zip(TARGETS, cycle([first, second]), strict=False))
+    pairs = list(zip(targets, cycle([first, second]), strict=False))
     return pytest.mark.parametrize(("shared_target", "mode"), pairs, indirect=True)
