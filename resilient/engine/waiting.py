@@ -76,7 +76,13 @@ class Receiver(Contest[A], Protocol[A]):
 
 
 async def obtained(
-    contest: Contest[A], hub: Hub, wait: float | None, began: float, *, budget: float = BUDGET
+    contest: Contest[A],
+    hub: Hub,
+    wait: float | None,
+    began: float,
+    *,
+    budget: float = BUDGET,
+    outlasts: bool = False,
 ) -> tuple[float, A]:
     """Ask until it is not busy: when the successful request was sent, and its answer.
 
@@ -86,13 +92,15 @@ async def obtained(
         wait: Seconds to wait for other holders; 0: try once; `None`: no limit.
         began: The local time before the first request.
         budget: Seconds for which one attempt is asked again after transient errors.
+        outlasts: Whether who has found it held goes on through transient errors for as long as it
+            waits: what it waits for is not lost by them.
 
     Raises:
         Rejected: It was busy for as long as `wait`; the contest's own refusal.
     """
     if wait != 0 and hub.is_crowded(began):
         wait = math.inf if wait is None else wait
-        return await queued(contest, hub, wait, budget=budget, crowded=True)
+        return await queued(contest, hub, wait, budget=budget, outlasts=outlasts, crowded=True)
     # As `tried`, without one more coroutine: this is the way of almost every call.
     try:
         answer = await contest.ask(None)
@@ -108,7 +116,8 @@ async def obtained(
         return began, answer
     if wait == 0:
         raise contest.refusal(answer, 0.0)
-    return await queued(contest, hub, math.inf if wait is None else wait, budget=budget)
+    wait = math.inf if wait is None else wait
+    return await queued(contest, hub, wait, budget=budget, outlasts=outlasts)
 
 
 async def tried(contest: Contest[A], began: float, *, budget: float = BUDGET) -> tuple[float, A]:
@@ -149,6 +158,7 @@ async def queued(
     wait: float,
     *,
     budget: float = BUDGET,
+    outlasts: bool = False,
     crowded: bool = False,
 ) -> tuple[float, A]:
     """Register as a waiter, and ask whenever it is woken, until it is not busy.
@@ -163,9 +173,10 @@ async def queued(
     patience = min(recheck, getattr(contest, "patience", math.inf))
     next_look = min(patience, getattr(contest, "glance", math.inf))
     alive = crowded and next_look < patience
+    until = -math.inf
     try:
         while True:
-            began, answer = await _asked(contest, address, budget)
+            began, answer = await _asked(contest, address, budget, until)
             if not alive:
                 began, answer = await _without_the_dead(contest, address, began, answer)
             alive = False
@@ -174,6 +185,8 @@ async def queued(
             waited = await NOW - start
             if waited >= wait:
                 raise contest.refusal(answer, waited)
+            if outlasts:  # only now: a server that is away from the first is not waited for
+                until = start + wait
             hub.waited = began
             left = _ttl(answer) + EXPIRY_SLACK
             pause = min(wait - waited, left, next_look)
@@ -213,14 +226,18 @@ def _received(contest: Contest[A], waiter: GiftedWaiter, answer: A) -> A | None:
     return receiver.received(gift, answer)
 
 
-async def _asked(contest: Contest[A], waiter: str | None, budget: float) -> tuple[float, A]:
-    """Try once, and again after a lost reply; the deadline counts from `began`."""
+async def _asked(
+    contest: Contest[A], waiter: str | None, budget: float, until: float
+) -> tuple[float, A]:
+    """Try once, and again after a lost reply, at least until then; a lease's deadline counts from
+    the moment of the attempt that succeeded.
+    """
     began = await NOW
     try:
         answer = await contest.ask(waiter)
     except BackendError as error:
         ask = partial(_attempt, contest, waiter)
-        began, answer = await asked_again(error, ask, until=began + budget)
+        began, answer = await asked_again(error, ask, until=max(began + budget, until))
     return began, answer
 
 

@@ -235,7 +235,6 @@ def test_lost_replies_leave_no_orphan_and_no_false_loss(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["async"], indirect=True)
 def test_a_black_hole_leaves_no_orphan(redis_server: RedisAt, prefix: str, mode: Mode) -> None:
     """Silence during acquire, renew and release: an error or success, and nothing left behind."""
     with (

@@ -145,3 +145,19 @@ def test_a_lease_is_freed_at_once(mode: Mode) -> None:
         mode.call(locked, 1)
     assert seen
     assert [each() for each in seen if each() is not None] == []
+
+
+def test_the_leases_of_several_locks_are_freed_at_once(mode: Mode) -> None:
+    """They were given back, and nobody is to be told of their loss any more."""
+    seen: list[Any] = []
+
+    def several() -> None:
+        with resilient.lock_all("a", "b", on_lost=print) as leases:
+            seen.append(ref(leases))
+
+    async def aseveral() -> None:
+        async with resilient.lock_all("a", "b", on_lost=print) as leases:
+            seen.append(ref(leases))
+
+    mode.call(aseveral if mode.is_async else several)
+    assert [each() for each in seen] == [None]

@@ -1,17 +1,20 @@
-"""A lock that is handed over: what comes with the wake-up may be too old to be true."""
+"""Waiting for a lock: what comes with a wake-up may be too old, and the server may be away."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import pytest
 
 import resilient
-from resilient import lock
+from resilient import BackendError, distributed_lock, lock
 from resilient.engine.clock import ManualClock, installed
+from tests.support.modes import Mode
 
 PATIENCE = 20.0
 """Seconds that a waiter waits for a signal before the clock moves by itself: never, here."""
@@ -85,3 +88,55 @@ def test_a_late_gift_that_is_still_held_is_kept(store: Any, clock: ManualClock) 
         assert 29 < left <= 30
 
     asyncio.run(main())
+
+
+# --- the server is away
+
+
+def away_for(
+    seconds: float, after: int, backend: Any, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Have attempts to take a lock fail for so many seconds from now, but for the first ones."""
+    acquire, until, attempts = backend.locks.acquire, clock.now() + seconds, count(1)
+
+    async def failing(key: str, **options: Any) -> Any:
+        if next(attempts) > after and clock.now() < until:
+            raise BackendError("the server is away")
+        return await acquire(key, **options)
+
+    monkeypatch.setattr(backend.locks, "acquire", failing)
+
+
+@pytest.mark.parametrize(
+    ("wait", "after", "granted", "least", "most"),
+    [
+        pytest.param(30, 2, True, 6, 30, id="waits for long enough"),
+        pytest.param(None, 2, True, 6, 30, id="waits for ever"),
+        pytest.param(3, 2, False, 3, 6, id="waits for less"),
+        pytest.param(30, 0, False, 2, 4, id="away from the first"),
+    ],
+)
+def test_who_waits_outlasts_an_outage(
+    mode: Mode,
+    monkeypatch: pytest.MonkeyPatch,
+    wait: float | None,
+    after: int,
+    granted: bool,
+    least: float,
+    most: float,
+) -> None:
+    """Six seconds without a server: `wait=` says for how long somebody who waits is patient."""
+    clock = ManualClock(patience=0.001)
+    with installed(clock), resilient.using("memory://") as backend:
+        backend.sync.locks.acquire("k", owner="first", ttl=5)
+        began = clock.now()
+        away_for(6, after, backend, clock, monkeypatch)
+
+        async def body() -> None:
+            pass
+
+        locked = mode.decorate(distributed_lock("k", wait=wait), body)
+        with contextlib.nullcontext() if granted else pytest.raises(BackendError):
+            mode.call(locked)
+        assert least <= clock.now() - began < most
+        assert backend.sync.locks.holder("k") is None or not granted

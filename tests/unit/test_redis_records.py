@@ -12,6 +12,7 @@ from resilient.backends.redis import RedisBackend, from_url
 from resilient.engine.drivers.sync import drive
 from resilient.errors import ConfigurationError
 from resilient.protocols.circuits import CircuitRules, CircuitState
+from resilient.protocols.locks import LOCK, LockMode, semaphore_of
 from resilient.protocols.values import Encoded
 from tests.support.servers import RedisAt, RedisServer
 
@@ -61,6 +62,20 @@ def test_a_queue_of_the_dead_leaves_nothing(
         assert (client.zcard(queue), wanted(client.hkeys(memory))) == (1, 1)
         drive(locks.release("k", owner="ann"))
         assert (client.exists(queue), wanted(client.hkeys(memory))) == (0, 0)
+
+
+@pytest.mark.parametrize("mode", [LOCK, semaphore_of(3)], ids=["lock", "semaphore"])
+def test_the_memory_of_a_lock_outlives_every_hold(
+    backend: RedisBackend, every_redis: RedisAt, prefix: str, mode: LockMode
+) -> None:
+    """Each renewal has it live for longer, so that the next fence is larger than this one."""
+    locks = backend.require("locks")
+    with every_redis.client() as client:
+        drive(locks.acquire("k", ttl=60, owner="ann", mode=mode))
+        (memory,) = client.keys(f"*{prefix}*:memory")
+        client.pexpire(memory, 60_000)  # held for almost as long as it lives
+        assert drive(locks.renew("k", owner="ann", ttl=60, mode=mode))
+        assert client.pttl(memory) > 86_400_000
 
 
 def wanted(fields: Any) -> int:

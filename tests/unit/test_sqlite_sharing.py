@@ -314,6 +314,28 @@ def test_a_listener_that_fails_ends_nothing(
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_an_error_that_nobody_foresaw_ends_nothing(
+    pair: tuple[SqliteBackend, SqliteBackend],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is logged, everybody looks by itself meanwhile, and later signals are heard again."""
+    monkeypatch.setattr("resilient.backends.sqlite.signals.TROUBLE", 0.01)
+    here, there = pair
+    heard: list[str | None] = []
+    here.hub.listen("cache", heard.append)
+    signals: Any = here._transport._signals
+    with monkeypatch.context() as broken:
+        broken.setattr(signals, "_look", lambda: 1 / 0)
+        waiter = Waiting(here, "w")
+        until(waiter.event.is_set)
+        assert None in heard
+    cache: Any = there.cache
+    drive(cache.delete("a"))
+    until(lambda: heard[-1] == "a")
+    assert "ZeroDivisionError" in caplog.text
+
+
 # --- forks
 
 

@@ -136,9 +136,13 @@ class SqliteSignals(Forkable):
         while self._thread is me:
             try:
                 heard = self._look()
-            except (sqlite3.Error, ResilientError, OSError) as error:
-                log.warning("signals of %s are not heard: %s", self._database.path, error)
+            except Exception as error:
                 pause = TROUBLE
+                if isinstance(error, (sqlite3.Error, ResilientError, OSError)):
+                    log.warning("signals of %s are not heard: %s", self._database.path, error)
+                else:  # what nobody has thought of: until it is over, everybody looks by itself
+                    log.exception("signals of %s are not heard", self._database.path)
+                    self._tell(hub, Heard([], gap=True))
             else:
                 pause = self._pause(hub, pause if heard is NOTHING else SHORTEST)
                 self._tell(hub, heard)

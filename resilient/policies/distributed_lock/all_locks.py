@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
+from weakref import ref
 
 from resilient.engine.block import Block
 from resilient.engine.guard import current
@@ -12,7 +14,7 @@ from resilient.engine.plan import ENTRY, NOW, Body, Plan, Together
 from resilient.errors import ConfigurationError, LeaseLost
 from resilient.policies.distributed_lock.leases import AsyncLease, HeldLock, LockLease
 from resilient.policies.distributed_lock.lock import named
-from resilient.policies.distributed_lock.plan import acquired, note_of, report
+from resilient.policies.distributed_lock.plan import acquired, note_of, report, told
 from resilient.policies.distributed_lock.settings import LockOptions, Settings, settings_of
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ __all__ = ["AllLocks", "HeldLocks", "lock_all"]
 class HeldLocks:
     """The holds on several locks, lost as soon as one of them is."""
 
-    __slots__ = ("_leases",)
+    __slots__ = ("__weakref__", "_leases")
 
     def __init__(self, leases: list[HeldLock]) -> None:
         self._leases = leases
@@ -129,7 +131,7 @@ async def all_guarded(settings: Settings, keys: tuple[str, ...]) -> Any:
             lease.keep()
             current.set(lease)
         if callable(on_lost):
-            held.when_lost(lambda: on_lost(held))
+            held.when_lost(partial(told, on_lost, ref(held)))
         held.check()  # the first may have been lost while the last was waited for
         answer = await Body(held, held, cancel=on_lost == "cancel")
     except BaseException as error:

@@ -20,7 +20,7 @@ from resilient.protocols.locks import HANDED_OVER, Grant, Held, LockStore
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
 
-__all__ = ["adopted", "guarded", "held", "note_of", "refused", "unprotected"]
+__all__ = ["adopted", "guarded", "held", "note_of", "refused", "told", "unprotected"]
 
 
 async def guarded(settings: Settings, key: str) -> Any:
@@ -77,8 +77,8 @@ async def held(settings: Settings, lease: HeldLock) -> Any:
     return answer
 
 
-def told(on_lost: Callable[[Any], object], lease: ref[HeldLock]) -> None:
-    """Call a user's function with the lease that tells of its loss, and so is there."""
+def told(on_lost: Callable[[Any], object], lease: ref[Any]) -> None:
+    """Call a user's function with what tells of its loss, and so is there."""
     on_lost(lease())
 
 
@@ -101,7 +101,8 @@ async def acquired(settings: Settings, backend: Backend, key: str) -> HeldLock:
     if settings.reentrant and (mine := entered(settings, store, key, caller)) is not None:
         return mine
     contest = LockContest(settings, store, key, owner, note_of(caller))
-    began, grant = await obtained(contest, backend.hub, settings.wait, began)
+    outlasts = not settings.unguarded
+    began, grant = await obtained(contest, backend.hub, settings.wait, began, outlasts=outlasts)
     assert type(grant) is Grant
     return settings.lease(settings, backend, key, grant, began, caller)
 

@@ -192,6 +192,7 @@ end
 
 -- Have this owner, who holds it, do so for so many milliseconds from now.
 local function hold_on(k, owner, ttl)
+  redis.call('PEXPIRE', k[2], MEMORY_LIVES)  -- however long it is held
   if redis.call('HGET', k[1], 'owner') == owner then
     redis.call('HSET', k[1], 'ttl', digits(ttl))
     redis.call('PEXPIRE', k[1], ttl)
