@@ -7,7 +7,6 @@ import functools
 import inspect
 import subprocess
 import sys
-import timeit
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -379,20 +378,3 @@ call()
 assert "tenacity" in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
-
-
-@pytest.mark.timing
-def test_a_success_costs_little() -> None:
-    """At most ten bare calls, minima of many runs, by the real clock."""
-    from resilient.engine.clock import SystemClock
-
-    def bare(n: int) -> int:
-        return n
-
-    retried = retry(on=ConnectionError)(bare)
-
-    def cost(function: Callable[[int], int]) -> float:
-        return min(timeit.repeat("f(1)", globals={"f": function}, number=20_000, repeat=15))
-
-    with installed(SystemClock()):
-        assert cost(retried) <= 10 * cost(bare)
