@@ -54,7 +54,7 @@ class MemoryBackend(TransactionalBackend):
     def __init__(self, *, prefix: str = "") -> None:
         self.prefix = prefix
         signals = MemorySignals()
-        super().__init__("memory://", MemoryStore(signals), source=signals)
+        super().__init__("memory://", MemoryStore(signals), source=signals, serial=True)
 
 
 def from_url(url: str, *, prefix: str = "") -> MemoryBackend:

@@ -235,11 +235,16 @@ def compile_fingerprint(
     def identity(value: Any) -> Any:
         return value if _says_what_it_is(value) else None
 
-    always = None if chosen else _digest(title + _canonical(()))
-
     def fingerprint(values: tuple[Any, ...]) -> str:
-        return always or _digest(title + _named_canonical(chosen, values, where))
+        return _digest(title + _named_canonical(chosen, values, where))
 
+    if not chosen:  # then it is the same for every call
+        return compile_with_signature(
+            function,
+            f"return {RESERVED}fingerprint",
+            {f"{RESERVED}fingerprint": fingerprint(())},
+            signature=signature,
+        )
     return compile_with_signature(
         function,
         f"return {RESERVED}fingerprint({_tuple(terms)})",

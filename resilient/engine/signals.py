@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from resilient.engine.identity import new_owner
 from resilient.protocols.signals import Follower, SignalSource, TrackingSource
 
-__all__ = ["CHANGES", "GiftedWaiter", "Hub", "Listener", "Waiter"]
+__all__ = ["CHANGES", "CROWDED", "GiftedWaiter", "Hub", "Listener", "Waiter"]
 
 POLL = 0.05
 """Seconds between two looks where a backend has no source of signals."""
@@ -71,8 +71,8 @@ class Hub:
         self.is_deaf = False
         self._doubters: list[Listener] = []
         self._lock = threading.Lock()
-        self.waited = -math.inf
-        """When somebody here began to wait last, on the local clock."""
+        self.crowded_until = -math.inf
+        """On the local clock: who asks before that had better register at once, a trip fewer."""
 
     @property
     def has_source(self) -> bool:
@@ -83,10 +83,6 @@ class Hub:
     def recheck(self) -> float:
         """Seconds after which a waiter looks by itself."""
         return RECHECK if self.has_source else POLL
-
-    def is_crowded(self, now: float) -> bool:
-        """Whether who asks now had better register as a waiter at once: a trip fewer."""
-        return now - self.waited < CROWDED
 
     def start(self) -> None:
         """Have the source listen; on return it hears everything sent from now on."""

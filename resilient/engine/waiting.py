@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NOW, IsDead, Listen, Plan, Sleep, Wait, shielded
-from resilient.engine.signals import POLL, Hub
+from resilient.engine.signals import CROWDED, POLL, Hub
 from resilient.errors import BackendError, Rejected
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ async def obtained(
     Raises:
         Rejected: It was busy for as long as `wait`; the contest's own refusal.
     """
-    if wait != 0 and hub.is_crowded(began):
+    if wait != 0 and began < hub.crowded_until:
         wait = math.inf if wait is None else wait
         return await queued(contest, hub, wait, budget=budget, outlasts=outlasts, crowded=True)
     # As `tried`, without one more coroutine: this is the way of almost every call.
@@ -187,7 +187,7 @@ async def queued(
                 raise contest.refusal(answer, waited)
             if outlasts:  # only now: a server that is away from the first is not waited for
                 until = start + wait
-            hub.waited = began
+            hub.crowded_until = began + CROWDED
             left = _ttl(answer) + EXPIRY_SLACK
             pause = min(wait - waited, left, next_look)
             next_look = patience

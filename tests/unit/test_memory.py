@@ -14,12 +14,13 @@ import pytest
 from resilient.backends.memory import MemoryBackend, MemoryStore, from_url
 from resilient.engine.clock import ManualClock, installed
 from resilient.engine.drivers.sync import drive
-from resilient.engine.transactional import Transaction
+from resilient.engine.transactional import Record, Transaction
 from resilient.engine.transactional.locks import LOCKS, Holder, Lock
 from resilient.errors import ConfigurationError
 from resilient.protocols.cache import Leased
 from resilient.protocols.checkpoints import Started
 from resilient.protocols.circuits import CircuitRules, CircuitState, Verdict
+from resilient.protocols.idempotency import Claimed, Completed
 from resilient.protocols.locks import Grant, Held
 from resilient.protocols.values import Encoded
 
@@ -467,3 +468,37 @@ def test_generations_are_never_used_again(backend: MemoryBackend) -> None:
         seen.append(drive(circuits.record("c", rules=RULES, outcomes="111")).generation)
         drive(circuits.delete("c"))
     assert seen == sorted(set(seen))
+
+
+def test_a_claim_is_one_transaction(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading first, whether the call was made before, would save no writer anything here."""
+    store = store_of(backend)
+    transactions: list[Any] = []
+    change = store.change
+
+    def counted(work: Any) -> Any:
+        transactions.append(work)
+        return change(work)
+
+    monkeypatch.setattr(store, "change", counted)
+    calls = backend.sync.idempotency
+    assert isinstance(calls.claim("k", owner="a", lease=30, ttl=60), Claimed)
+    assert calls.complete("k", owner="a", result=7, ttl=60)
+    assert isinstance(calls.claim("k", owner="b", lease=30, ttl=60), Completed)
+    assert len(transactions) == 3
+
+
+def test_the_garbage_collector_sees_no_records(backend: MemoryBackend) -> None:
+    """However much is stored: its passes take no longer for it."""
+    for n in range(100):
+        acquire(backend, f"k{n}", "owner")
+    gc.collect()
+    seen = [each for each in gc.get_objects() if isinstance(each, Record)]
+    entries = [
+        entry for records in store_of(backend)._tables.values() for entry in records.values()
+    ]
+    assert len(entries) == 100
+    assert seen == []
+    assert not any(map(gc.is_tracked, entries))

@@ -24,6 +24,8 @@ class TransactionalBackend(Backend):
             `wake` and `publish` may do nothing.
         modes: The kinds of callers that it serves; a store that suspends on an event loop serves
             `"async"` only.
+        serial: Whether its reads wait for its writers as these do: then nothing is looked up by a
+            read first that the change would look up again.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class TransactionalBackend(Backend):
         *,
         source: SignalSource | None = None,
         modes: frozenset[Mode] = BOTH_MODES,
+        serial: bool = False,
     ) -> None:
         guarded = GuardedStore(store)
         super().__init__(
@@ -40,7 +43,7 @@ class TransactionalBackend(Backend):
             locks=TransactionalLocks(store),
             circuits=TransactionalCircuits(store, self._record_ttl),
             cache=TransactionalCache(guarded, self._record_ttl),
-            idempotency=TransactionalIdempotency(guarded),
+            idempotency=TransactionalIdempotency(guarded, reads_first=not serial),
             checkpoints=TransactionalCheckpoints(guarded, self._record_ttl),
             source=source,
             modes=modes,

@@ -50,10 +50,17 @@ Answer = Claimed | InProgress | Completed | Mismatch | Unknown
 
 
 class TransactionalIdempotency:
-    """`IdempotencyStore` (`resilient.protocols.idempotency`) over any store with transactions."""
+    """`IdempotencyStore` (`resilient.protocols.idempotency`) over any store with transactions.
 
-    def __init__(self, store: TransactionalStore) -> None:
+    Args:
+        store: Where the calls are kept.
+        reads_first: Whether a claim looks for an outcome to be replayed before it is made: a
+            replay is then in the way of no writer.
+    """
+
+    def __init__(self, store: TransactionalStore, *, reads_first: bool = True) -> None:
         self._store = store
+        self._reads_first = reads_first
 
     async def claim(
         self,
@@ -67,10 +74,10 @@ class TransactionalIdempotency:
         takeover: bool = True,
     ) -> Answer:
         """Claim the call if nobody has, or if the owner's lease has run out."""
-        # A replay only reads: in the way of no writer.
-        answer = await self._store.read(lambda tx: replay(tx, key, fingerprint))
-        if answer is not None:
-            return answer
+        if self._reads_first:
+            answer = await self._store.read(lambda tx: replay(tx, key, fingerprint))
+            if answer is not None:
+                return answer
         return await self._store.change(
             lambda tx: claim(tx, key, owner, lease, ttl, fingerprint, waiter, takeover)
         )

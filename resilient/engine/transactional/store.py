@@ -20,11 +20,14 @@ __all__ = ["GuardedStore", "Record", "Table", "Transaction", "TransactionalStore
 T = TypeVar("T")
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True):
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a table holds. Memory keeps the object, others its msgpack form: a list of its fields.
 
     A later version of a record only appends fields, with defaults: so it reads what an earlier one
     wrote, and an earlier one ignores what it does not know.
+
+    Nothing in it refers back to it: so the garbage collector need not look at it, however many
+    there are.
     """
 
 

@@ -11,7 +11,7 @@ from resilient.engine.lease import Lease
 from resilient.engine.persistence import asked_again
 from resilient.engine.plan import Plan
 from resilient.errors import BackendError, StaleRunner
-from resilient.protocols.checkpoints import Running
+from resilient.protocols.checkpoints import CheckpointStore, Running
 
 __all__ = ["RunnerLease"]
 
@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 class RunnerLease(Lease):
     """A runner's hold on its job."""
+
+    store: CheckpointStore
 
     async def insisted(self, ask: Callable[[], Plan[T]], until: float | None = None) -> T:
         """Ask, again after lost replies: for as long as it lasts, or until then."""

@@ -222,9 +222,7 @@ class JobContest:
         settings, backend, task = self._settings, self._backend, self.task
         fence, store, heartbeat = started.fence, self._store, backend.heartbeat
         lease = RunnerLease("job", task, self.owner, fence, settings.lease, began, store, heartbeat)
-        return Run(
-            settings, task, store, lease, self._ttl, started.attempt, backend.prefix, started.life
-        )
+        return Run(settings, task, lease, self._ttl, started.attempt, backend.prefix, started.life)
 
     def ask(self, waiter: str | None) -> Plan[Answer]:
         """Try once."""

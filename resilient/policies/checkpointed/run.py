@@ -31,7 +31,7 @@ from resilient.policies.checkpointed.results import stored
 from resilient.policies.checkpointed.steps import Steps
 from resilient.policies.checkpointed.turn import Turn
 from resilient.policies.checkpointed.versions import refuse_version, state_of
-from resilient.protocols.checkpoints import CheckpointStore, Started
+from resilient.protocols.checkpoints import Started
 from resilient.protocols.values import Encoded
 
 if TYPE_CHECKING:
@@ -53,13 +53,12 @@ LOOK_EVERY = 1.0
 
 
 class Run:
-    """One run of a job; without a store and a lease, one of which nothing is kept.
+    """One run of a job; without a lease, one of which nothing is kept.
 
     Attributes:
         settings: The options of the job's function.
         task: The job's key.
-        store: Where it is saved.
-        lease: Under which the job is run.
+        lease: Under which the job is run; its store is where that is saved.
         ttl: Seconds for which what is saved is kept.
         attempt: 1 in the first run of the job.
         scope: What tells it from jobs of its name in other tenants.
@@ -89,7 +88,6 @@ class Run:
         self,
         settings: Settings,
         task: str,
-        store: CheckpointStore | None = None,
         lease: RunnerLease | None = None,
         ttl: float = 0.0,
         attempt: int = 1,
@@ -99,6 +97,7 @@ class Run:
         self.settings = settings
         self.task = task
         self.lease = lease
+        self.ttl = ttl
         self.attempt = attempt
         self.scope = scope
         self.life = life
@@ -107,8 +106,6 @@ class Run:
         self._whole: Place | None = Place(self, here.get())
         self._whole.is_open = True
         self._job: ref[AnyJob] | None = None
-        self.store = store
-        self.ttl = ttl
         if lease is not None:
             self._look_due = clock.now() + LOOK_EVERY
         self.known: dict[str, Encoded] = {}
@@ -281,7 +278,7 @@ class Run:
 
     async def save_due(self, *, always: bool = False) -> None:
         """Save, unless another task of the body has just done so."""
-        if self.store is None:
+        if self.lease is None:
             return
         await self._turn.take()
         try:
@@ -296,17 +293,18 @@ class Run:
             self._display.close(self.progress())
         while self.ledgers:  # of loops that were left by `break`
             await self.ledgers[0].end()
-        if self.store is None or self.lease is None:
+        lease = self.lease
+        if lease is None:
             return
-        if self.lease.inherited:
-            raise self.lease.error()
+        if lease.inherited:
+            raise lease.error()
         if self.unsaved or self._label is not None or self._differs_from_saved():
             await self.save_due(always=True)
         result, _ = stored(self.settings.result, answer)
-        self.lease.drop()  # first, so that no renewal outlives the run
-        ask = partial(self.store.finish, self.task, result, fence=self.lease.fence, ttl=self.ttl)
+        lease.drop()  # first, so that no renewal outlives the run
+        ask = partial(lease.store.finish, self.task, result, fence=lease.fence, ttl=self.ttl)
         try:
-            accepted = await self.lease.insisted(ask)
+            accepted = await lease.insisted(ask)
         except BackendError as error:
             error.add_note(
                 f"the job {self.task!r} has run to its end, but its result could not be stored: "
@@ -314,7 +312,7 @@ class Run:
             )
             raise
         if not accepted:
-            raise self.lease.refused()
+            raise lease.refused()
 
     async def abandon(self, error: BaseException) -> None:
         """Save what is done, and let the next runner start at once."""
@@ -323,7 +321,7 @@ class Run:
         for ledger in [*self.ledgers]:
             with suppress(Exception):  # whatever the user's driver says: it is not committed
                 await ledger.roll_back()
-        if self.store is None or self.lease is None:
+        if self.lease is None:
             return
         try:
             if not self.lease.lost and self._is_dirty and self._boundary is not None:
@@ -335,12 +333,12 @@ class Run:
             self.lease.drop()
             if not self.lease.inherited:
                 with suppress(BackendError):
-                    await self.store.stop(self.task, owner=self.lease.owner)
+                    await self.lease.store.stop(self.task, owner=self.lease.owner)
 
     def close(self) -> None:
         """It is over: leave no cycle behind, which only the garbage collector would free."""
-        whole, self._whole = self.whole, None
-        if whole.loops:
+        whole, self._whole = self._whole, None
+        if whole is not None and whole.loops:
             self._at_end = progress_over(whole.loops.values(), self._meter)
             whole.clear()
 
@@ -353,13 +351,12 @@ class Run:
         until: float | None = None,
     ) -> None:
         """Save this state, and with it where the loops are now."""
-        assert self.store is not None
         assert self.lease is not None
         settings, count = self.settings, self.unsaved
         version = settings.version if version is None else version
         progress = self.progress()
         ask = partial(
-            self.store.save,
+            self.lease.store.save,
             self.task,
             Record(
                 version, self.whole.stored(), state, progress.rate, settings.code.digest

@@ -35,17 +35,17 @@ class Steps:
         run = self._run
         if (known := run.known.get(name)) is not None:
             return opened(codec, known, run.task, name)
-        if run.store is None or run.lease is None:
+        lease = run.lease
+        if lease is None:
             return await _attempted(retries)
-        run.lease.check()
+        lease.check()
         await run.settle_left()
         await run.look()
         answer = await (_attempted(retries) if retries else Body())
         value = _stored(run.task, name, codec, answer)
-        fence = run.lease.fence
-        ask = partial(run.store.step, run.task, name, value, fence=fence, ttl=run.ttl)
-        if not await run.lease.insisted(ask):
-            raise run.lease.refused()
+        ask = partial(lease.store.step, run.task, name, value, fence=lease.fence, ttl=run.ttl)
+        if not await lease.insisted(ask):
+            raise lease.refused()
         run.known[name] = value
         return answer
 
