@@ -56,6 +56,8 @@ class TestCheckpoints(RedisSentinel, CheckpointConformance):
 class TestProcesses(ProcessConformance):
     """Processes that share a primary."""
 
+    newcomers = 4  # nothing is made
+
     @pytest.fixture(autouse=True)
     def _behind_sentinels(self, redis_sentinels: Sentinels) -> None:
         self._url = redis_sentinels.url

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fixtures import Target
+from tests.support.fixtures import Target, with_fleets
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 HELPERS = {"display", "flaky_service", "import_airports", "test_swapping"}
@@ -69,6 +69,7 @@ def test_small_examples_leave_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@with_fleets
 def test_swapping_the_backend(tmp_path: Path, every_target: Target) -> None:
     """What changes from one backend to another is one line; the answers and the calls are equal."""
     output = run(str(EXAMPLES / "swap_backend.py"), cwd=tmp_path, RESILIENT_URL=every_target.url)
@@ -78,6 +79,7 @@ def test_swapping_the_backend(tmp_path: Path, every_target: Target) -> None:
     assert chosen[1].endswith("6 calls of the functions")
 
 
+@with_fleets
 def test_the_service_on_every_backend(tmp_path: Path, every_target: Target) -> None:
     """The web service is unchanged, the URL is another: its clients see the same."""
     where = {"RESILIENT_URL": every_target.url, "RESILIENT_PREFIX": every_target.prefix}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fixtures import Target, everywhere
+from tests.support.fixtures import Target, everywhere, with_fleets
 from tests.support.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,6 +135,7 @@ def test_killed_while_it_starts(importer: Importer, undisturbed: tuple[bytes, st
     assert importer.result() == undisturbed[0]
 
 
+@with_fleets
 def test_the_same_on_every_backend(
     every_target: Target, tmp_path: Path, undisturbed: tuple[bytes, str]
 ) -> None:

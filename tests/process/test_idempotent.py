@@ -13,10 +13,10 @@ import pytest
 
 import resilient
 from resilient import idempotent
-from resilient.testing.faults import FaultProxy
 from tests.process import idempotent_workers
-from tests.support.fixtures import Target, alternating
+from tests.support.fixtures import NETWORKED, Target, alternating
 from tests.support.lateness import Lateness
+from tests.support.lossy import Lossy
 from tests.support.modes import Mode
 from tests.support.processes import group, run_all
 from tests.support.scale import measured
@@ -127,28 +127,30 @@ def test_a_call_costs_two_round_trips_and_a_replay_one(
     assert (fresh.count, replays.count) == (60, 30)
 
 
+@alternating("async", NETWORKED)
+@pytest.mark.usefixtures("pymongos_sockets")
 def test_lost_replies_never_run_a_call_twice(
-    redis_server: RedisAt, prefix: str, mode: Mode
+    shared_target: Target, mode: Mode, lossy: Lossy
 ) -> None:
     """The reply to the claim, and the one to the completion, are swallowed in turn."""
-    runs = 0
-    with FaultProxy(redis_server.url) as proxy, resilient.using(proxy.url, prefix=prefix):
+    runs, rounds = 0, max(4, int(20 * lossy.pace))
+    with resilient.using(lossy.url, prefix=shared_target.prefix):
 
         async def body(number: int) -> int:
             nonlocal runs
             runs += 1
             if number % 2:
-                proxy.drop_replies(1)
+                lossy.lose()
             return number
 
         call = mode.decorate(idempotent("k:{number}", ttl=60), body)
-        for number in range(20):
+        for number in range(rounds):
             if not number % 2:
-                proxy.drop_replies(1)
+                lossy.lose()
             assert mode.call(call, number) == number
             assert mode.call(call, number) == number
-        assert runs == 20
-        assert proxy.counts.dropped == 20
+        assert runs == rounds
+        assert lossy.lost == rounds
         if mode.is_async:
             mode.call(resilient.aclose)
 

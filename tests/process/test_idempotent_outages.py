@@ -15,6 +15,7 @@ import resilient
 from resilient import BackendError, idempotent
 from resilient.integrations.asgi import IdempotencyMiddleware
 from resilient.integrations.asgi.types import Receive, Scope, Send
+from tests.support.fixtures import NETWORKED, PrivateServer, alternating
 from tests.support.modes import Mode, ModeName
 from tests.support.servers import RedisServer
 
@@ -55,14 +56,14 @@ def test_a_server_that_is_away_before_the_body(private_redis: RedisServer) -> No
         assert (len(closed.began), len(open_.began)) == (1, 1)
 
 
-@pytest.mark.parametrize("name", ["sync", "async"])
-def test_a_server_that_is_away_during_the_body(private_redis: RedisServer, name: ModeName) -> None:
+@alternating("sync", NETWORKED, of="private_server")
+def test_a_server_that_is_away_during_the_body(private_server: PrivateServer, mode: Mode) -> None:
     """Back inside the lease: the outcome is recorded after all, and replayed."""
-    with Mode(name) as mode, resilient.using(private_redis.url):
-        back = threading.Timer(0.3, private_redis.start)
+    with resilient.using(private_server.url):
+        back = threading.Timer(0.3, private_server.start)
 
         def outage() -> None:
-            private_redis.kill()
+            private_server.kill()
             back.start()
 
         once = Once(mode, outage, lease=30)
@@ -101,18 +102,20 @@ def test_a_server_that_comes_back_too_late(
             mode.call(resilient.aclose)
 
 
-def test_a_server_that_is_away_after_the_body(private_redis: RedisServer) -> None:
+@alternating("async", NETWORKED, of="private_server")
+def test_a_server_that_is_away_after_the_body(private_server: PrivateServer, mode: Mode) -> None:
     """What was recorded is replayed when it is back; meanwhile nothing runs."""
-    with Mode("async") as mode, resilient.using(private_redis.url):
+    with resilient.using(private_server.url):
         once = Once(mode)
         assert mode.call(once.call) == "done"
-        private_redis.kill()
+        private_server.kill()
         with pytest.raises(BackendError):
             mode.call(once.call)
-        private_redis.start()
+        private_server.start()
         assert mode.call(once.call) == "done"
         assert len(once.began) == 1
-        mode.call(resilient.aclose)
+        if mode.is_async:
+            mode.call(resilient.aclose)
 
 
 def test_a_web_request_while_the_server_is_away(private_redis: RedisServer) -> None:

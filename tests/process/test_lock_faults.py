@@ -16,7 +16,8 @@ import resilient
 from resilient.engine import clock
 from resilient.testing.faults import FaultProxy
 from tests.process import lock_fault_workers as workers
-from tests.support.fixtures import Target, everywhere
+from tests.support.fixtures import NETWORKED, Target, alternating, everywhere
+from tests.support.lossy import Lossy
 from tests.support.modes import Mode
 from tests.support.processes import Worker, group
 from tests.support.scale import scaled
@@ -201,23 +202,22 @@ async def _nothing() -> None: ...
 
 
 @pytest.mark.slow
+@alternating("sync", NETWORKED)
+@pytest.mark.usefixtures("pymongos_sockets")
 def test_lost_replies_leave_no_orphan_and_no_false_loss(
-    redis_server: RedisAt, prefix: str, mode: Mode
+    shared_target: Target, mode: Mode, lossy: Lossy
 ) -> None:
     """Replies to acquire, renew and release swallowed and the connection reset, many times."""
-    rounds = scaled(1000, 60)
-    with (
-        FaultProxy(redis_server.url) as proxy,
-        resilient.using(proxy.url, prefix=prefix) as backend,
-    ):
+    rounds = scaled(1000 * lossy.pace, int(60 * lossy.pace))
+    with resilient.using(lossy.url, prefix=shared_target.prefix) as backend:
 
         async def body() -> None:
             lease = resilient.current_lease()
             if turn[0] == "renew":
-                proxy.drop_replies(1)
+                lossy.lose()
                 await mode.within(lease.extend, 30)
             elif turn[0] == "release":
-                proxy.drop_replies(1)
+                lossy.lose()
             lease.check()
 
         turn = ["acquire"]
@@ -226,9 +226,9 @@ def test_lost_replies_leave_no_orphan_and_no_false_loss(
         for number in range(rounds):
             turn[0] = ("acquire", "renew", "release")[number % 3]
             if turn[0] == "acquire":
-                proxy.drop_replies(1)
+                lossy.lose()
             mode.call(locked)  # `wait=0`: an orphan would be in its way
-        assert proxy.counts.dropped == rounds
+        assert lossy.lost == rounds
         assert backend.sync.locks.holder("k") is None
         if mode.is_async:
             mode.call(resilient.aclose)

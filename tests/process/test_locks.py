@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import resilient
-from resilient.testing.faults import FaultProxy
 from tests.process import lock_workers
 from tests.process.lock_workers import handed_over
 from tests.support.fixtures import TARGETS, Target, alternating, everywhere
@@ -126,40 +125,6 @@ def test_a_holder_that_slept_past_its_ttl_learns_of_it(shared_target: Target, mo
             assert (info.fence, str(holder.pid) in info.holder) == (next_fence, True)
         holder.send()
         assert holder.result() == "released"
-
-
-@pytest.mark.parametrize("operation", ["acquire", "release"])
-def test_a_lost_reply_leaves_no_orphan_and_no_false_loss(
-    redis_server: RedisAt, prefix: str, mode: Mode, operation: str
-) -> None:
-    """The reply is swallowed and the connection reset: asked again, the answer is the same."""
-    with FaultProxy(redis_server.url) as proxy, resilient.using(proxy.url, prefix=prefix):
-        locked = mode.decorate(resilient.distributed_lock("k", ttl=30, wait=0), _nothing)
-        mode.call(locked)
-        for _ in range(20):
-            with redis_server.client() as by_hand:
-                if operation == "acquire":
-                    proxy.drop_replies(1)
-                    mode.call(locked)
-                else:
-                    body = mode.decorate(
-                        resilient.distributed_lock("k", ttl=30, wait=0), _dropping(proxy)
-                    )
-                    mode.call(body)
-                assert proxy.counts.dropped > 0
-                with resilient.using(redis_server.url, prefix=prefix):
-                    assert resilient.lock("k").info() is None
-                by_hand.ping()
-        assert proxy.counts.dropped == 20
-        if mode.is_async:
-            mode.call(resilient.aclose)
-
-
-def _dropping(proxy: FaultProxy):  # type: ignore[no-untyped-def]  # made for one test
-    async def body() -> None:
-        proxy.drop_replies(1)
-
-    return body
 
 
 @everywhere

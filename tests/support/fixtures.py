@@ -6,18 +6,22 @@ import gc
 import os
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
+from resilient.testing.faults import FaultProxy
 from tests.support.clusters import Cluster, redis_cluster
+from tests.support.lossy import Lossy
 from tests.support.modes import Mode, ModeName
-from tests.support.mongodb import MongoAt, mongo_server
-from tests.support.postgres import PostgresAt, postgres_server
+from tests.support.mongodb import MongoAt, MongoServer, mongo_server
+from tests.support.postgres import PostgresAt, PostgresServer, postgres_server
 from tests.support.sentinels import Sentinels, sentinels
 from tests.support.servers import Flavour, RedisAt, RedisServer, flavours, redis_server
 
@@ -39,8 +43,16 @@ SHARED = ["sqlite", "redis", "postgres", "mongodb"]
 CHOSEN = os.environ.get("RESILIENT_TARGETS")
 EVERYWHERE = CHOSEN.split(",") if CHOSEN else SHARED
 """On which of them those tests run that run once for each."""
+NETWORKED = [kind for kind in EVERYWHERE if kind != "sqlite"]
+"""Those of them that are servers."""
+FLEETS = {"redis+cluster": "redis_cluster", "redis+sentinel": "redis_sentinels"}
+"""Redis beyond one server, and the fixture of each."""
 TARGETS = CHOSEN.split(",") if CHOSEN else SHARED[:2]
 """On which of them those run of which the others take long, or which two of them show."""
+
+
+PrivateServer: TypeAlias = RedisServer | PostgresServer | MongoServer
+"""What can be killed, and started again with what it has."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +187,20 @@ def private_redis() -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.fixture
+def private_server(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
+    """The same of the kind that the test is parametrized by; what it acknowledges is on disk."""
+    if request.param == "mongodb":
+        request.getfixturevalue("pymongos_sockets")
+    started: dict[str, Callable[[], AbstractContextManager[PrivateServer]]] = {
+        "redis": partial(redis_server, persistence=True),
+        "postgres": postgres_server,
+        "mongodb": mongo_server,
+    }
+    with started[request.param]() as server:
+        yield server
+
+
 @pytest.fixture(scope="session", name="postgres_server")
 def _postgres_server() -> Iterator[PostgresAt]:
     """One PostgreSQL for all tests: `POSTGRES_URL`, or one of our own."""
@@ -227,6 +253,8 @@ def _target(kind: str, request: pytest.FixtureRequest, directory: Path, prefix: 
         return Target(kind, database.url, prefix)
     if kind == "mongodb":
         return Target(kind, request.getfixturevalue("mongo_server").url, prefix)
+    if kind in FLEETS:
+        return Target(kind, request.getfixturevalue(FLEETS[kind]).url, prefix)
     url = {"memory": "memory://", "sqlite": f"sqlite:///{directory / 'state.db'}"}[kind]
     return Target(kind, url, prefix)
 
@@ -237,7 +265,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Targe
     return _target(request.param, request, tmp_path, prefix)
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis", "postgres", "mongodb"])
+@pytest.fixture(params=["memory", *SHARED])
 def every_target(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Target:
     """Every backend that there is, for what is quick."""
     return _target(request.param, request, tmp_path, prefix)
@@ -249,12 +277,23 @@ def shared_target(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -
     return _target(request.param, request, tmp_path, prefix)
 
 
+@pytest.fixture
+def lossy(shared_target: Target) -> Iterator[Lossy]:
+    """A network in front of a target that has one."""
+    with FaultProxy(shared_target.url) as proxy:
+        yield Lossy(proxy, shared_target.kind)
+
+
+with_fleets = pytest.mark.parametrize("every_target", ["memory", *SHARED, *FLEETS], indirect=True)
+"""For tests of `every_target` that run on several servers together as well."""
 everywhere = pytest.mark.parametrize("shared_target", EVERYWHERE, indirect=True)
 """For tests of `shared_target` that run on all of them each time."""
 
 
-def alternating(first: ModeName, targets: Sequence[str] = EVERYWHERE) -> pytest.MarkDecorator:
-    """For slow tests of `shared_target` and `mode`: each backend once, the first in this mode."""
+def alternating(
+    first: ModeName, targets: Sequence[str] = EVERYWHERE, *, of: str = "shared_target"
+) -> pytest.MarkDecorator:
+    """For slow tests of a target and `mode`: each backend once, the first in this mode."""
     second = "async" if first == "sync" else "sync"
     pairs = list(zip(targets, cycle([first, second]), strict=False))
-    return pytest.mark.parametrize(("shared_target", "mode"), pairs, indirect=True)
+    return pytest.mark.parametrize((of, "mode"), pairs, indirect=True)
