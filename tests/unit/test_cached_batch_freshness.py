@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 import resilient
 from resilient import ConfigurationError, TimedOut, cached
-from resilient.engine import clock
+from resilient.engine import chance, clock
 from resilient.engine.backend import Backend
 from resilient.engine.clock import ManualClock
 from resilient.events import Event, StaleServed
@@ -41,9 +43,11 @@ class Source:
         self.asked: list[list[int]] = []
         self.error: Exception | None = None
         self.is_held = False
+        self.works: Callable[[], object] = lambda: None
 
         async def read(ids: list[int]) -> dict[int, str]:
             self.asked.append(ids)
+            self.works()
             number = len(self.asked)
             while self.is_held:
                 await mode.sleep(0.005)
@@ -106,6 +110,30 @@ def test_early(mode: Mode, manual: ManualClock) -> None:
     manual.advance(59)
     assert source(1) == ["1: 1"], "what took no time is not computed early"
     assert source.asked == [[1]]
+
+
+@LOCAL
+def test_early_is_drawn_once_for_each_value(
+    mode: Mode, manual: ManualClock, local: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each value of a batch has a moment of its own; what the whole call took counts for each."""
+    drawn = [math.exp(-10), math.exp(-5), 1.0]  # ten times and five times as early, and not at all
+    monkeypatch.setattr(chance, "random", lambda: 1.0 - drawn.pop(0))
+    source = Source(mode, ttl=60, early=True, local=local)
+    source.works = partial(manual.advance, 2)
+    assert source(1, 2) == ["1: 1", "2: 1"]
+    assert drawn == [1.0]
+    for passed in (1, 38):
+        manual.advance(passed)
+        assert source(1, 2) == ["1: 1", "2: 1"]
+    source.settle()
+    assert source.asked == [[1, 2]], "40 s and 50 s after they were stored, and not before"
+    manual.advance(2)
+    assert source(1, 2) == ["1: 1", "2: 1"], "nobody waits"
+    source.settle()
+    assert source.asked == [[1, 2], [1]]
+    assert drawn == []
+    assert source(1) == ["1: 2"]
 
 
 @LOCAL

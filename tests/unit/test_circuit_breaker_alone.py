@@ -244,6 +244,29 @@ def test_many_keys_are_bounded_and_open_ones_stay(
     assert shared.store.inline() == []
 
 
+def test_where_none_can_go_they_are_not_looked_through_at_each_new_one(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes as long as there are circuits, so it is done once for many that come."""
+    monkeypatch.setattr(catalogue, "MOST_KNOWN", 50)
+    backend = shared.process()
+    breaker = CircuitBreaker("s:{n}", trip=Consecutive(1), backend=backend)
+    looks: list[int] = []
+    make_room = catalogue.Catalogue._make_room
+
+    def counted(self: catalogue.Catalogue) -> None:
+        looks.append(len(self))
+        make_room(self)
+
+    monkeypatch.setattr(catalogue, "is_ordinary", lambda circuit: False)
+    monkeypatch.setattr(catalogue.Catalogue, "_make_room", counted)
+    for n in range(100):
+        with breaker.guard(n=n):
+            pass
+    assert len(_known(backend).catalogue) == 100, "none of them can go"
+    assert looks == list(range(51, 100, 6)), "at 51, and after each 5 more"
+
+
 def _known(backend: Backend) -> registry.KnownCircuits:
     known: registry.KnownCircuits = vars(backend)[registry.ATTRIBUTE]
     return known

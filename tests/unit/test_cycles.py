@@ -44,6 +44,7 @@ DECORATORS: dict[str, Callable[[], Decorate]] = {
     "circuit_breaker": lambda: resilient.circuit_breaker("k:{n}"),
     "cached": lambda: resilient.cached("{n}", ttl=60),
     "cached, no layer": lambda: resilient.cached("{n}", ttl=60, local=None),
+    "cached, stored": lambda: resilient.cached("{n}", ttl=60, error_ttl={Failed: 5}),
     "idempotent": lambda: resilient.idempotent("k:{n}", ttl=60),
     "idempotent, replayed": lambda: resilient.idempotent("k:{n}", ttl=60, replay_errors=(Failed,)),
     "retry": lambda: resilient.retry(on=Failed, attempts=2, wait_initial="1ms", wait_jitter=0),
@@ -81,6 +82,22 @@ def test_a_call_that_failed_is_freed_at_once(name: str, mode: Mode) -> None:
     fails_once(mode, mode.decorate(DECORATORS[name](), body))
     assert seen
     assert [each() for each in seen if each() is not None] == []
+
+
+@pytest.mark.parametrize("local", ["auto", None])
+def test_a_stored_failure_is_freed_at_once(mode: Mode, local: Any) -> None:
+    """Nor do the frames of those who get it later hold it, and all that their callers gave them."""
+
+    async def body(n: int) -> None:
+        raise Failed
+
+    options: dict[str, Any] = {"error_ttl": {Failed: 5}, "local": local}
+    function = mode.decorate(resilient.cached("{n}", ttl=60, **options), body)
+    fails_once(mode, function)
+    gc.collect()
+    fails_once(mode, function)
+    assert resilient.cached.of(function).stats().computed == 1
+    assert [each for each in gc.get_objects() if isinstance(each, Failed)] == []
 
 
 def test_a_job_that_failed_is_freed_at_once(mode: Mode) -> None:

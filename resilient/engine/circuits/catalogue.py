@@ -31,6 +31,7 @@ class Catalogue:
         self._circuits = circuits
         self._tables: dict[CircuitRules, Table] = {}
         self._lock = threading.Lock()
+        self._crowded_above = MOST_KNOWN
 
     def forget(self) -> None:
         """Begin anew, in a forked child: the tables stay the same objects."""
@@ -50,9 +51,12 @@ class Catalogue:
         found = table.get(key)
         if found is None:
             found = table.setdefault(key, self._made(key, rules))
-            if sum(map(len, list(self._tables.values()))) > MOST_KNOWN:
+            if len(self) > self._crowded_above:
                 self._make_room()
         return found
+
+    def __len__(self) -> int:
+        return sum(map(len, list(self._tables.values())))
 
     def of_key(self, key: str) -> Iterator[KnownCircuit]:
         """The circuit of a key, under each of its rules."""
@@ -73,12 +77,17 @@ class Catalogue:
         return TimedCircuit(key, rules, self._circuits)
 
     def _make_room(self) -> None:
-        """Drop the longest unused tenth; what is not closed is never dropped."""
+        """Drop the longest unused, until there is room for a tenth; never what is not closed.
+
+        It looks at all of them, so it is not done again before so many others have come.
+        """
         with self._lock:
+            tenth = MOST_KNOWN // 10
             idle = [each for each in self.all() if each.is_idle and is_ordinary(each)]
             idle.sort(key=lambda circuit: circuit.used_at)
-            for circuit in idle[: MOST_KNOWN // 10]:
+            for circuit in idle[: max(len(self) - MOST_KNOWN + tenth, 0)]:
                 self._tables[circuit.rules].pop(circuit.key, None)
+            self._crowded_above = max(MOST_KNOWN, len(self) + tenth)
 
 
 def is_ordinary(circuit: KnownCircuit) -> bool:

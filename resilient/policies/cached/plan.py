@@ -215,7 +215,7 @@ def readable(near: Near, call: Call, entry: Entry | None) -> Stored | None:
 def raised_or(value: Any) -> Any:
     """A stored value, or the exception that is one."""
     if type(value) is Failure:
-        raise value.error
+        raise value.taken()
     return value
 
 
