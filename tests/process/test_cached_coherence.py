@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from resilient.backends.redis.cache_records import BORN
 from resilient.engine.drivers.sync import drive
 from resilient.engine.flights import Flights
 from resilient.testing.faults import FaultProxy
-from tests.support.fixtures import Target
+from tests.support.fixtures import Target, alternating
 from tests.support.modes import Mode
 from tests.support.scale import scaled
 from tests.support.servers import RedisServer
@@ -97,47 +98,55 @@ def test_flushed_server(redis_server: RedisServer, prefix: str, mode: Mode) -> N
             assert mode.call(read) == source[0], lost
 
 
-@pytest.mark.parametrize("local", ["auto", None])
-def test_invalidations_at_any_moment(shared_target: Target, local: Any) -> None:
+@alternating("sync")
+def test_invalidations_at_any_moment(mode: Mode, shared_target: Target) -> None:
     """Keys, tags, namespaces, at random points of computations: no later read is stale."""
-    chance = random.Random(7)
-    source, stop = [0], threading.Event()
+    assert stale_reads(mode, shared_target, "auto") == 0
 
-    def f() -> int:
+
+@alternating("async")
+def test_invalidations_at_any_moment_without_a_layer(mode: Mode, shared_target: Target) -> None:
+    """The same where every read asks the backend."""
+    assert stale_reads(mode, shared_target, None) == 0
+
+
+def stale_reads(mode: Mode, target: Target, local: Any) -> int:
+    """Invalidate a value again and again while two others read it: how often it was read stale."""
+    chance = random.Random(7)
+    source, done = [0], [False]
+
+    async def f() -> int:
         seen = source[0]
         if chance.random() < 0.5:
-            time.sleep(chance.random() * 0.002)
+            await mode.sleep(chance.random() * 0.002)
         return seen
 
-    with resilient.using(shared_target.url, prefix=shared_target.prefix):
-        read = cached("k", ttl=600, local=local, tags=("t",))(f)
-        entries = cached.of(read)
+    read = mode.decorate(cached("k", ttl=600, local=local, tags=("t",)), f)
+    entries = cached.of(read)
+    tagged = resilient.ainvalidate_tags if mode.is_async else resilient.invalidate_tags
+    ways: list[Callable[[], Any]] = [entries.invalidate, entries.clear, partial(tagged, "t")]
 
-        def keep_reading() -> None:
-            while not stop.is_set():
-                read()
-                time.sleep(0.0005)
+    async def keep_reading() -> int:
+        while not done[0]:
+            await mode.within(read)
+            await mode.sleep(0.0005)
+        return 0
 
-        readers = [threading.Thread(target=keep_reading) for _ in range(2)]
-        for reader in readers:
-            reader.start()
+    async def keep_invalidating() -> int:
         stale = 0
-        ways: list[Callable[[], Any]] = [
-            entries.invalidate,
-            entries.clear,
-            lambda: resilient.invalidate_tags("t"),
-        ]
         try:
             for _ in range(scaled(10_000 / 4, 100)):
-                time.sleep(chance.random() * 0.002)
+                await mode.sleep(chance.random() * 0.002)
                 source[0] += 1
-                chance.choice(ways)()
-                stale += read() < source[0]
+                await mode.within(chance.choice(ways))
+                stale += await mode.within(read) < source[0]
         finally:
-            stop.set()
-            for reader in readers:
-                reader.join()
-        assert stale == 0
+            done[0] = True
+        return stale
+
+    callers = map(mode.function, (keep_invalidating, keep_reading, keep_reading))
+    with resilient.using(target.url, prefix=target.prefix):
+        return sum(mode.together(*callers, timeout=110))
 
 
 def stays_stale(server: RedisServer, prefix: str, rounds: int) -> bool:
