@@ -18,7 +18,7 @@ from resilient.backends.redis.cache_records import BORN
 from resilient.engine.drivers.sync import drive
 from resilient.engine.flights import Flights
 from resilient.testing.faults import FaultProxy
-from tests.support.fixtures import Target, alternating
+from tests.support.fixtures import TARGETS, Target, alternating
 from tests.support.modes import Mode
 from tests.support.scale import best_of, measured, scaled
 from tests.support.servers import RedisServer
@@ -115,13 +115,13 @@ def test_flushed_server(redis_server: RedisServer, prefix: str, mode: Mode) -> N
             assert mode.call(read) == source[0], lost
 
 
-@alternating("sync")
+@alternating("sync", TARGETS)
 def test_invalidations_at_any_moment(mode: Mode, shared_target: Target) -> None:
     """Keys, tags, namespaces, at random points of computations: no later read is stale."""
     assert stale_reads(mode, shared_target, "auto") == 0
 
 
-@alternating("async")
+@alternating("async", TARGETS)
 def test_invalidations_at_any_moment_without_a_layer(mode: Mode, shared_target: Target) -> None:
     """The same where every read asks the backend."""
     assert stale_reads(mode, shared_target, None) == 0
