@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from resilient.backends.redis import RedisBackend, from_url
+from resilient.backends.redis.failures import backend_error
 from resilient.engine.budget import remaining, within
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
@@ -244,6 +246,16 @@ def test_a_replica(run: Run, private_redis: RedisServer) -> None:
         with pytest.raises(BackendError, match="ReadOnlyError") as caught:
             run(locks(backend).acquire("l", ttl=30))
     assert caught.value.transient
+
+
+def test_a_replica_that_runs_a_script() -> None:
+    """Redis 6.2 wraps what a script ran into: a demoted primary is known all the same."""
+    answer = ResponseError(
+        "Error running script (call to f_6b1bf486c81ceb7edf3c093f4c48582e38c0e791): "
+        "@user_script:1: -READONLY You can't write against a read only replica."
+    )
+    assert backend_error("redis://x", answer).transient
+    assert not backend_error("redis://x", ResponseError("unknown command")).transient
 
 
 def test_a_full_server(run: Run, private_redis: RedisServer) -> None:

@@ -22,7 +22,7 @@ _PASSING = (
     redis_errors.TryAgainError,
 )
 """A restart or a fail-over is under way: it ends by itself."""
-_PASSING_CODES = ("BUSY", "NOREPLICAS", "UNBLOCKED")
+_PASSING_CODES = ("BUSY", "UNBLOCKED")
 
 
 def backend_error(where: str, error: BaseException) -> BackendError:
@@ -70,5 +70,5 @@ def _is_transient(error: BaseException) -> bool:
         return False
     if isinstance(error, redis_errors.ResponseError) and not isinstance(error, _PASSING):
         # What is left is a fault of ours, or a server out of memory (OOM) or disk (MISCONF).
-        return str(error).startswith(_PASSING_CODES)
+        return is_demoted(error) or str(error).startswith(_PASSING_CODES)
     return True
