@@ -15,6 +15,7 @@ import pytest
 
 from resilient.backends.postgres import PostgresBackend, from_url
 from resilient.backends.postgres.settings import Settings
+from resilient.engine.budget import remaining, within
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
 from resilient.engine.guard import NotHeld
@@ -410,6 +411,29 @@ def test_nobody_is_refused(postgres_server: PostgresAt, prefix: str) -> None:
     backend.close()
 
     assert [grant.owner for grant in grants] == list(map(str, range(100)))
+
+
+def test_a_connection_that_comes_too_late(
+    postgres_server: PostgresAt, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has no time left when it is open leaves it to others: none is lost for good."""
+    backend = from_url(postgres_server.url, prefix=prefix)
+    connect = Settings.line
+
+    def in_the_last_moment(settings: Settings, patience: float) -> Any:
+        line = connect(settings, patience)
+        while remaining():
+            time.sleep(0.01)
+        return line
+
+    with monkeypatch.context() as patch, pytest.raises(BackendError, match="in time"):
+        patch.setattr(Settings, "line", in_the_last_moment)
+        drive(within(1.0, locks(backend).holder("k")))
+
+    blocking = backend._transport._blocking
+    assert blocking._open == len(blocking._idle)
+    assert drive(locks(backend).holder("k")) is None
+    backend.close()
 
 
 def test_an_interrupted_thread(proxy: FaultProxy, prefix: str) -> None:

@@ -55,7 +55,8 @@ class Blocking:
                 if not (call.repeatable and isinstance(error, ConnectionLost)):
                     raise
             line = self._waited_for(patience)
-        return self._speak(line or self._opened(), call, self._patience())
+        line = line or self._opened()
+        return self._speak(line, call, self._time_for(line))
 
     def close(self) -> None:
         """Close the idle connections; those in use are kept by their users."""
@@ -126,6 +127,14 @@ class Blocking:
             with self._freed:
                 self._open -= 1
                 self._freed.notify()
+            raise
+
+    def _time_for(self, line: Line) -> float:
+        """Seconds to use a connection in; if there are none, somebody else shall have it."""
+        try:
+            return self._patience()
+        except TimeoutError:
+            self._rest(line)
             raise
 
     def _patience(self) -> float:
