@@ -6,6 +6,8 @@ the attributes (`locks`, `circuits`, ...; `close`, `aclose`) is adopted as it is
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from typing import (
     TYPE_CHECKING,
@@ -73,8 +75,12 @@ class Traits(NamedTuple):
 class made_once(Generic[T]):  # noqa: N801 - a decorator
     """A part of an object that is made when it is first asked for, and never twice.
 
-    `functools.cached_property` may make two, for two threads that ask first at the same moment.
+    `functools.cached_property` may make two, for two threads that ask first at the same moment: and
+    a heartbeat that nobody uses would remain among the worker's chores.
     """
+
+    _turn = threading.RLock()
+    """For all parts of all objects: so that none that needs another waits for it in a circle."""
 
     def __init__(self, make: Callable[[Any], T]) -> None:
         self._make = make
@@ -89,9 +95,20 @@ class made_once(Generic[T]):  # noqa: N801 - a decorator
     def __get__(self, whole: object | None, owner: type) -> T | Self:
         if whole is None:
             return self
-        # Whoever comes second gets what the first one made: `setdefault` is atomic.
-        part: T = whole.__dict__.setdefault(self._make.__name__, self._make(whole))
+        name, parts = self._make.__name__, whole.__dict__
+        with made_once._turn:  # but for the first few, Python finds the part and comes not here
+            if name not in parts:
+                parts[name] = self._make(whole)
+            part: T = parts[name]
         return part
+
+    @classmethod
+    def forget(cls) -> None:
+        """Begin anew: whoever had the turn is not there (a fork)."""
+        cls._turn = threading.RLock()
+
+
+os.register_at_fork(after_in_child=made_once.forget)
 
 
 class Backend:

@@ -14,6 +14,7 @@ import pytest
 import resilient
 from resilient.backends.memory import MemoryBackend
 from resilient.engine import background
+from resilient.engine.backend import made_once
 from resilient.engine.circuits.registry import known_circuits
 from resilient.engine.drivers.sync import drive
 from resilient.engine.listening import Bell, ListeningSource
@@ -91,6 +92,30 @@ def test_who_cannot_be_heard_holds_up_no_renewal() -> None:
         assert circuits.is_away  # as long as nothing is heard
     source.subscription.close()
     backend.close()
+
+
+def test_what_two_threads_ask_for_first_is_made_once() -> None:
+    """A part of a backend that is being made is waited for; the second thread makes none."""
+    made: list[object] = []
+    second_asks = threading.Event()
+
+    class Whole:
+        @made_once
+        def part(self) -> object:
+            made.append(object())
+            assert second_asks.wait(10)
+            time.sleep(0.05)  # in which it would make one, too
+            return made[-1]
+
+    whole, got = Whole(), []
+    first = threading.Thread(target=lambda: got.append(whole.part))
+    first.start()
+    assert eventually(lambda: bool(made))
+    second_asks.set()
+    got.append(whole.part)
+    first.join()
+    assert got == 2 * made
+    assert len(made) == 1
 
 
 def test_a_function_that_exits_ends_no_renewal() -> None:
