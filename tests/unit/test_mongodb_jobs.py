@@ -169,3 +169,92 @@ def test_a_save_whose_answer_was_lost(backend: MongoBackend) -> None:
     plan.close()
     assert [answer["turn"] for answer in answers] == ["saved", "again"]
     assert [each.sequence for each in Raw(backend).list("job")] == [1]
+
+
+def beside_a_reader(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
+    """Have somebody change the job between a reader's look at it and at what lies beside it."""
+    get = Parts.get
+
+    async def late(self: Parts, stored: Any) -> list[bytes]:
+        monkeypatch.setattr(Parts, "get", get)
+        change()
+        return await get(self, stored)
+
+    monkeypatch.setattr(Parts, "get", late)
+
+
+@pytest.mark.parametrize("read", ["latest", "list", "load"])
+def test_a_save_beside_a_reader(
+    read: str, backend: MongoBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads a checkpoint that is replaced meanwhile gets the new one, or none; never half."""
+    jobs, newer = Raw(backend), Encoded(LARGE[::-1])
+    jobs.save("job", LARGE, keep=1, ttl=DAY)
+    beside_a_reader(monkeypatch, lambda: jobs.save("job", newer, keep=1, ttl=DAY))
+    if read == "load":
+        assert jobs.load("job", 1) is None
+        return
+    found = [jobs.latest("job")] if read == "latest" else jobs.list("job")
+    assert [(each.sequence, each.data) for each in found] == [(2, newer)]
+
+
+def test_a_take_over_beside_a_start(backend: MongoBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is lost while it begins, to one that has saved since, begins anew after that."""
+    jobs, newer, fences = Raw(backend), Encoded(LARGE[::-1]), [0]
+    jobs.save("job", LARGE, keep=1, ttl=DAY)
+
+    def taken_over() -> None:
+        jobs.stop("job", owner="ann")
+        fences.append(started(backend, "bob").fence)
+        jobs.save("job", newer, fence=fences[-1], keep=1, ttl=DAY)
+        jobs.stop("job", owner="bob")
+
+    beside_a_reader(monkeypatch, taken_over)
+    begun = started(backend, "ann")
+    assert begun.fence > fences[-1] > 0
+    assert begun.checkpoint is not None
+    assert begun.checkpoint.data == newer
+
+
+def test_a_result_beside_a_reader(backend: MongoBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large result that is replaced while it is read: the new one is answered."""
+    jobs, results = Raw(backend), [Encoded(LARGE * 2), Encoded(LARGE[::-1] * 2)]
+
+    def finish(result: Encoded) -> None:
+        fence = started(backend, "ann", rerun=True).fence
+        assert jobs.finish("job", result, fence=fence, ttl=DAY) is True
+
+    finish(results[0])
+    beside_a_reader(monkeypatch, lambda: finish(results[1]))
+    finished = jobs.runner("job")
+    assert isinstance(finished, Finished)
+    assert finished.result == results[1]
+
+
+def test_steps_beside_a_reader(backend: MongoBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a job that is deleted while they are read: none, and no part of them."""
+    jobs = Raw(backend)
+    fence = started(backend, "ann").fence
+    assert jobs.step("job", "s", LARGE, fence=fence, ttl=DAY) is True
+    beside_a_reader(monkeypatch, lambda: jobs.delete("job"))
+    assert dict(jobs.steps("job")) == {}
+
+
+def test_a_part_that_is_lost(backend: MongoBackend, mongo: MongoAt) -> None:
+    """It is said, and not for want of trying; what is left is no checkpoint, result or step."""
+    jobs, huge = Raw(backend), Encoded(bytes(9 << 20))
+    fence = started(backend, "ann").fence
+    jobs.step("job", "s", huge, fence=fence, ttl=DAY)
+    jobs.save("job", huge, fence=fence, ttl=DAY)
+    jobs.finish("job", huge, fence=fence, ttl=DAY)
+    with mongo.client() as client:
+        lost = client.get_default_database()["resilient.parts"].delete_many(
+            {"_id": {"$regex": ":1$"}}
+        )
+    assert lost.deleted_count == 3
+    for read in (jobs.latest, jobs.list, jobs.steps, jobs.runner):
+        with pytest.raises(BackendError, match="1 of 2 parts are missing") as caught:
+            read("job")
+        assert not caught.value.transient
+    assert jobs.delete("job") is True
+    assert jobs.latest("job") is None

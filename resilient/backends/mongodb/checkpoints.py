@@ -10,13 +10,12 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import bson
-
 from resilient.backends.mongodb import job_pipelines as become
 from resilient.backends.mongodb.commands import Change, Document, Look, Pipeline, compiled
 from resilient.backends.mongodb.expressions import NOW, filtered, or_else, put
+from resilient.backends.mongodb.job_reading import JobReader, bound, checkpoint, running
 from resilient.backends.mongodb.keys import Keys
-from resilient.backends.mongodb.parts import Parts, Place, Stored, is_beside
+from resilient.backends.mongodb.parts import Parts, Place, Stored, is_beside, read_whole
 from resilient.backends.mongodb.times import microseconds
 from resilient.engine.plan import Ask, Transport
 from resilient.protocols.checkpoints import (
@@ -75,6 +74,7 @@ class MongoCheckpoints:
         self._keys = keys
         self._max_ttl = max_ttl
         self._parts = Parts(transport)
+        self._reader = JobReader(self._parts)
 
     # --- running
 
@@ -100,21 +100,28 @@ class MongoCheckpoints:
             "rerun": rerun,
             "waiter": waiter or "",
         }
+        # Whoever has become the runner and asks again still is it.
+        return await read_whole(lambda: self._started(task, arguments))
+
+    async def _started(
+        self, task: str, arguments: Mapping[str, Any]
+    ) -> Started | Running | Finished | ArgumentsDiffer:
         job = await self._change(task, become.START, arguments, upsert=True)
         assert job is not None
         if job["turn"] == "differ":
             return ArgumentsDiffer(job["fingerprint"])
         if job["turn"] == "running":
-            return _running(job)
+            return running(job)
         if job["turn"] == "finished":
-            return await self._finished(job)
+            return await self._reader.finished(job)
         await self._tidied(task, job)
         newest = [each for each in job["saved"] if each["sequence"] == job["last"]]
+        saved = await self._reader.checkpoints(task, newest)
         return Started(
             fence=int(job["fence"]),
             attempt=int(job["attempt"]),
-            checkpoint=(await self._checkpoints(task, newest))[0] if newest else None,
-            steps=await self._steps(job),
+            checkpoint=saved[0] if saved else None,
+            steps=await self._reader.steps(job),
             version=job["previous"],
             life=int(job["life"]),
         )
@@ -142,13 +149,16 @@ class MongoCheckpoints:
 
     async def runner(self, task: str) -> Running | Finished | None:
         """Who runs the job, or its result."""
+        return await read_whole(lambda: self._runner(task))
+
+    async def _runner(self, task: str) -> Running | Finished | None:
         job = await self._look(task, LATELY)
         if job is None:
             return None
         if job["state"] == "finished":
-            return await self._finished(job)
+            return await self._reader.finished(job)
         is_running = job["state"] == "running" and job["until"] > job["at"]
-        return _running(job) if is_running else None
+        return running(job) if is_running else None
 
     # --- saving
 
@@ -194,7 +204,7 @@ class MongoCheckpoints:
         if job is None or job["turn"] == "refused" or job.get("answer") is None:
             return None
         await self._tidied(task, job)
-        return _checkpoint(task, job["answer"], b"")
+        return checkpoint(task, job["answer"], b"")
 
     async def step(
         self,
@@ -210,7 +220,7 @@ class MongoCheckpoints:
         lives = microseconds(ttl, "ttl")
         volume: Stored = b""
         if len(value) > ROOM_FOR_A_STEP:
-            volume = await self._parts.put(_bound({name: value}), 0, KEPT_TIMES * lives)
+            volume = await self._parts.put(bound({name: value}), 0, KEPT_TIMES * lives)
         arguments = {
             "name": name,
             "value": b"" if is_beside(volume) else value,
@@ -237,7 +247,7 @@ class MongoCheckpoints:
         if job is None or not job["steps"]:
             return
         steps = {each["name"]: each["value"] for each in job["steps"]}
-        volume = await self._parts.put(_bound(steps), 0, keep)
+        volume = await self._parts.put(bound(steps), 0, keep)
         arguments = {"fence": fence, "names": list(steps), "volume": volume, "keep": keep}
         await self._pointed(task, become.VOLUME, arguments, volume)
 
@@ -253,8 +263,11 @@ class MongoCheckpoints:
 
     async def steps(self, task: str) -> Mapping[str, Encoded]:
         """The results of the steps that were done, by name."""
+        return await read_whole(lambda: self._steps(task))
+
+    async def _steps(self, task: str) -> Mapping[str, Encoded]:
         job = await self._look(task, STEPS)
-        return {} if job is None else await self._steps(job)
+        return {} if job is None else await self._reader.steps(job)
 
     async def trim(self, task: str, *, keep: int) -> int:
         """Drop all but the newest `keep` checkpoints; how many were dropped."""
@@ -281,9 +294,16 @@ class MongoCheckpoints:
         found = await self._saved(task, ONE_SAVED, sequence)
         return found[0] if found else None
 
-    async def _saved(self, task: str, stages: Pipeline, sequence: int) -> list[Checkpoint]:
-        job = await self._look(task, stages, {"sequence": sequence})
-        return [] if job is None else await self._checkpoints(task, job["saved"])
+    async def list(self, task: str) -> list[Checkpoint]:
+        """All kept checkpoints, the oldest first."""
+        return [*await self._saved(task, ALL_SAVED, 0)]
+
+    async def _saved(self, task: str, stages: Pipeline, sequence: int) -> Sequence[Checkpoint]:
+        async def read() -> Sequence[Checkpoint]:
+            job = await self._look(task, stages, {"sequence": sequence})
+            return [] if job is None else await self._reader.checkpoints(task, job["saved"])
+
+        return await read_whole(read)
 
     # --- inside
 
@@ -353,27 +373,6 @@ class MongoCheckpoints:
         job: Document | None = await Ask(self._transport, look)
         return job if job is not None and job["expires"] > job["at"] else None
 
-    async def _finished(self, job: Document) -> Finished:
-        [result] = await self._parts.get([job["result"]])
-        return Finished(Encoded(result), (job["expires"] - job["at"]) / 1e6)
-
-    async def _steps(self, job: Document) -> dict[str, Encoded]:
-        steps: dict[str, Encoded] = {}
-        for volume in await self._parts.get(job["volumes"]):
-            for name, value in _unbound(volume).items():
-                steps.setdefault(name, value)
-        for each in job["steps"]:
-            steps.setdefault(each["name"], Encoded(each["value"]))
-        return steps
-
-    async def _checkpoints(self, task: str, saved: Sequence[Document]) -> list[Checkpoint]:
-        data = await self._parts.get([each["data"] for each in saved])
-        return [_checkpoint(task, each, value) for each, value in zip(saved, data, strict=True)]
-
-    async def list(self, task: str) -> list[Checkpoint]:
-        """All kept checkpoints, the oldest first."""
-        return await self._saved(task, ALL_SAVED, 0)
-
 
 def _same(document: Document | None) -> Document | None:
     return document
@@ -381,32 +380,3 @@ def _same(document: Document | None) -> Document | None:
 
 def _one(found: list[Document]) -> Document | None:
     return found[0] if found else None
-
-
-def _running(job: Document) -> Running:
-    left = (job["until"] - job["at"]) / 1e6
-    return Running(job["owner"], left, int(job["attempt"]), job["cancelled"])
-
-
-def _checkpoint(task: str, saved: Document, data: bytes) -> Checkpoint:
-    return Checkpoint(
-        id=f"{task}:{saved['sequence']}",
-        task=task,
-        sequence=int(saved["sequence"]),
-        timestamp=saved["at"] / 1e6,
-        progress=saved["progress"],
-        eta=saved["eta"],
-        label=saved["label"],
-        data=Encoded(data),
-    )
-
-
-def _bound(steps: Mapping[str, bytes]) -> bytes:
-    """Steps as a volume: names and values."""
-    return bson.encode({"steps": [[name, value] for name, value in steps.items()]})
-
-
-def _unbound(volume: bytes) -> dict[str, Encoded]:
-    if not volume:
-        return {}
-    return {name: Encoded(value) for name, value in bson.decode(volume)["steps"]}

@@ -10,19 +10,26 @@ is removed by the server when its time is over.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from resilient.backends.mongodb.commands import Document, Look, Removal, Update, compiled
 from resilient.backends.mongodb.expressions import NOW, added, argument, largest, put, when_gone
-from resilient.engine.plan import Ask, Transport, all_of
+from resilient.backends.mongodb.keys import collection
+from resilient.engine.plan import Ask, Plan, Transport, all_of
+from resilient.errors import BackendError
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-__all__ = ["Parts", "Place", "Stored", "is_beside"]
+__all__ = ["Parts", "PartsGone", "Place", "Stored", "is_beside", "read_whole"]
+
+T = TypeVar("T")
 
 PARTS = "parts"
+READINGS = 10
+"""How often a document is read whose parts are gone by then: each time, somebody has replaced or
+removed the value meanwhile."""
 CHUNK = 8 << 20
 """Bytes of one part: half of what a document has room for."""
 
@@ -40,6 +47,10 @@ Stored = bytes | Place
 WRITE = compiled(put(value=argument("value"), gone=when_gone(added(NOW, argument("keep")))))
 KEEP = compiled(put(gone=largest("$gone", when_gone(added(NOW, argument("keep"))))))
 VALUE = compiled({"$project": {"value": 1}})
+
+
+class PartsGone(BackendError):
+    """A value is not whole any more: the document that pointed at it may point elsewhere now."""
 
 
 class Parts:
@@ -70,15 +81,16 @@ class Parts:
         return place
 
     async def get(self, stored: Sequence[Stored]) -> list[bytes]:
-        """The bytes of each."""
+        """The bytes of each.
+
+        Raises:
+            PartsGone: Something of one has been removed, since its document was read or too early.
+        """
         trips = _trips([each for each in stored if is_beside(each)])
         found: dict[str, bytes] = {}
         for chunks in await all_of([self._read(names) for names in trips]):
             found |= chunks
-        return [
-            each if isinstance(each, bytes) else b"".join(found.get(n, b"") for n in _names(each))
-            for each in stored
-        ]
+        return [each if isinstance(each, bytes) else _joined(each, found) for each in stored]
 
     async def _read(self, names: list[str]) -> dict[str, bytes]:
         look = Look(PARTS, {"_id": {"$in": names}}, VALUE, read=_values)
@@ -101,6 +113,36 @@ class Parts:
 def is_beside(stored: Stored) -> TypeIs[Place]:
     """Whether a value lies beside its document."""
     return isinstance(stored, dict)
+
+
+async def read_whole(read: Callable[[], Plan[T]]) -> T:
+    """What is read of a document and then of its parts: anew, if these were replaced in between.
+
+    Args:
+        read: Makes a plan that reads the document first.
+
+    Raises:
+        PartsGone: Again and again: they are not replaced, they are lost.
+    """
+    for _ in range(READINGS - 1):
+        try:
+            return await read()
+        except PartsGone:
+            continue
+    return await read()
+
+
+def _joined(place: Place, found: dict[str, bytes]) -> bytes:
+    """The bytes of a value, of all its parts."""
+    names = _names(place)
+    gone = [name for name in names if name not in found]
+    if gone:
+        raise PartsGone(
+            f"of a value of {place['size']} bytes, {len(gone)} of {len(names)} parts are missing "
+            f"in {collection(PARTS)}: {gone[0]!r}",
+            transient=False,
+        )
+    return b"".join(found[name] for name in names)
 
 
 def _names(place: Place) -> list[str]:
