@@ -179,16 +179,16 @@ async def resumable(settings: Settings, task: str, fingerprint: str) -> Any:
 
 async def carried_out(run: Run, started: Started | None = None) -> Any:
     """Run the body as the job's runner; whatever happens, what is done is saved."""
-    outer, job = here.get(), run.job
+    outer, job, lease = here.get(), run.job, run.lease
     try:
-        if run.lease is not None:
-            run.lease.keep()
+        if lease is not None:
+            lease.keep()
         if started is not None and (started.attempt > 1 or started.checkpoint is not None):
             await run.resume(started)
             sequence = 0 if started.checkpoint is None else started.checkpoint.sequence
             events.emit(events.JobResumed(run.task, started.attempt, sequence))
         here.set(run.whole)
-        answer = await Body(job, run.lease, True)
+        answer = await Body(job, lease, True)
         here.set(outer)
         await run.finish(answer)
     except BaseException as error:
@@ -222,7 +222,8 @@ class JobContest:
         settings, backend, task = self._settings, self._backend, self.task
         fence, store, heartbeat = started.fence, self._store, backend.heartbeat
         lease = RunnerLease("job", task, self.owner, fence, settings.lease, began, store, heartbeat)
-        return Run(settings, task, lease, self._ttl, started.attempt, backend.prefix, started.life)
+        attempt, life, scope = started.attempt, started.life, backend.prefix
+        return Run(settings, task, lease, self._ttl, attempt, scope, life, began)
 
     def ask(self, waiter: str | None) -> Plan[Answer]:
         """Try once."""

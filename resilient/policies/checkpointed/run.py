@@ -75,7 +75,6 @@ class Run:
     _meter: Meter | None = None
     _display: Display | None = None
     _at_end: Progress | None = None  # how far it had come when it was over
-    _look_due = math.inf
     _save_due = math.inf
     _sequence: int | None = None  # of the next checkpoint; `None`: the server knows
     _label: str | None = None  # of the save that is made when the item in hand is done
@@ -93,6 +92,7 @@ class Run:
         attempt: int = 1,
         scope: str = "",
         life: int = 0,
+        began: float = math.inf,
     ) -> None:
         self.settings = settings
         self.task = task
@@ -106,8 +106,7 @@ class Run:
         self._whole: Place | None = Place(self, here.get())
         self._whole.is_open = True
         self._job: ref[AnyJob] | None = None
-        if lease is not None:
-            self._look_due = clock.now() + LOOK_EVERY
+        self._look_due = began + LOOK_EVERY
         self.known: dict[str, Encoded] = {}
 
     @property
