@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Clock",
+    "Event",
     "ManualClock",
     "SystemClock",
     "behind",
@@ -43,6 +44,18 @@ __all__ = [
 
 BELIEVED = 0.1
 """Seconds for which ticks are believed after a look, and by which they may fall behind unseen."""
+
+
+class Event(Protocol):
+    """What a thread waits for: a `threading.Event`, or less."""
+
+    def wait(self, timeout: float, /) -> bool:
+        """Block until it is set; false if it was not within so many seconds."""
+        ...
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        ...
 
 
 class Clock(Protocol):
@@ -60,7 +73,7 @@ class Clock(Protocol):
         """Block the calling thread."""
         ...
 
-    def pause(self, event: threading.Event, seconds: float) -> bool:
+    def pause(self, event: Event, seconds: float) -> bool:
         """Block until the event is set; false if that did not happen within so many seconds."""
         ...
 
@@ -78,7 +91,7 @@ class SystemClock:
     sleep = staticmethod(time.sleep)
 
     @staticmethod
-    def pause(event: threading.Event, seconds: float) -> bool:
+    def pause(event: Event, seconds: float) -> bool:
         """Block until the event is set or the time is over."""
         return event.wait(seconds)
 
@@ -128,7 +141,7 @@ class ManualClock:
         """Move on by so many seconds, at once."""
         self.advance(seconds)
 
-    def pause(self, event: threading.Event, seconds: float) -> bool:
+    def pause(self, event: Event, seconds: float) -> bool:
         """Give others a moment to set the event, else move on by so many seconds."""
         if event.wait(min(seconds, self._patience)):
             return True
@@ -152,7 +165,7 @@ now: Callable[[], float] = current.now
 wall: Callable[[], float] = current.wall
 
 
-def pause(event: threading.Event, seconds: float) -> bool:
+def pause(event: Event, seconds: float) -> bool:
     """Block on the current clock until the event is set; false if the time was over first."""
     return current.pause(event, seconds)
 

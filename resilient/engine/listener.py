@@ -111,12 +111,16 @@ class Listener(threading.Thread):
             self._tell(None)
 
     def _listen(self) -> None:
+        told: frozenset[str] | None = None
         while not self._stopping:
             # After a gap, or because somebody went on without waiting to be heard.
             if self._has_missed and self.hears_all():
                 self._has_missed = False
                 self._source.missed()
-            self._tell(None)
+            # Whoever was woken by what was heard last goes on only when this thread waits again.
+            if self.subscription.confirmed is not told:
+                told = self.subscription.confirmed
+                self._tell(None)
             self.subscription.add(self._source.channels())
             for channel, message in self.subscription.receive():
                 self._source.heard(channel, message)

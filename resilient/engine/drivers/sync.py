@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from types import CoroutineType
 from typing import Any, TypeVar
@@ -97,6 +98,36 @@ def _ask(operation: Ask) -> Any:
     return operation.transport.send(operation.command)
 
 
+class Flag:
+    """What a thread waits for until another one sets it: an event, without its Python code."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # held while the flag is not set
+        self._lock.acquire()
+
+    def set(self) -> None:
+        """Let who waits go on; it stays set."""
+        with suppress(RuntimeError):  # it is set already
+            self._lock.release()
+
+    def clear(self) -> None:
+        """Have it wait the next time."""
+        self._lock.acquire(blocking=False)
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return not self._lock.locked()
+
+    def wait(self, seconds: float) -> bool:
+        """Block until it is set; false if it was not within so many seconds."""
+        is_set = self._lock.acquire(timeout=seconds) if seconds > 0 else self.is_set()
+        if is_set:
+            self.set()
+        return is_set
+
+
 class ThreadWaiter:
     """The wait of one thread."""
 
@@ -105,7 +136,7 @@ class ThreadWaiter:
     def __init__(self) -> None:
         self.id = new_waiter_id()
         self.gift = ""
-        self.event = threading.Event()
+        self.event = Flag()
 
     def wake(self) -> None:
         """Wake the thread; a wake-up before the wait counts."""
