@@ -62,6 +62,9 @@ class Lease:
 
     # What most leases never change lies in the class: no slots, which would have to be filled.
     inherited = False
+    asked: tuple[float, float] | None = None
+    """When the heartbeat's renewal that is under way was sent, and for how many seconds: it may
+    reach the server after whatever is sent later."""
     trouble: Exception | None = None
     _reason: str | None = None
     _callbacks: list[Callable[[], object]] | None = None
@@ -111,6 +114,8 @@ class Lease:
         else:
             self.ttl = ttl
         self.deadline = safe_until(began, ttl)
+        if self.asked is not None:
+            self.deadline = min(self.deadline, safe_until(*self.asked))
         self.due = began + ttl * RENEW_AFTER
 
     @property
@@ -258,10 +263,14 @@ class Heartbeat:
         Whoever changed it may have handed the hold on by now: it is kept for the next holder.
         """
         while leases:
-            sent = [(lease, lease.ttl) for lease in leases]
+            sent = []
+            for lease in leases:
+                lease.asked = began, lease.ttl
+                sent.append((lease, lease.asked[1]))
             answers = await Together([lease.renew(ttl) for lease, ttl in sent])
             leases = []
             for (lease, ttl), answer in zip(sent, answers, strict=True):
+                lease.asked = None
                 if lease in self.leases:
                     lease.settle(answer, began, ttl)
                 if lease.ttl != ttl and answer is not False:

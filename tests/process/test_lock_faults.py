@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import statistics
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 import resilient
+from resilient.backends.redis import from_url
 from resilient.engine import clock
 from resilient.testing.faults import FaultProxy
 from tests.process import lock_fault_workers as workers
@@ -239,7 +241,8 @@ def test_a_black_hole_leaves_no_orphan(redis_server: RedisAt, prefix: str, mode:
     """Silence during acquire, renew and release: an error or success, and nothing left behind."""
     with (
         FaultProxy(redis_server.url) as proxy,
-        resilient.using(f"{proxy.url}?socket_timeout=0.1", prefix=prefix) as backend,
+        resilient.using(f"{proxy.url}?socket_timeout=0.1", prefix=prefix),
+        contextlib.closing(from_url(redis_server.url, prefix=prefix)) as patient,
     ):
         errors = 0
         for number in range(scaled(20, 3)):
@@ -250,7 +253,7 @@ def test_a_black_hole_leaves_no_orphan(redis_server: RedisAt, prefix: str, mode:
                 errors += 1
             proxy.restore()
             time.sleep(0.6)  # what could not be released frees itself
-            assert backend.sync.locks.holder("k") is None
+            assert patient.sync.locks.holder("k") is None
             mode.call(mode.decorate(_lock(0.5), _nothing))
         assert errors > 0
         if mode.is_async:

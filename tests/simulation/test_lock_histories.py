@@ -79,6 +79,12 @@ def test_every_broken_variant_is_caught(
             History(seed, kind, server, lease).run()
 
 
+@pytest.mark.parametrize("seed", [1960, 26111])
+def test_what_a_hundred_thousand_histories_found(seed: int) -> None:
+    """An extension that met the heartbeat: after the loss, and before an older renewal."""
+    History(seed, READ_WRITE).run()
+
+
 def test_one_seed_is_one_history() -> None:
     """The same seed gives the same history to the letter."""
     first, second = History(7), History(7)

@@ -131,11 +131,11 @@ class HeldLock(Lease):
         except BaseException:
             self.ttl = before
             raise
-        if held:
-            self.renewed(began, ttl)
-        else:
+        if not held:
             self.lose("the server says that it has expired or was taken over")
+        if self.is_known_lost:  # or its deadline was over before the answer came, and all were told
             raise self.error()
+        self.renewed(began, ttl)
 
     async def _extended(self, ttl: float) -> bool:
         ask = partial(self.renew, ttl)
