@@ -6,8 +6,11 @@ import asyncio
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,14 @@ import redis.asyncio
 from redis.cluster import ClusterNode
 
 import resilient
-from resilient.backends.redis import RedisBackend, from_client, from_url, multiplexed
+from resilient.backends.redis import RedisBackend, from_client, from_url, multiplexed, topology
+from resilient.engine.budget import within
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
 from resilient.engine.plan import Together
 from resilient.errors import BackendError, ConfigurationError
 from resilient.protocols.locks import Grant
+from resilient.protocols.values import Encoded
 from resilient.testing.conformance import Run
 from tests.support.clusters import Cluster, redis_cluster
 from tests.support.faketime import ServerTime
@@ -283,6 +288,46 @@ def test_a_server_that_stands_still(redis_cluster: Cluster, prefix: str) -> None
             assert answer is True
     assert drive(renewed()) == [True] * 12
     backend.close()
+
+
+def test_servers_that_stand_still_cost_a_budget(
+    run: Run, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they are to be asked where what is: whoever asks has no more time than it has."""
+    patient = "socket_timeout=60&socket_connect_timeout=60"
+    with redis_cluster() as cluster:
+        monkeypatch.setattr(topology, "DOUBT_AFTER", 0.0)
+        known, new = (from_url(f"{cluster.url}?{patient}", prefix=prefix) for _ in range(2))
+        with run.closing(known), run.closing(new), ExitStack() as still:
+            run(locks(known).acquire("k", ttl=300, owner="ann"))
+            for server in cluster.primaries:
+                still.enter_context(server.paused())
+            began = time.monotonic()
+            for backend in (known, known, known, new, new):
+                with pytest.raises(BackendError, match="in time"):
+                    run(within(0.2, locks(backend).renew("k", ttl=300, owner="ann")))
+            assert time.monotonic() - began < 30
+            still.close()
+            assert run(locks(known).renew("k", ttl=300, owner="ann"))
+
+
+def test_tags_while_a_server_stands_still(run: Run, redis_cluster: Cluster, prefix: str) -> None:
+    """What the others have is invalidated, and the caller told that it may not be all."""
+    backend = from_url(f"{redis_cluster.url}?socket_timeout=0.5", prefix=prefix)
+    cache = backend.require("cache")
+    still = redis_cluster.primaries[0]
+
+    def living(name: Callable[[str], str]) -> str:
+        found = map("{}".format, count())
+        return next(text for text in found if redis_cluster.primary_of(name(text)) is not still)
+
+    key, tag = living(lambda k: cache._names(k)[0]), living(cache._keys.tag)
+    with run.closing(backend):
+        run(cache.set(key, Encoded(b"old"), ttl=60, tags=(tag,)))
+        assert run(cache.get(key)) is not None
+        with still.paused(), pytest.raises(BackendError):
+            run(cache.invalidate_tags([tag]))
+        assert run(cache.get(key)) is None
 
 
 # --- slots that move

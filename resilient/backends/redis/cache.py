@@ -45,6 +45,7 @@ from resilient.backends.redis.keys import Keys
 from resilient.backends.redis.server import Server
 from resilient.engine.cache_defaults import CacheDefaults
 from resilient.engine.plan import Ask, Plan, all_of
+from resilient.errors import BackendError
 from resilient.protocols.cache import Busy, Entry, Leased
 from resilient.protocols.values import Encoded
 
@@ -363,7 +364,17 @@ class RedisCache(CacheDefaults):
         """Make every entry that has one of these tags a miss."""
         if not tags:
             return
-        latest = max(await self._times()) if self._keys.clustered else 0
+        try:
+            latest = max(await self._times()) if self._keys.clustered else 0
+        except BackendError:
+            # One of a cluster is away. Nobody knows its clock, so this may not reach what it has;
+            # what the others have is invalidated, and the caller told that it may not be all.
+            await self._bump(tags, 0)
+            raise
+        await self._bump(tags, latest)
+
+    async def _bump(self, tags: Sequence[str], latest: int) -> None:
+        """Raise the numbers of tags, to this time at least."""
         bumps = [TAG_BUMP([self._keys.tag(t)], TAG_LIVES, t, self._channel, latest) for t in tags]
         await Ask(self._transport, Batch(bumps))
 

@@ -11,6 +11,9 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, NamedTuple
 
@@ -31,6 +34,7 @@ HOPS = 32
 """Servers that a command is sent to at most."""
 CREW = 8
 """Threads that ask several servers at once for blocking callers."""
+SPENT = "the caller's budget is spent"
 PAUSE = 0.02
 """Seconds after which a command is sent again whose keys are about to move."""
 
@@ -120,7 +124,9 @@ class ClusterTransport:
         """Send several commands, in one trip to each server; the answer or exception for each."""
         try:
             if not self._topology.is_known:
-                self._topology.refresh()
+                self._refresh()
+            elif self._topology.is_to_be_checked():
+                self._crew.offer(self._check)  # the servers that live are asked meanwhile
         except (redis_errors.RedisError, OSError) as error:
             return [backend_error(self._settings.name, error) for _ in commands]
         legs = [self._legs(command) for command in commands]
@@ -176,12 +182,40 @@ class ClusterTransport:
         if hop is not None and hop.lost:
             known = self._topology.map.number
             try:
-                self._topology.refresh(known)
+                self._refresh(known)
             except (redis_errors.RedisError, OSError):
                 return False
             if self._place(leg) == leg.place and leg.hops > 1:
                 return False  # nobody has taken its place yet
         return hop is not None
+
+    def _refresh(self, known: int = -1) -> None:
+        """Ask for the map, for as long as the caller's budget lasts."""
+        left = remaining()
+        if left is None:
+            self._topology.refresh(known)
+            return
+        asked: Future[None] = Future()
+
+        def ask() -> None:
+            try:
+                self._topology.refresh(known)
+            except BaseException as error:
+                asked.set_exception(error)
+            else:
+                asked.set_result(None)
+
+        if not self._crew.offer(ask):
+            raise redis_errors.TimeoutError("too many ask already where the servers are")
+        try:
+            asked.result(left)
+        except FutureTimeout:
+            raise redis_errors.TimeoutError(SPENT) from None
+
+    def _check(self) -> None:
+        """Ask for a map that is doubted, for nobody in particular."""
+        with suppress(redis_errors.RedisError, OSError):
+            self._topology.refresh()
 
     # --- in an event loop
 
@@ -190,6 +224,8 @@ class ClusterTransport:
         loop = asyncio.get_running_loop()
         reply = Reply(loop=loop)
         if self._topology.is_known:
+            if self._topology.is_to_be_checked():
+                self._crew.offer(self._check)
             self._depart(command, reply)
             return reply
 
@@ -246,13 +282,26 @@ class ClusterTransport:
         self._at(leg.place).asend(leg.to_send()).add_done_callback(answered)
 
     def _refreshed(self, loop: asyncio.AbstractEventLoop, known: int, then: Any) -> None:
-        """Ask for the map in a thread: redis-py has one client of it for all loops."""
+        """Ask for the map in a thread: redis-py has one client of it for all loops.
+
+        For as long as the caller's budget lasts.
+        """
+        left, told = remaining(), False
+
+        def tell(error: BaseException | None) -> None:
+            nonlocal told
+            if not told:
+                told = True
+                then(error)
+
+        if left is not None:
+            loop.call_later(left, tell, redis_errors.TimeoutError(SPENT))
         try:
             asked = loop.run_in_executor(None, self._topology.refresh, known)
         except RuntimeError as error:  # the loop is shutting down
-            loop.call_soon(then, redis_errors.ConnectionError(str(error)))
+            loop.call_soon(tell, redis_errors.ConnectionError(str(error)))
             return
-        asked.add_done_callback(lambda done: then(done.exception()))
+        asked.add_done_callback(lambda done: tell(done.exception()))
 
     @staticmethod
     def _fail(reply: Reply, error: BaseException) -> None:

@@ -86,17 +86,26 @@ class Topology:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
+        self._lock_of_doubt = threading.Lock()  # the other is held while the cluster is asked
         self._client: RedisCluster | None = None
         self._asked = -DOUBT_AFTER
         self._doubted = False
 
     @property
     def is_known(self) -> bool:
-        """Whether it was asked already, and is not doubted."""
-        return bool(self.map.primaries) and not self._doubted
+        """Whether it was asked already."""
+        return bool(self.map.primaries)
+
+    def is_to_be_checked(self) -> bool:
+        """Whether it is doubted; says so to one asker only, who has it asked."""
+        if not self._doubted:
+            return False
+        with self._lock_of_doubt:
+            doubted, self._doubted = self._doubted, False
+        return doubted
 
     def doubt(self) -> None:
-        """Have it asked before the next command."""
+        """Have it asked with the next command."""
         self._doubted = time.monotonic() - self._asked > DOUBT_AFTER
 
     def refresh(self, known: int = -1) -> None:
