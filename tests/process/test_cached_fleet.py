@@ -11,7 +11,7 @@ import pytest
 
 import resilient
 from resilient import cached
-from resilient.policies.cached.plan import LEASE
+from resilient.policies.cached.asking import LEASE
 from tests.process import cached_workers
 from tests.support.fixtures import Target, everywhere
 from tests.support.lateness import Lateness

@@ -21,7 +21,7 @@ from resilient.config import disabled
 from resilient.engine import clock
 from resilient.engine.backend import Backend
 from resilient.engine.clock import ManualClock
-from resilient.policies.cached.plan import LEASE
+from resilient.policies.cached.asking import LEASE
 from tests.support.modes import Mode
 
 pytestmark = pytest.mark.usefixtures("backend")

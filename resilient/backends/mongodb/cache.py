@@ -11,11 +11,19 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 from bson.int64 import Int64
 
 from resilient.backends.mongodb import cache_pipelines as become
+from resilient.backends.mongodb.cache_records import (
+    ABSENT,
+    Found,
+    are_current,
+    is_current,
+    is_live,
+    times_of,
+)
 from resilient.backends.mongodb.commands import Change, Document, Look, Pipeline, Update, compiled
 from resilient.backends.mongodb.expressions import NOW, put
 from resilient.backends.mongodb.keys import Keys, collection
@@ -58,21 +66,6 @@ LISTED = compiled(
     put(at=NOW),
 )
 AT_ONCE = compiled(put(at=NOW))
-
-
-class Found(NamedTuple):
-    """What lies at a key.
-
-    Attributes:
-        born: Which value it is; 0: there is none.
-        entry: The value with its times, if no tag has made it a miss.
-    """
-
-    born: int
-    entry: Entry | None
-
-
-ABSENT = Found(0, None)
 
 
 class MongoCache(CacheDefaults):
@@ -184,7 +177,7 @@ class MongoCache(CacheDefaults):
                 if document["expires"] > document["at"]:
                     numbers[key] = int(document["number"])
             elif document.get("value") is not None and document["kept"] > document["at"]:
-                entry = self._entry(document) if _is_current(document) else None
+                entry = self._entry(document) if is_current(document) else None
                 found[key] = Found(int(document["born"]), entry)
         return found, numbers
 
@@ -268,7 +261,7 @@ class MongoCache(CacheDefaults):
             log.warning("%r is not cached: MongoDB stores %d bytes at most", key, LARGEST)
             await self.abandon(key, owner=owner)
             return False
-        times = _times(ttl, fresh, stale)
+        times = times_of(ttl, fresh, stale)
         arguments = {
             **times,
             "value": value,
@@ -296,7 +289,7 @@ class MongoCache(CacheDefaults):
         tags: Sequence[str] = (),
     ) -> None:
         """Store a value whoever computes."""
-        times = _times(self._max_ttl() if ttl is None else ttl, fresh, stale)
+        times = times_of(self._max_ttl() if ttl is None else ttl, fresh, stale)
         arguments = {
             **times,
             **self._message(key),
@@ -324,14 +317,14 @@ class MongoCache(CacheDefaults):
             return True
         look = Look(TAGS, {"_id": {"$in": was["was_tags"]}}, AT_ONCE, read=_same)
         tags = await Ask(self._transport, look)
-        return _are_current(was["was_tags"], was["was_seen"], tags, tags[0]["at"] if tags else 0)
+        return are_current(was["was_tags"], was["was_seen"], tags, tags[0]["at"] if tags else 0)
 
     async def keys(self, pattern: str = "*") -> list[str]:
         """The keys of live values that match a glob."""
         matches = re.compile(fnmatch.translate(pattern)).match
         found: list[str] = []
         async for documents in self._steps():
-            keys = [self._key(each["_id"]) for each in documents if _is_live(each)]
+            keys = [self._key(each["_id"]) for each in documents if is_live(each)]
             found += [key for key in keys if matches(key)]
         return found
 
@@ -341,7 +334,7 @@ class MongoCache(CacheDefaults):
         async for documents in self._steps():
             names = [each["_id"] for each in documents]
             await Ask(self._transport, Update(CACHE, names, become.CLEAR, self._announced()))
-            removed += sum(map(_is_live, documents))
+            removed += sum(map(is_live, documents))
         return removed
 
     # --- inside
@@ -400,28 +393,3 @@ def _same(answer: Any) -> Any:
 def _number(tag: Document | None) -> int:
     assert tag is not None
     return int(tag["number"])
-
-
-def _is_live(document: Document) -> bool:
-    return document.get("served", 0) > document["at"] and _is_current(document)
-
-
-def _is_current(document: Document) -> bool:
-    """Whether each tag of a value has the number that it had when the value was computed."""
-    tags = document["tags"]
-    return not tags or _are_current(tags, document["seen"], document["found"], document["at"])
-
-
-def _are_current(
-    tags: Sequence[str], seen: Sequence[int], found: Sequence[Document], at: int
-) -> bool:
-    numbers = {each["_id"]: each["number"] for each in found if each["expires"] > at}
-    return all(numbers.get(tag) == number for tag, number in zip(tags, seen, strict=True))
-
-
-def _times(ttl: float, fresh: float | None, stale: float) -> dict[str, int]:
-    """For how long a value is served, and fresh, and kept, in µs."""
-    kept = microseconds(ttl + stale, "ttl")
-    served = round(ttl * 1e6)
-    is_fresh = served if fresh is None else min(round(fresh * 1e6), served)
-    return {"served": served, "fresh": is_fresh, "kept": kept}

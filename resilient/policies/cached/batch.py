@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from inspect import Parameter, Signature
 from itertools import count
 from typing import (
     TYPE_CHECKING,
     Any,
-    Generic,
     Literal,
     ParamSpec,
     TypeVar,
@@ -24,7 +22,7 @@ from resilient.engine.durations import Duration
 from resilient.engine.flights import NO_LIMITS, Errand, Late, Limits, ashare, share
 from resilient.engine.keys import key_function, refuse_missing_parentheses
 from resilient.engine.names import label
-from resilient.engine.plan import Plan, all_of
+from resilient.engine.plan import Plan
 from resilient.engine.signatures import (
     RESERVED,
     compile_with_signature,
@@ -34,15 +32,14 @@ from resilient.engine.signatures import (
 from resilient.engine.typing import Decorator
 from resilient.engine.wrap import Shape, finish, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError, TimedOut
-from resilient.policies.cached.changes import changed, invalidated_tags
+from resilient.policies.cached.batch_controls import BatchControls
 from resilient.policies.cached.context import context_parameter
 from resilient.policies.cached.gathering import Calls, gathered
-from resilient.policies.cached.layer import CacheStats, NearLayer
-from resilient.policies.cached.near import Call, LocalCache, Near
+from resilient.policies.cached.layer import NearLayer
+from resilient.policies.cached.near import Call, LocalCache
 from resilient.policies.cached.options import Options
 from resilient.policies.cached.settings import POLICY, Budget
 from resilient.policies.cached.tags import tags_function
-from resilient.protocols.cache import CacheStore
 from resilient.resolving import BackendLike
 
 if TYPE_CHECKING:
@@ -50,12 +47,9 @@ if TYPE_CHECKING:
     from resilient.engine.flights import Flight
     from resilient.policies.cached.freshness import Ttl
 
-__all__ = ["BatchControls", "BatchLayer", "CachedBatch"]
+__all__ = ["BatchLayer", "CachedBatch"]
 
 P = ParamSpec("P")
-Result = TypeVar("Result", covariant=True)
-Count = TypeVar("Count", covariant=True)
-Nothing = TypeVar("Nothing", covariant=True)
 R = TypeVar("R")
 
 BATCH = f"{POLICY}.batch"
@@ -298,59 +292,6 @@ class BatchLayer(NearLayer):
         )
 
 
-class BatchControls(Generic[P, Result, Count, Nothing]):
-    """What else can be done with a cached batch; awaitable if the function is."""
-
-    def __init__(self, layer: BatchLayer, bound: tuple[Any, ...]) -> None:
-        self._layer = layer
-        self._bound = bound
-
-    def keys(self, *args: P.args, **kwargs: P.kwargs) -> dict[Any, str]:
-        """The key of each item of a call."""
-        calls = self._layer.calls(*self._bound, *args, **kwargs)
-        return {item: call.key for item, call in calls.items()}
-
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Count:
-        """Forget the values of these items, in every process; how many of them had one.
-
-        Raises:
-            BackendError: The backend could not be told: some may still be served.
-        """
-        keys = self.keys(*args, **kwargs).values()
-        count: Count = self._run(lambda near: _forgotten(near, list(keys)), 0)
-        return count
-
-    def clear(self) -> Nothing:
-        """Forget every value of the function's namespace, in every process, in one operation."""
-        tag = self._layer.settings.namespace
-        nothing: Nothing = self._run(lambda near: invalidated_tags(near.backend, (tag,)), None)
-        return nothing
-
-    def stats(self) -> CacheStats:
-        """What happened in this process; no question is asked of the backend."""
-        return self._layer.stats()
-
-    def bypass(self) -> AbstractContextManager[None]:
-        """Within `with`, calls of this thread or task go to the function itself."""
-        return self._layer.bypass()
-
-    def uncached(self, *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Call the function itself, with all items."""
-        result: Result = self._layer.function(*self._bound, *args, **kwargs)
-        return result
-
-    def _run(self, plan: Callable[[Near], Plan[Any]], otherwise: Any) -> Any:
-        async def running() -> Any:
-            near = self._layer.attend()
-            return otherwise if near is None else await plan(near)
-
-        if self._layer.shape.mode == "sync":
-            return drive(running())
-        from resilient.engine.drivers.aio import adrive
-
-        return adrive(running())
-
-
 def _errand(
     layer: BatchLayer, plan: Callable[[Flight | None], Plan[Any]], function: Callable[[Any], Any]
 ) -> Errand[Any]:
@@ -363,11 +304,6 @@ def _errand(
         function,
         may_serve=layer.settings.freshness.serves_stale,
     )
-
-
-async def _forgotten(near: Near, keys: list[str]) -> int:
-    store: CacheStore = near.backend.require("cache")
-    return sum(await changed(near, keys, lambda: all_of([store.delete(key) for key in keys])))
 
 
 def _calls(name: str, items: Iterable[Any], call: Callable[[Any], Call]) -> dict[Any, Call]:

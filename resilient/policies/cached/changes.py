@@ -11,8 +11,8 @@ from resilient.engine.failure import Failure
 from resilient.engine.persistence import BUDGET
 from resilient.engine.plan import Plan
 from resilient.errors import CodecError
+from resilient.policies.cached.asking import insisted
 from resilient.policies.cached.near import Near
-from resilient.policies.cached.plan import insisted
 from resilient.protocols.cache import CacheStore
 
 if TYPE_CHECKING:

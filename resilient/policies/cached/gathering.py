@@ -20,8 +20,7 @@ from resilient.engine.guard import guarded
 from resilient.engine.plan import NEW_OWNER, NOW, Body, IsDead, Listen, Wait, all_of
 from resilient.engine.waiting import EXPIRY_SLACK
 from resilient.errors import BackendError, ConfigurationError, LeaseLost
-from resilient.policies.cached.near import Call, Near
-from resilient.policies.cached.plan import (
+from resilient.policies.cached.asking import (
     LEASE,
     PATIENCE,
     Stored,
@@ -34,6 +33,7 @@ from resilient.policies.cached.plan import (
     troubled,
     watched,
 )
+from resilient.policies.cached.near import Call, Near
 from resilient.policies.cached.settings import POLICY, Settings
 from resilient.protocols.cache import Busy, CacheStore, Entry, Filling, Leased
 from resilient.protocols.values import Encoded
