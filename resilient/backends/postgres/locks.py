@@ -57,7 +57,7 @@ class PostgresLocks:
             ),
             *(waiter or "", mode.limit, fair),
             read=same,
-            first=None if waiter else TAKE,
+            first=None if waiter or mode.shared else TAKE,
         )
         row = await Ask(self._transport, call)
         if type(row) is int:

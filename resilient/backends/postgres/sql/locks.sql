@@ -129,7 +129,8 @@ BEGIN
   END IF;
   -- An owner that comes back after a release must be able to lose this grant.
   IF cardinality(_lock.released) > 0 THEN
-    _lock.released := ARRAY(SELECT r FROM unnest(_lock.released) AS r WHERE r.owner <> _place.owner);
+    _lock.released := ARRAY(SELECT r FROM unnest(_lock.released) AS r
+      WHERE r.owner <> _place.owner AND r.at > _t - 60000000);
   END IF;
   RETURN _lock;
 END
