@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from resilient.backends.postgres.schema import script
-from resilient.backends.postgres.texts import ENCODERS, Argument, Row, encoded
+from resilient.backends.postgres.texts import Argument, Row, encoded, encoding
 
 __all__ = ["Call", "First", "Several", "Statement", "first", "same"]
 
@@ -79,10 +79,8 @@ class Call:
         self._guards = 0
         self.first = first
         self.many = many
-        self.parameters = [ENCODERS.get(type(each), encoded)(each) for each in arguments]
-        self.formats = None
-        if bytes in map(type, arguments):
-            self.formats = [1 if type(each) is bytes else 0 for each in arguments]
+        encoders, self.formats = encoding(tuple(map(type, arguments)))
+        self.parameters = [encode(each) for encode, each in zip(encoders, arguments)]  # noqa: B905 - in every call
         self.read = read
         self.repeatable = repeatable
 

@@ -39,8 +39,8 @@ class PostgresIdempotency:
             look="call_replay",
         )
         row = await Ask(self._transport, call)
-        if row[0] == "claimed":
-            return Claimed(row[2], row[3], row[4])
+        if row[0] in ("claimed", "taken over"):
+            return Claimed(row[2], row[3], row[0] == "taken over")
         return Mismatch(row[1]) if row[0] == "mismatch" else _record(row)
 
     async def renew(self, key: str, *, owner: str, lease: float) -> bool:
@@ -83,9 +83,9 @@ class PostgresIdempotency:
 
 
 def _record(row: Row) -> InProgress | Completed | Unknown:
-    answer, owner, left, attempt, _, outcome, result = row
-    if answer == "unknown":
-        return Unknown(attempt)
+    answer, detail, left, attempt, result = row
+    if answer == "completed":
+        return Completed(detail, Encoded(result), left / 1e6, attempt)
     if answer == "busy":
-        return InProgress(owner, left / 1e6, attempt)
-    return Completed(outcome, Encoded(result), left / 1e6, attempt)
+        return InProgress(detail, left / 1e6, attempt)
+    return Unknown(attempt)

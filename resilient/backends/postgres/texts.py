@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 from psycopg.pq.abc import PGresult
@@ -17,12 +18,12 @@ from psycopg.pq.abc import PGresult
 from resilient.errors import ConfigurationError
 
 __all__ = [
-    "ENCODERS",
     "Argument",
     "Decoders",
     "Row",
     "decoders",
     "encoded",
+    "encoding",
     "escaped",
     "microseconds",
     "row",
@@ -32,10 +33,12 @@ __all__ = [
 
 Argument = str | bytes | int | float | Sequence[str] | None
 Row = tuple[Any, ...]
+Encoder = Callable[[Any], bytes | None]
 Decoders = list[Callable[[bytes], Any]]
 
 _BOOL, _BYTEA, _INT8, _INT4, _TEXT, _FLOAT8, _VOID = 16, 17, 20, 23, 25, 701, 2278
 _BYTEA_ARRAY, _TEXT_ARRAY = 1001, 1009
+_long = struct.Struct(">q").unpack
 _float = struct.Struct(">d").unpack
 _array_head = struct.Struct(">iiI")
 _dimension = struct.Struct(">ii")
@@ -43,8 +46,9 @@ _length = struct.Struct(">i")
 _field = struct.Struct(">Ii")
 
 
+@lru_cache(maxsize=256)
 def microseconds(seconds: float, option: str) -> int:
-    """Seconds as the server takes them; at least one microsecond."""
+    """Seconds as the server takes them; at least one microsecond. Most calls ask for the same."""
     if not (seconds > 0 and math.isfinite(seconds)):
         raise ConfigurationError(f"{option}={seconds!r}: seconds must be positive and finite")
     return max(1, round(seconds * 1e6))
@@ -86,17 +90,26 @@ def _utf8(text: str) -> bytes:
 
 
 def _text_argument(text: str) -> bytes:
-    return _utf8(text if "%" not in text and "\0" not in text else escaped(text))
+    if "%" not in text and "\0" not in text and text.isascii():  # almost every one, in one call
+        return text.encode()
+    return _utf8(escaped(text))
 
 
-ENCODERS: dict[type, Callable[[Any], bytes | None]] = {
+# For just these types; without a Python function where that can be.
+_ENCODERS: dict[type, Encoder] = {
     str: _text_argument,
     int: b"%d".__mod__,
-    bytes: lambda data: data,
-    bool: lambda value: b"t" if value else b"f",
-    type(None): lambda nothing: None,
+    bytes: bytes,
+    bool: {True: b"t", False: b"f"}.get,
+    type(None): {None: None}.get,
 }
-"""`encoded` for just these types."""
+
+
+@cache
+def encoding(types: tuple[type, ...]) -> tuple[list[Encoder], list[int] | None]:
+    """What encodes arguments of these types, and their formats; `None`: all go as text."""
+    formats = [1 if issubclass(each, bytes) else 0 for each in types]
+    return [_ENCODERS.get(each, encoded) for each in types], formats if any(formats) else None
 
 
 def decoders(result: PGresult) -> Decoders:
@@ -136,12 +149,15 @@ def _row(data: bytes) -> Row:
     return tuple(fields)
 
 
-def _integer(data: bytes) -> int:
-    return int.from_bytes(data, "big", signed=True)
+def _int8(data: bytes) -> int:
+    value: int
+    (value,) = _long(data)
+    return value
 
 
 def _text(data: bytes) -> str:
-    return unescaped(str(data, "utf-8"))
+    text = data.decode()
+    return text if "%" not in text else unescaped(text)
 
 
 def _array(decode: Callable[[bytes], Any]) -> Callable[[bytes], list[Any]]:
@@ -162,10 +178,10 @@ def _array(decode: Callable[[bytes], Any]) -> Callable[[bytes], list[Any]]:
 
 
 _DECODERS: dict[int, Callable[[bytes], Any]] = {
-    _BOOL: lambda data: data == b"\x01",
+    _BOOL: b"\x01".__eq__,
     _BYTEA: bytes,
-    _INT8: _integer,
-    _INT4: _integer,
+    _INT8: _int8,
+    _INT4: lambda data: _length.unpack(data)[0],
     _TEXT: _text,
     _FLOAT8: lambda data: _float(data)[0],
     _VOID: lambda data: None,

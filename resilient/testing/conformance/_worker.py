@@ -169,9 +169,11 @@ def main() -> None:
     """Do one task, in so many threads or event-loop tasks at once."""
     options = json.loads(sys.argv[1])
     plan = TASKS[options["task"]]
+    backend = resolve(
+        options["url"], options["prefix"]
+    )  # its driver is imported; none is connected
     say("ready")
     sys.stdin.readline()
-    backend = resolve(options["url"], options["prefix"])
     calls = [(backend, *arguments) for arguments in options["calls"]]
     if options["task"] == "fork":  # a child with a half-finished event loop is another matter
         drive(plan(*calls[0]))

@@ -16,18 +16,20 @@ CREATE TABLE {schema}.idempotency (
 ) WITH (fillfactor = 50);
 INSERT INTO {schema}.sweep VALUES ('idempotency');
 
--- What has become of a call: "claimed", "busy", "completed", "mismatch" or "unknown".
-CREATE TYPE {schema}.call AS (answer text, owner text, number bigint, attempt bigint,
-  takeover boolean, outcome text, result bytea);
+-- What has become of a call: "claimed" or "taken over" (the number is its fence), "busy" (the detail
+-- is its owner), "completed" (its outcome), "mismatch" (its fingerprint) or "unknown"; else the number
+-- is the time that is left. Few columns: each costs both sides.
+CREATE TYPE {schema}.call AS
+  (answer text, detail text, number bigint, attempt bigint, result bytea);
 
 -- The answer to a claim that nothing changes any more; else null.
 CREATE FUNCTION {schema}.call_settled(_call {schema}.idempotency, _fingerprint text, _t bigint)
 RETURNS {schema}.call LANGUAGE plpgsql AS $$
 BEGIN
   IF _fingerprint <> '' AND _call.fingerprint <> '' AND _fingerprint <> _call.fingerprint THEN
-    RETURN ROW('mismatch', _call.fingerprint, 0, 0, false, '', ''::bytea)::{schema}.call;
+    RETURN ROW('mismatch', _call.fingerprint, 0, 0, ''::bytea)::{schema}.call;
   ELSIF _call.state = 'completed' THEN
-    RETURN ROW('completed', '', _call.expires - _t, _call.attempt, false, _call.outcome,
+    RETURN ROW('completed', _call.outcome, _call.expires - _t, _call.attempt,
       _call.result)::{schema}.call;
   END IF;
   RETURN NULL;
@@ -36,10 +38,10 @@ $$;
 
 -- A replay only reads: no lock, nothing to log.
 CREATE FUNCTION {schema}.call_replay(_key text, _owner text, _lease bigint, _ttl bigint,
-  _fingerprint text, _address text, _takeover boolean) RETURNS TABLE (answer text, owner text,
-  number bigint, attempt bigint, takeover boolean, outcome text, result bytea)
+  _fingerprint text, _address text, _takeover boolean) RETURNS TABLE (answer text, detail text,
+  number bigint, attempt bigint, result bytea)
 LANGUAGE sql STABLE AS $$
-  SELECT 'completed', '', c.expires - {schema}.clock(), c.attempt, false, c.outcome, c.result
+  SELECT 'completed', c.outcome, c.expires - {schema}.clock(), c.attempt, c.result
   FROM {schema}.idempotency AS c
   WHERE c.key = _key AND c.state = 'completed' AND c.expires > {schema}.clock()
     AND (_fingerprint = '' OR c.fingerprint = '' OR c.fingerprint = _fingerprint)
@@ -69,7 +71,8 @@ BEGIN
     IF _call.state = 'claimed' AND _call.owner = _owner THEN
       UPDATE {schema}.idempotency SET until = _t + _lease,
         expires = greatest(_call.expires, _t + _ttl, _t + _lease) WHERE key = _key;
-      RETURN ROW('claimed', _owner, _fence, _call.attempt, _call.takeover, '', ''::bytea)::{schema}.call;
+      RETURN ROW(CASE WHEN _call.takeover THEN 'taken over' ELSE 'claimed' END, '', _fence,
+        _call.attempt, ''::bytea)::{schema}.call;
     ELSIF _call.state = 'claimed' AND _call.until > _t THEN
       IF _address <> '' THEN
         _queue := {schema}.joined(_call.queue, _address, _t);
@@ -77,9 +80,9 @@ BEGIN
           UPDATE {schema}.idempotency SET queue = _queue WHERE key = _key;
         END IF;
       END IF;
-      RETURN ROW('busy', _call.owner, _call.until - _t, _call.attempt, false, '', ''::bytea)::{schema}.call;
+      RETURN ROW('busy', _call.owner, _call.until - _t, _call.attempt, ''::bytea)::{schema}.call;
     ELSIF _call.state = 'claimed' AND NOT _takeover THEN
-      RETURN ROW('unknown', '', 0, _call.attempt, false, '', ''::bytea)::{schema}.call;
+      RETURN ROW('unknown', '', 0, _call.attempt, ''::bytea)::{schema}.call;
     END IF;
     _queue := _call.queue;
   END IF;
@@ -96,8 +99,8 @@ BEGIN
   IF random() < 0.004 THEN
     PERFORM {schema}.sweep('idempotency', _t);
   END IF;
-  RETURN ROW('claimed', _owner, _fence, coalesce(_call.attempt, 0) + 1,
-    coalesce(_call.state = 'claimed', false), '', ''::bytea)::{schema}.call;
+  RETURN ROW(CASE WHEN _call.state = 'claimed' THEN 'taken over' ELSE 'claimed' END, '', _fence,
+    coalesce(_call.attempt, 0) + 1, ''::bytea)::{schema}.call;
 END
 $$;
 
@@ -176,10 +179,9 @@ BEGIN
   IF _call.state = 'completed' THEN
     RETURN NEXT {schema}.call_settled(_call, '', _t);
   ELSIF _call.state = 'claimed' AND _call.until > _t THEN
-    RETURN NEXT ROW('busy', _call.owner, _call.until - _t, _call.attempt, false, '',
-      ''::bytea)::{schema}.call;
+    RETURN NEXT ROW('busy', _call.owner, _call.until - _t, _call.attempt, ''::bytea)::{schema}.call;
   ELSIF _call.state = 'claimed' THEN
-    RETURN NEXT ROW('unknown', '', 0, _call.attempt, false, '', ''::bytea)::{schema}.call;
+    RETURN NEXT ROW('unknown', '', 0, _call.attempt, ''::bytea)::{schema}.call;
   END IF;
 END
 $$;
