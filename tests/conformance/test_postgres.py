@@ -61,4 +61,4 @@ class TestProcesses(ProcessConformance):
         self._url = postgres.url
 
     def url(self) -> str:
-        return self._url
+        return f"{self._url}?timeout=30&connect_timeout=30"  # the machine may be busy

@@ -169,9 +169,7 @@ def main() -> None:
     """Do one task, in so many threads or event-loop tasks at once."""
     options = json.loads(sys.argv[1])
     plan = TASKS[options["task"]]
-    backend = resolve(
-        options["url"], options["prefix"]
-    )  # its driver is imported; none is connected
+    backend = resolve(options["url"], options["prefix"])  # imports its driver, connects nothing
     say("ready")
     sys.stdin.readline()
     calls = [(backend, *arguments) for arguments in options["calls"]]
