@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from resilient.backends.sqlite import SqliteBackend, from_url
 from resilient.backends.sqlite.transaction import successor
 from resilient.backends.sqlite.transport import Command
+from resilient.engine import chance
 from resilient.engine.clock import ManualClock, installed
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
@@ -47,6 +49,12 @@ def acquire(backend: SqliteBackend, key: str, owner: str = "ann") -> Any:
     """Ask for a lock for 30 seconds."""
     assert backend.locks is not None
     return drive(backend.locks.acquire(key, ttl=30, owner=owner))
+
+
+def begin(backend: SqliteBackend, job: str, owner: str = "ann", ttl: float = 1) -> Any:
+    """Run a job for a second."""
+    assert backend.checkpoints is not None
+    return drive(backend.checkpoints.start(job, owner=owner, lease=1, ttl=ttl))
 
 
 def change(backend: SqliteBackend, work: Any) -> Any:
@@ -209,14 +217,15 @@ def test_another_programs_database(path: Path) -> None:
     assert path.read_bytes() == content
 
 
-def test_a_later_version(backend: SqliteBackend, path: Path) -> None:
-    """Tables of a version that is not known are not touched."""
+@pytest.mark.parametrize("version", [1, 99])
+def test_another_version(backend: SqliteBackend, path: Path, version: int) -> None:
+    """Tables of an earlier version, or of one that is not known, are not touched."""
     acquire(backend, "k")
     backend.close()
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 99")
+    connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
-    with pytest.raises(ConfigurationError, match="version 99"):
+    with pytest.raises(ConfigurationError, match=f"of version {version}, and this one knows 2"):
         acquire(backend, "k")
 
 
@@ -225,7 +234,7 @@ def test_a_record_that_does_not_read(backend: SqliteBackend, path: Path) -> None
     acquire(backend, "k")
     connection = sqlite3.connect(path)
     with connection:
-        connection.execute("UPDATE record SET data = ?", (b"\xc1",))
+        connection.execute("UPDATE clustered SET data = ?", (b"\xc1",))
     connection.close()
     with pytest.raises(CodecError, match="'lock'"):
         acquire(backend, "k", "bob")
@@ -466,6 +475,25 @@ def test_expired_rows_are_collected(path: Path) -> None:
         assert count(path, "record") < 1_500
         assert drive(cache.has("stays"))
         backend.close()
+
+
+def test_expired_rows_in_the_order_of_keys_are_collected(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So do those that lie in the order of their keys: of all tenants, and what lives stays."""
+    monkeypatch.setattr(chance, "random", partial(next, cycle([0.0, *[0.5] * 63])))
+    clock = ManualClock()
+    with installed(clock):
+        backends = [SqliteBackend(path, prefix=prefix) for prefix in ("", "b:")]
+        for turn in range(1_000):
+            for backend in backends:
+                ttl = 1_000_000 if turn == 700 else 1
+                begin(backend, f"job{turn}", ttl=ttl)
+            clock.advance(0.01)
+        assert count(path, "clustered") < 1_000
+        for backend in backends:
+            assert begin(backend, "job700", "bob").attempt == 2
+            backend.close()
 
 
 def test_signals_are_trimmed(backend: SqliteBackend, path: Path) -> None:

@@ -74,7 +74,7 @@ class StoreClock:
             self._offset = max(self._seen, current.wall()) - current.now()
         self._reserved = 0
 
-    def tick(self, connection: sqlite3.Connection, now: float) -> int:
+    def tick(self, cursor: sqlite3.Cursor, now: float) -> int:
         """A number larger than any that was drawn from this file, inside a write transaction.
 
         Transactions follow each other, each takes longer than a µs, and all processes read one
@@ -84,16 +84,16 @@ class StoreClock:
         """
         tick = max(int(now * 1e6), self._last_tick + 1)
         if tick >= self._reserved:
-            tick = self._reserve(connection, tick)
+            tick = self._reserve(cursor, tick)
         self._last_tick = tick
         return tick
 
-    def _reserve(self, connection: sqlite3.Connection, tick: int) -> int:
+    def _reserve(self, cursor: sqlite3.Cursor, tick: int) -> int:
         if not self._is_system:
-            return _counted(connection, COUNT_ABOVE_ALL, tick)
-        counted = _counted(connection, RESERVE_UP_TO, tick + RESERVE)
+            return _counted(cursor, COUNT_ABOVE_ALL, tick)
+        counted = _counted(cursor, RESERVE_UP_TO, tick + RESERVE)
         if counted >= tick:
-            return _counted(connection, COUNT, tick)
+            return _counted(cursor, COUNT, tick)
         self._reserved = tick + RESERVE
         return tick
 
@@ -113,7 +113,7 @@ def boot_id() -> str:
     return f"{identity.boot}|{namespace}"
 
 
-def _counted(connection: sqlite3.Connection, update: str, value: int) -> int:
-    connection.execute(update, (value,))
-    (counted,) = connection.execute("SELECT counted FROM state").fetchone()
+def _counted(cursor: sqlite3.Cursor, update: str, value: int) -> int:
+    cursor.execute(update, (value,))
+    (counted,) = cursor.execute("SELECT counted FROM state").fetchone()
     return int(counted)

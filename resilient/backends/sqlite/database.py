@@ -63,6 +63,7 @@ class Database(Forkable):
         if synchronous not in get_args(Synchronous):
             raise ConfigurationError(f"synchronous={synchronous!r}: it is 'normal' or 'full'")
         self.path = path
+        self._path = os.fsencode(path)
         self.timeout = timeout
         self.synchronous = synchronous
         self.clock = StoreClock()
@@ -163,7 +164,7 @@ class Database(Forkable):
     def file(self) -> tuple[int, int]:
         """Which file is at the path; zeros if none is."""
         try:
-            status = os.stat(self.path)
+            status = os.stat(self._path)
         except OSError:
             return 0, 0
         return status.st_dev, status.st_ino

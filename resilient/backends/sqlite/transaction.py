@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from resilient.backends.sqlite.clock import StoreClock
+from resilient.backends.sqlite.sweep import SWEEP_CHANCE, sweep, sweep_clustered
 from resilient.engine import chance
 from resilient.engine.identity import is_dead
 from resilient.engine.transactional import Record, Table
@@ -18,25 +19,36 @@ __all__ = ["Signal", "SqliteTransaction"]
 
 R = TypeVar("R", bound=Record)
 
-SWEEP_CHANCE = 1 / 64
-SWEEP = 128
-"""One write in so many looks at so many rows, and drops those that expired: more than are added."""
 EVENTS = 2_000
 """Signals that are kept for processes that are slow to look."""
 
-GET = "SELECT data FROM record WHERE prefix = ? AND kind = ? AND key = ? AND expires > ?"
-PUT = (
-    "INSERT INTO record VALUES (?, ?, ?, ?, ?) "
-    "ON CONFLICT (prefix, kind, key) "
-    "DO UPDATE SET expires = excluded.expires, data = excluded.data"
-)
-DELETE = "DELETE FROM record WHERE prefix = ? AND kind = ? AND key = ?"
-SCAN = "SELECT key, data FROM record WHERE prefix = ? AND kind = ? AND expires > ? AND key >= ?"
-SWEEP_ROWS = "SELECT rowid, expires FROM record WHERE rowid > ? ORDER BY rowid LIMIT ?"
+
+class Statements(NamedTuple):
+    """Those of the table in which records lie."""
+
+    get: str
+    put: str
+    delete: str
+    scan: str
+
+    @classmethod
+    def of(cls, table: str) -> Statements:
+        """Those of a table of the schema."""
+        return cls(
+            f"SELECT data FROM {table} WHERE prefix = ? AND kind = ? AND key = ? AND expires > ?",
+            f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?) ON CONFLICT (prefix, kind, key) "
+            "DO UPDATE SET expires = excluded.expires, data = excluded.data",
+            f"DELETE FROM {table} WHERE prefix = ? AND kind = ? AND key = ?",
+            f"SELECT key, data FROM {table} "
+            "WHERE prefix = ? AND kind = ? AND expires > ? AND key >= ?",
+        )
+
+
+SCATTERED, CLUSTERED = Statements.of("record"), Statements.of("clustered")
 SEND = "INSERT INTO event (origin, prefix, channel, message) VALUES (?, ?, ?, ?)"
 TRIM = "DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - ?"
 
-_encode = msgspec.msgpack.Encoder().encode
+_encode_into = msgspec.msgpack.Encoder().encode_into
 _decoders: dict[Table[Any], msgspec.msgpack.Decoder[Any]] = {}
 
 
@@ -51,15 +63,17 @@ class SqliteTransaction:
     """Valid between a BEGIN and its COMMIT.
 
     Args:
-        connection: Where the transaction runs.
+        cursor: Runs the statements of this transaction, one after the other.
         clock: The store's clock.
         prefix: The tenant.
     """
 
-    __slots__ = ("_clock", "_connection", "_prefix", "now", "signals")
+    __slots__ = ("_clock", "_cursor", "_prefix", "now", "signals")
 
-    def __init__(self, connection: sqlite3.Connection, clock: StoreClock, prefix: str) -> None:
-        self._connection = connection
+    sweep_chance = SWEEP_CHANCE
+
+    def __init__(self, cursor: sqlite3.Cursor, clock: StoreClock, prefix: str) -> None:
+        self._cursor = cursor
         self._clock = clock
         self._prefix = prefix
         self.now = clock.now()
@@ -67,24 +81,26 @@ class SqliteTransaction:
 
     def tick(self) -> int:
         """A number larger than all before it."""
-        return self._clock.tick(self._connection, self.now)
+        return self._clock.tick(self._cursor, self.now)
 
     def get(self, table: Table[R], key: str) -> R | None:
         """The live record of a key."""
-        found = self._connection.execute(GET, (self._prefix, table.name, key, self.now))
-        row = found.fetchone()
+        get = (CLUSTERED if table.clustered else SCATTERED).get
+        row = self._cursor.execute(get, (self._prefix, table.name, key, self.now)).fetchone()
         return None if row is None else decoded(table, row[0])
 
     def put(self, table: Table[R], key: str, record: R, *, ttl: float) -> None:
         """Store a record."""
-        row = (self._prefix, table.name, key, self.now + ttl, _encode(record))
-        self._connection.execute(PUT, row)
-        if chance.random() < SWEEP_CHANCE:
-            self._sweep()
+        put = (CLUSTERED if table.clustered else SCATTERED).put
+        row = (self._prefix, table.name, key, self.now + ttl, encoded(record))
+        self._cursor.execute(put, row)
+        if chance.random() < self.sweep_chance:
+            (sweep_clustered if table.clustered else sweep)(self._cursor, self.now)
 
     def delete(self, table: Table[R], key: str) -> None:
         """Remove a record."""
-        self._connection.execute(DELETE, (self._prefix, table.name, key))
+        delete = (CLUSTERED if table.clustered else SCATTERED).delete
+        self._cursor.execute(delete, (self._prefix, table.name, key))
 
     def scan(
         self,
@@ -96,7 +112,8 @@ class SqliteTransaction:
     ) -> Iterator[tuple[str, R]]:
         """The live records of a range of keys, by key."""
         # Only the bounds that there are: SQLite finds no range through an OR.
-        statement, bounds = SCAN, [self._prefix, table.name, self.now, prefix]
+        statement = (CLUSTERED if table.clustered else SCATTERED).scan
+        bounds = [self._prefix, table.name, self.now, prefix]
         if (end := successor(prefix)) is not None:
             statement += " AND key < ?"
             bounds.append(end)
@@ -105,7 +122,7 @@ class SqliteTransaction:
             bounds.append(after)
         statement += " ORDER BY key LIMIT ?"
         bounds.append(-1 if limit is None else limit)
-        for key, data in self._connection.execute(statement, bounds).fetchall():
+        for key, data in self._cursor.execute(statement, bounds).fetchall():
             yield key, decoded(table, data)
 
     def wake(self, address: str, gift: str = "") -> None:
@@ -124,19 +141,16 @@ class SqliteTransaction:
         """Write down what other processes must hear, before the commit."""
         for channel, message in self.signals:
             if channel is not None or not message.startswith(f"{origin}:"):
-                self._connection.execute(SEND, (origin, self._prefix, channel, message))
+                self._cursor.execute(SEND, (origin, self._prefix, channel, message))
         if chance.random() < SWEEP_CHANCE * len(self.signals):
-            self._connection.execute(TRIM, (EVENTS,))
+            self._cursor.execute(TRIM, (EVENTS,))
 
-    def _sweep(self) -> None:
-        """Look at the next rows and drop those that expired, so that none stays for ever."""
-        execute = self._connection.execute
-        (swept,) = execute("SELECT swept FROM state").fetchone()
-        rows = execute(SWEEP_ROWS, (swept, SWEEP)).fetchall()
-        expired = [(row,) for row, expires in rows if expires <= self.now]
-        self._connection.executemany("DELETE FROM record WHERE rowid = ?", expired)
-        last = rows[-1][0] if len(rows) == SWEEP else 0
-        execute("UPDATE state SET swept = ?", (last,))
+
+def encoded(record: Record) -> bytearray:
+    """A record in its stored form."""
+    data = bytearray()  # `sqlite3` takes as it is; for `bytes` it goes looking for an adapter
+    _encode_into(record, data)
+    return data
 
 
 def decoded(table: Table[R], data: bytes) -> R:

@@ -12,13 +12,14 @@ from functools import partial
 from typing import Any
 
 from resilient.backends.sqlite.database import Database, roll_back
+from resilient.backends.sqlite.foresight import UNFORESEEN, Foresight
 from resilient.backends.sqlite.signals import SqliteSignals
 from resilient.backends.sqlite.transaction import Signal, SqliteTransaction
 from resilient.backends.sqlite.trouble import translated
 from resilient.engine.crew import Crew
 from resilient.engine.drivers.aio import Reply
 from resilient.engine.forks import forget_in_child
-from resilient.engine.transactional import Transaction
+from resilient.engine.transactional import Optimistic, Transaction
 from resilient.errors import BackendError
 
 __all__ = ["Command", "SqliteTransport"]
@@ -50,6 +51,7 @@ class SqliteTransport:
         self._database = database
         self._prefix = prefix
         self._signals = signals
+        self._foresight = Foresight(database.clock, prefix)
         # A reader never waits behind a writer, who may wait for other processes.
         self._writer = Crew("resilient-sqlite-writer", 1)
         self._readers = Crew("resilient-sqlite-reader", 2)
@@ -101,9 +103,10 @@ class SqliteTransport:
 
     def _look(self, work: Work) -> Any:
         with self._database.connection() as connection:
-            connection.execute("BEGIN")
+            cursor = connection.cursor()
+            cursor.execute("BEGIN")
             try:
-                return work(SqliteTransaction(connection, self._database.clock, self._prefix))
+                return work(SqliteTransaction(cursor, self._database.clock, self._prefix))
             finally:
                 roll_back(connection)
 
@@ -117,7 +120,7 @@ class SqliteTransport:
             if self._open is not None:
                 # The garbage collector closed a suspended generator inside a transaction, and the
                 # generator released something: that becomes part of the transaction.
-                answer, signals = self._run(self._open, work)
+                answer, signals = self._run(self._open.cursor(), work)
             else:
                 answer, signals = database.patiently(partial(self._commit, work))
         finally:
@@ -128,21 +131,29 @@ class SqliteTransport:
 
     def _commit(self, work: Work) -> tuple[Any, list[Signal]]:
         with self._database.connection() as connection:
-            connection.execute("BEGIN IMMEDIATE")
+            if isinstance(work, Optimistic):
+                answer = self._foresight.attempt(connection, work)
+                if answer is not UNFORESEEN:
+                    return answer, []
+            cursor = connection.cursor()
+            cursor.execute("BEGIN IMMEDIATE")
             self._open = connection
             try:
-                answer = self._run(connection, work)
-                connection.execute("COMMIT")
+                outcome = self._run(cursor, work)
+                cursor.execute("COMMIT")
             except BaseException:
                 self._database.clock.rolled_back()
                 roll_back(connection)
                 raise
             finally:
                 self._open = None
-            return answer
+            return outcome
 
-    def _run(self, connection: sqlite3.Connection, work: Work) -> tuple[Any, list[Signal]]:
-        transaction = SqliteTransaction(connection, self._database.clock, self._prefix)
+    def _run(self, cursor: sqlite3.Cursor, work: Work) -> tuple[Any, list[Signal]]:
+        if isinstance(work, Optimistic):
+            transaction = self._foresight.transaction(cursor)
+        else:
+            transaction = SqliteTransaction(cursor, self._database.clock, self._prefix)
         answer = work(transaction)
         if transaction.signals:
             transaction.store_signals(self._signals.origin)

@@ -12,9 +12,16 @@ from resilient.engine.transactional.checkpoints import TransactionalCheckpoints
 from resilient.engine.transactional.circuits import TransactionalCircuits
 from resilient.engine.transactional.idempotency import TransactionalIdempotency
 from resilient.engine.transactional.locks import TransactionalLocks
-from resilient.engine.transactional.store import Record, Table, Transaction, TransactionalStore
+from resilient.engine.transactional.store import (
+    Optimistic,
+    Record,
+    Table,
+    Transaction,
+    TransactionalStore,
+)
 
 __all__ = [
+    "Optimistic",
     "Record",
     "Table",
     "Transaction",

@@ -34,7 +34,7 @@ from resilient.engine.transactional.jobs import (
     steps_of,
     trimmed,
 )
-from resilient.engine.transactional.store import Transaction, TransactionalStore
+from resilient.engine.transactional.store import Optimistic, Transaction, TransactionalStore
 from resilient.engine.transactional.waiters import wake_all
 from resilient.protocols.checkpoints import (
     Checkpoint,
@@ -113,7 +113,9 @@ class TransactionalCheckpoints:
         lease: float | None = None,
     ) -> bool:
         """Store the result of a step; the first writer wins."""
-        return await self._store.change(lambda tx: step(tx, task, name, value, fence, ttl, lease))
+        return await self._store.change(
+            Optimistic(lambda tx: step(tx, task, name, value, fence, ttl, lease))
+        )
 
     async def finish(self, task: str, result: Encoded, *, fence: int, ttl: float) -> bool:
         """Store the job's result, end the run and wake all waiters."""

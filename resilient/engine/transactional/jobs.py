@@ -98,9 +98,9 @@ class Step(Record, frozen=True, array_like=True):
     value: bytes
 
 
-JOBS = Table("job", Job)
+JOBS = Table("job", Job, clustered=True)
 SAVED = Table("checkpoint", Saved)
-STEPS = Table("step", Step)
+STEPS = Table("step", Step, clustered=True)
 
 
 def kept(tx: Transaction, task: str, job: Job, ttl: float) -> None:

@@ -75,11 +75,11 @@ class Lock(Record, frozen=True, array_like=True):
 
 
 FREE = Lock(0)
-LOCKS = Table("lock", Lock)
+LOCKS = Table("lock", Lock, clustered=True)
 TABLES = {
     "lock": LOCKS,
-    "semaphore": Table("semaphore", Lock),
-    "rwlock": Table("rwlock", Lock),
+    "semaphore": Table("semaphore", Lock, clustered=True),
+    "rwlock": Table("rwlock", Lock, clustered=True),
 }
 
 

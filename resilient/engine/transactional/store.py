@@ -15,7 +15,15 @@ import msgspec
 
 from resilient.engine.guard import in_force
 
-__all__ = ["GuardedStore", "Record", "Table", "Transaction", "TransactionalStore", "Work"]
+__all__ = [
+    "GuardedStore",
+    "Optimistic",
+    "Record",
+    "Table",
+    "Transaction",
+    "TransactionalStore",
+    "Work",
+]
 
 T = TypeVar("T")
 
@@ -40,13 +48,17 @@ class Table(Generic[R]):
     Args:
         name: Lower-case letters only: some stores make it the name of a table of theirs.
         record: The type of its records.
+        clustered: Whether a store that can had better keep them in the order of their keys: what is
+            asked for lies side by side then, and one more is written in one place. That is no good
+            where keys come at random and there are many.
     """
 
-    __slots__ = ("name", "record")
+    __slots__ = ("clustered", "name", "record")
 
-    def __init__(self, name: str, record: type[R]) -> None:
+    def __init__(self, name: str, record: type[R], *, clustered: bool = False) -> None:
         self.name = name
         self.record = record
+        self.clustered = clustered
 
     def __repr__(self) -> str:
         return f"<Table {self.name}>"
@@ -113,6 +125,23 @@ class Transaction(Protocol):
 
 
 Work = Callable[[Transaction], T]
+
+
+class Optimistic(Generic[T]):
+    """A function that is run again and again, most likely finds what it found before, and writes.
+
+    A store may run it on what it remembers, and write on the condition that this was true. If it
+    was not, or does not know how: it is a function like any other.
+    """
+
+    __slots__ = ("work",)
+
+    def __init__(self, work: Work[T]) -> None:
+        self.work = work
+
+    def __call__(self, tx: Transaction) -> T:
+        """Run it."""
+        return self.work(tx)
 
 
 class TransactionalStore(Protocol):

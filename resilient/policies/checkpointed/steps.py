@@ -39,7 +39,8 @@ class Steps:
         if lease is None:
             return await _attempted(retries)
         lease.check()
-        await run.settle_left()
+        if run.left:
+            await run.settle_left()
         await run.look()
         answer = await (_attempted(retries) if retries else Body())
         value = _stored(run.task, name, codec, answer)
