@@ -20,8 +20,9 @@ from resilient import CircuitBreaker, CircuitState, Consecutive, HalfOpen
 from resilient.resolving import resolve
 from tests.process import breaker_workers
 from tests.process.breaker_workers import CONCURRENCY, PERMITS
-from tests.support.fixtures import Target
+from tests.support.fixtures import Target, alternating
 from tests.support.lateness import Lateness
+from tests.support.modes import Mode
 from tests.support.processes import Worker, group
 from tests.support.scale import measured, scaled
 from tests.support.servers import RedisServer
@@ -175,18 +176,15 @@ def test_exactly_so_many_probes_as_there_are_permits(fleet: Fleet) -> None:
     assert most <= CONCURRENCY
 
 
-@pytest.mark.parametrize(("kind", "mode"), [("sqlite", "async"), ("redis", "sync")])
-def test_the_permit_of_a_killed_probe_comes_back(
-    kind: str, mode: str, request: pytest.FixtureRequest
-) -> None:
+@alternating("async")
+def test_the_permit_of_a_killed_probe_comes_back(shared_target: Target, mode: Mode) -> None:
     """By its lease: others are refused until then, and probe within 0.2 s of its end.
 
     In the best of some rounds, and but for how late threads come to their turns.
     """
-    lease, beyond = 2.0, math.inf
-    target = _target(kind, request)
+    lease, beyond, kind = 2.0, math.inf, shared_target.kind
     for attempt in range(4):
-        arguments = (target.url, f"{target.prefix}{attempt}:", mode, lease)
+        arguments = (shared_target.url, f"{shared_target.prefix}{attempt}:", mode.name, lease)
         with (
             Lateness() as late,
             group(breaker_workers.probe_when_possible, [arguments]) as (other,),
