@@ -130,7 +130,9 @@ def reading(url: str, prefix: str, local_ttl: float) -> int:
     """
     resilient.configure(url, prefix=prefix)
 
-    @cached(ttl=60, namespace=NAMESPACE, tags=("tag",), local=LocalCache(ttl=local_ttl))
+    near = LocalCache(ttl=local_ttl)
+
+    @cached(ttl=60, namespace=NAMESPACE, tags=("tag",), local=near, backend_timeout=PATIENT)
     def f(path: str) -> str:
         return Path(path).read_text()
 
@@ -157,7 +159,7 @@ def invalidating(url: str, prefix: str, path: str, rounds: int) -> list[float]:
     """Change the value and invalidate it, by key, tag and namespace; when that was done."""
     resilient.configure(url, prefix=prefix)
 
-    @cached(ttl=60, namespace=NAMESPACE, tags=("tag",))
+    @cached(ttl=60, namespace=NAMESPACE, tags=("tag",), backend_timeout=PATIENT)
     def f(path: str) -> str:
         return Path(path).read_text()
 
@@ -183,7 +185,7 @@ def forked(url: str, prefix: str) -> str:
     resilient.configure(url, prefix=prefix)
     from_child, to_child = os.pipe(), os.pipe()
 
-    @cached("{x}", ttl=60, namespace=NAMESPACE, local=LocalCache(ttl=60))
+    @cached("{x}", ttl=60, namespace=NAMESPACE, local=LocalCache(ttl=60), backend_timeout=PATIENT)
     def f(x: int) -> int:
         return x
 
@@ -192,7 +194,7 @@ def forked(url: str, prefix: str) -> str:
 
     def heard(x: int) -> str:
         """Whether the other process's invalidation makes this one compute again."""
-        before, deadline = cached.of(f).stats().computed, time.monotonic() + 5
+        before, deadline = cached.of(f).stats().computed, time.monotonic() + 30
         while cached.of(f).stats().computed == before and time.monotonic() < deadline:
             f(x)
         return "heard" if cached.of(f).stats().computed == before + 1 else "not heard"

@@ -16,7 +16,7 @@ from resilient import LocalCache, cached
 from resilient.backends.redis import from_url
 from tests.support.fixtures import Target, everywhere
 from tests.support.modes import Mode
-from tests.support.scale import scaled
+from tests.support.scale import measured, scaled
 from tests.support.servers import RedisAt, RedisServer
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -150,9 +150,12 @@ def test_a_frozen_server(mode: Mode, private_redis: RedisServer, falls_back: boo
             slept, first = timed(bare, n), timed(one, n)
             assert first >= budget * 0.9, "it was asked"
             added.append(first - slept)
+        what = f"{mode}, {'soft' if falls_back else 'hard'} budget"
+        measured(f"{what}: added to it", min(added), "s")
         assert min(added) <= 0.02
         assert len(ran) == (0 if falls_back else len(each))
         then = sorted(timed(one, n) for one in each for n in range(40))
+        measured(f"{what}: a call while the server is away", then[len(then) // 2], "s")
         assert then[len(then) // 2] <= 0.001
         assert [cached.of(one).stats().backend_errors for one in each] == [1] * len(each)
     back = time.monotonic()
@@ -160,6 +163,7 @@ def test_a_frozen_server(mode: Mode, private_redis: RedisServer, falls_back: boo
         while not _is_stored(mode, one):
             assert time.monotonic() < back + 5
             time.sleep(0.02)
+    measured(f"{what}: back after", time.monotonic() - back, "s")
     for own in backends:
         mode.call(own.aclose if mode.is_async else own.close)
 
