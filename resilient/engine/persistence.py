@@ -8,7 +8,7 @@ from typing import TypeVar
 from resilient.engine.plan import NOW, RANDOM, Sleep
 from resilient.errors import BackendError
 
-__all__ = ["BUDGET", "asked_again"]
+__all__ = ["BUDGET", "asked_again", "asked_until"]
 
 T = TypeVar("T")
 
@@ -20,6 +20,14 @@ outage no longer than that.
 """
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.5
+
+
+async def asked_until(moment: float, ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask, and again after transient errors until a moment of the local clock."""
+    try:
+        return await ask()
+    except BackendError as error:
+        return await asked_again(error, ask, until=moment)
 
 
 async def asked_again(error: BackendError, ask: Callable[[], Awaitable[T]], *, until: float) -> T:

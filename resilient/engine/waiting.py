@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from resilient.engine.persistence import BUDGET, asked_again
+from resilient.engine.persistence import BUDGET, asked_again, asked_until
 from resilient.engine.plan import NOW, IsDead, Listen, Plan, Sleep, Wait, shielded
 from resilient.engine.signals import CROWDED, POLL, Hub
 from resilient.errors import BackendError, Rejected
@@ -111,7 +111,7 @@ async def obtained(
         raise
     if not contest.is_busy(answer):
         return began, answer
-    began, answer = await _evicting(contest, began, answer)
+    began, answer = await _evicting(contest, began, answer, budget)
     if not contest.is_busy(answer):
         return began, answer
     if wait == 0:
@@ -129,7 +129,9 @@ async def tried(contest: Contest[A], began: float, *, budget: float = BUDGET) ->
     except BaseException:
         await _withdrawn(contest, None)
         raise
-    return await _evicting(contest, began, answer) if contest.is_busy(answer) else (began, answer)
+    if contest.is_busy(answer):
+        return await _evicting(contest, began, answer, budget)
+    return began, answer
 
 
 async def _insisted(contest: Contest[A], error: BackendError, until: float) -> tuple[float, A]:
@@ -143,10 +145,10 @@ async def _insisted(contest: Contest[A], error: BackendError, until: float) -> t
         del error  # its traceback holds this frame: a cycle, if the frame holds it
 
 
-async def _evicting(contest: Contest[A], began: float, answer: A) -> tuple[float, A]:
+async def _evicting(contest: Contest[A], began: float, answer: A, budget: float) -> tuple[float, A]:
     """Evict a holder that is dead, and try again."""
     try:
-        return await _without_the_dead(contest, None, began, answer)
+        return await _without_the_dead(contest, None, began, answer, budget)
     except BaseException:
         await _withdrawn(contest, None)
         raise
@@ -176,9 +178,9 @@ async def queued(
     until = -math.inf
     try:
         while True:
-            began, answer = await _asked(contest, address, budget, until)
+            began, answer = await _asked(contest, address, max(await NOW + budget, until))
             if not alive:
-                began, answer = await _without_the_dead(contest, address, began, answer)
+                began, answer = await _without_the_dead(contest, address, began, answer, budget)
             alive = False
             if not contest.is_busy(answer):
                 return began, answer
@@ -226,32 +228,24 @@ def _received(contest: Contest[A], waiter: GiftedWaiter, answer: A) -> A | None:
     return receiver.received(gift, answer)
 
 
-async def _asked(
-    contest: Contest[A], waiter: str | None, budget: float, until: float
-) -> tuple[float, A]:
-    """Try once, and again after a lost reply, at least until then; a lease's deadline counts from
-    the moment of the attempt that succeeded.
-    """
-    began = await NOW
-    try:
-        answer = await contest.ask(waiter)
-    except BackendError as error:
-        ask = partial(_attempt, contest, waiter)
-        began, answer = await asked_again(error, ask, until=max(began + budget, until))
-    return began, answer
-
-
 async def _without_the_dead(
-    contest: Contest[A], waiter: str | None, began: float, answer: A
+    contest: Contest[A], waiter: str | None, began: float, answer: A, budget: float
 ) -> tuple[float, A]:
     """Evict holders that are known to be dead, and try again."""
     while contest.is_busy(answer) and await IsDead(_owner(answer)):
-        await contest.evict(_owner(answer))
-        began, answer = await _attempt(contest, waiter)
+        until = await NOW + budget
+        await asked_until(until, partial(contest.evict, _owner(answer)))
+        began, answer = await _asked(contest, waiter, until)
     return began, answer
 
 
+async def _asked(contest: Contest[A], waiter: str | None, until: float) -> tuple[float, A]:
+    """Try once, and until then after lost replies."""
+    return await asked_until(until, partial(_attempt, contest, waiter))
+
+
 async def _attempt(contest: Contest[A], waiter: str | None) -> tuple[float, A]:
+    """Try once: a lease's deadline counts from the moment of the attempt that succeeds."""
     return await NOW, await contest.ask(waiter)
 
 
@@ -276,10 +270,6 @@ async def _withdrawal(contest: Contest[Any], waiter: str | None) -> None:
     A waiter that stays behind is handed what it does not wait for any more, and holds up all
     others for a while: that is worth asking again.
     """
+    until = -math.inf if waiter is None else await NOW + BUDGET
     with suppress(BackendError):
-        try:
-            await contest.withdraw(waiter)
-        except BackendError as error:
-            if waiter is not None:
-                ask = partial(contest.withdraw, waiter)
-                await asked_again(error, ask, until=await NOW + BUDGET)
+        await asked_until(until, partial(contest.withdraw, waiter))

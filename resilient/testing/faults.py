@@ -261,6 +261,8 @@ class FaultProxy:
     async def _restore(self) -> None:
         self._swallowing = False
         self._drops.clear()
+        for link in self._links:
+            link.dropping = False
         self._delay.update(request=0.0, reply=0.0)
         for link in [link for link in self._links if link.lost_bytes]:
             link.reset()

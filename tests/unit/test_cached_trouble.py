@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,39 +16,15 @@ from resilient.engine import clock
 from resilient.engine.backend import Backend
 from resilient.engine.clock import ManualClock
 from resilient.events import BackendTrouble, Event
+from tests.support.flaky import Flaky
 from tests.support.modes import Mode
-
-
-class Flaky:
-    """A cache store in front of another one, which fails when it is told to."""
-
-    def __init__(self, store: Any) -> None:
-        self.store = store
-        self.broken: set[str] = set()
-        self.lost: set[str] = set()
-        self.asked: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.store, name)
-
-        async def ask(*args: Any, **kwargs: Any) -> Any:
-            self.asked.append(name)
-            if name in self.broken:
-                raise BackendError("the server is away")
-            answer = await method(*args, **kwargs)
-            if name in self.lost:
-                self.lost.discard(name)
-                raise BackendError("the reply was lost")
-            return answer
-
-        return ask
 
 
 @pytest.fixture
 def flaky() -> Iterator[Flaky]:
     """The store of a memory backend that is in use, to be broken."""
     memory = MemoryBackend()
-    store = Flaky(memory.cache)
+    store: Any = Flaky(memory.cache)
     backend = Backend("flaky", cache=store, source=memory.hub._source)
     with resilient.using(backend):
         yield store
@@ -154,16 +131,37 @@ def test_failing_to_store(mode: Mode, flaky: Flaky, seen: list[Event], manual: M
     assert cached.of(f).stats().local_size == 0
 
 
-def test_failing_to_abandon(mode: Mode, flaky: Flaky) -> None:
-    """The function's exception arrives, even if the lease cannot be given back."""
+def test_failing_to_abandon(
+    mode: Mode, flaky: Flaky, seen: list[Event], manual: ManualClock
+) -> None:
+    """The function's exception arrives, and the backend is left alone from then on."""
 
     async def f() -> int:
         raise LookupError("nobody")
 
     f = mode.decorate(cached(ttl=60), f)
-    flaky.broken = {"abandon"}
-    with pytest.raises(LookupError, match="nobody"):
-        mode.call(f)
+    flaky.broken = {"abandon", "has"}
+    for _ in range(2):
+        with pytest.raises(LookupError, match="nobody"):
+            mode.call(f)
+    assert (flaky.asked.count("fetch"), flaky.asked.count("abandon")) == (1, 1)
+    assert [type(event) for event in seen] == [BackendTrouble]
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["call", "batch"])
+def test_giving_back_takes_no_longer_than_asking(mode: Mode, flaky: Flaky, batch: bool) -> None:
+    """A lease is given back within the backend's budget; if that is over, its TTL does it."""
+
+    async def f(items: list[int]) -> dict[int, int]:
+        if batch:
+            return {}
+        raise LookupError("nobody")
+
+    decorator = cached.batch("{items}", key_arg="items", ttl=60) if batch else cached(ttl=60)
+    f = mode.decorate(decorator, f)
+    with contextlib.suppress(LookupError):
+        mode.call(f, [7])
+    assert 0 < flaky.budgets["abandon"] <= 0.25
 
 
 def test_invalidations_do_not_fail_silently(mode: Mode, flaky: Flaky, manual: ManualClock) -> None:

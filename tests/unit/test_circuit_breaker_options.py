@@ -303,29 +303,3 @@ def test_a_ramp_lets_calls_through_little_by_little(mode: Mode, clock: ManualClo
     assert 0.8 < shares[2] < 1
     clock.advance(20)
     succeed(mode, breaker, 50)
-
-
-# --- consistency
-
-
-def test_strict_asks_and_reports_each_call(mode: Mode, clock: ManualClock) -> None:
-    """Two requests a call; a failure elsewhere is known to the very next one."""
-    with resilient.using("memory://") as backend:
-        breaker = CircuitBreaker("s", trip=Consecutive(2), consistency="strict")
-        succeed(mode, breaker)
-        fail(mode, breaker)
-        store = backend.sync.circuits
-        assert store.view("s")[3:5] == (2, 1)
-        store.record("s", rules=breaker.rules, outcomes="1")
-        with pytest.raises(CircuitOpen):
-            succeed(mode, breaker)
-
-
-def test_local_tells_nobody(mode: Mode, clock: ManualClock) -> None:
-    """A breaker of this process alone: nothing is stored."""
-    with resilient.using("memory://") as backend:
-        breaker = CircuitBreaker("s", trip=Consecutive(2), consistency="local")
-        fail(mode, breaker, 2)
-        with pytest.raises(CircuitOpen):
-            succeed(mode, breaker)
-        assert backend.sync.circuits.view("s").generation == 0

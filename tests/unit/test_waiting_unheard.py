@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 import resilient
-from resilient import distributed_lock, idempotent, lock
+from resilient import cached, distributed_lock, idempotent, lock
 from resilient.backends.redis.subscription import RedisSubscription
 from resilient.errors import BackendError
+from resilient.resolving import resolve
 from tests.support.modes import Mode
 from tests.support.servers import RedisAt
 
@@ -54,6 +55,32 @@ def test_a_lock_is_waited_for(mode: Mode) -> None:
 
     assert mode.call(mode.decorate(distributed_lock("k", ttl=30, wait=20), section)) == "done"
     thread.join()
+    close(mode)
+
+
+def test_a_batch_waits_for_anothers_values(mode: Mode, redis_server: RedisAt, prefix: str) -> None:
+    """What another process computes is not computed here."""
+    begun, release = threading.Event(), threading.Event()
+    options: dict[str, Any] = {"key_arg": "ids", "ttl": 60, "namespace": "n", "local": None}
+    elsewhere = resolve(redis_server.url, prefix)
+
+    @cached.batch("{ids}", backend=elsewhere, **options)
+    def first(ids: list[int]) -> dict[int, str]:
+        begun.set()
+        release.wait()
+        return dict.fromkeys(ids, "first")
+
+    async def second(ids: list[int]) -> dict[int, str]:
+        return dict.fromkeys(ids, "second")
+
+    thread = threading.Thread(target=first, args=([1, 2],))
+    thread.start()
+    begun.wait()
+    threading.Timer(0.2, release.set).start()
+    batch = mode.decorate(cached.batch("{ids}", backend_timeout="10s", **options), second)
+    assert mode.call(batch, [1, 2]) == {1: "first", 2: "first"}
+    thread.join()
+    elsewhere.close()
     close(mode)
 
 

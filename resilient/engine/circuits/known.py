@@ -128,6 +128,23 @@ class KnownCircuit(LocalView):
         self._circuits.touch(self)
         self._news.tell()
 
+    def unheard(self, counter: Iterator[int], outcome: str, retry_after: float) -> None:
+        """Judge a call of which the server was told, but did not answer: it may count it.
+
+        Only if that opens the circuit here, the server is told again.
+        """
+        with self._lock:
+            if counter is not self._tally.counter or self.state is not CLOSED:
+                return
+            view = self._circuits.own_judgement(self, outcome, retry_after)
+            if view.state is CLOSED:
+                return
+            self._unsent.add(outcome, clock.now(), retry_after)
+            self._enter(view, own=True)
+            self._send_within(0.0)
+        self._circuits.touch(self)
+        self._news.tell()
+
     def put_off(self, retry_after: float) -> None:
         """The server has refused a permit: when to ask it again."""
         with self._lock:

@@ -189,6 +189,11 @@ class KnownCircuits:
         if not first:
             self._must_reread = True
 
+    async def heard(self, key: str) -> CircuitView:
+        """What the server knows of a circuit, of whose transitions it tells from now on."""
+        await self.listen()  # first, so that no change is missed in between
+        return await self.store.view(key)
+
     def trouble(self, key: str, error: BackendError) -> None:
         """The server did not answer: leave it alone until it does."""
         if self._outage.begin(partial(self._answers, key)):

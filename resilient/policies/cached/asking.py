@@ -16,7 +16,7 @@ from resilient.engine.failure import Failure
 from resilient.engine.identity import describe
 from resilient.engine.lease import Lease
 from resilient.engine.persistence import asked_again
-from resilient.engine.plan import NOW, Ask, Plan
+from resilient.engine.plan import NOW, Ask, Plan, all_of
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, CallInProgress, CodecError
 from resilient.policies.cached.near import Call, Near
@@ -33,6 +33,7 @@ __all__ = [
     "Stored",
     "asked",
     "budget_of",
+    "given_back",
     "insisted",
     "leased",
     "life_of",
@@ -159,11 +160,32 @@ async def _asked_within(budget: float, ask: Callable[[], Plan[T]]) -> T:
     return await within(budget, ask())
 
 
+async def given_back(settings: Settings, near: Near, calls: Iterable[Call], owner: str) -> None:
+    """Give rights to compute back; where the backend cannot be told in time, their TTL does it."""
+    if settings.unguarded and near.backend.outage.is_on:
+        return
+    store: CacheStore = near.backend.require("cache")
+    budget = settings.asking.hard
+    assert budget is not None
+    ends = {call: store.abandon(call.key, owner=owner) for call in calls}
+    try:
+        await within(budget, all_of(list(ends.values())))
+    except BackendError as error:
+        near.counters.backend_errors += 1
+        if settings.unguarded:
+            left_alone(near, next(iter(ends)), error)
+
+
 def troubled(settings: Settings, near: Near, call: Call, error: BackendError) -> None:
     """Do without the backend until it is back; raise its error if that is not wanted."""
     near.counters.backend_errors += 1
     if not settings.unguarded:
         raise error
+    left_alone(near, call, error)
+
+
+def left_alone(near: Near, call: Call, error: BackendError) -> None:
+    """Ask the backend for nothing until it is back."""
     store: CacheStore = near.backend.require("cache")
     near.backend.outage.begin(partial(store.has, call.key))
     events.emit(events.BackendTrouble(POLICY, call.key, error))
@@ -205,12 +227,12 @@ class FetchContest:
 
     def evict(self, owner: str) -> Plan[object]:
         """End the lease of a dead process."""
-        return self.store.abandon(self.call.key, owner=owner)
+        return within(self.budget, self.store.abandon(self.call.key, owner=owner))
 
     async def withdraw(self, waiter: str | None) -> None:
         """Give back the lease that may have been won; not where that failed in any case."""
         if not self.failed:
-            await self.store.abandon(self.call.key, owner=self.owner)
+            await within(self.budget, self.store.abandon(self.call.key, owner=self.owner))
 
     def refusal(self, answer: Entry | Leased | Busy, waited: float) -> CallInProgress:
         """What ends a wait that may never end; no caller sees it."""

@@ -17,14 +17,16 @@ from resilient.engine.budget import within
 from resilient.engine.failure import Failure
 from resilient.engine.flights import Returned
 from resilient.engine.guard import guarded
-from resilient.engine.plan import NEW_OWNER, NOW, Body, IsDead, Listen, Wait, all_of
-from resilient.engine.waiting import EXPIRY_SLACK
+from resilient.engine.plan import NEW_OWNER, NOW, Body, IsDead, Sleep, Wait
+from resilient.engine.signals import POLL
+from resilient.engine.waiting import EXPIRY_SLACK, listening
 from resilient.errors import BackendError, ConfigurationError, LeaseLost
 from resilient.policies.cached.asking import (
     LEASE,
     PATIENCE,
     Stored,
     budget_of,
+    given_back,
     insisted,
     leased,
     life_of,
@@ -142,7 +144,7 @@ class Gathering:
             ours, theirs = await self._sorted(answers)
             self._read(())
             if ours:
-                self._served(ours)
+                await self._served(ours)
                 await self._filled(ours)
             if self._trouble is not None and self.wanted:
                 self._troubled(self._trouble)
@@ -218,7 +220,7 @@ class Gathering:
             stale = None
         return Owned(leased(self._near, call, self._owner, answer.fence, self._began), stale)
 
-    def _served(self, ours: dict[Any, Owned]) -> None:
+    async def _served(self, ours: dict[Any, Owned]) -> None:
         """Let the callers have stale values, where nothing is missing."""
         stale = {item: its.stale for item, its in ours.items() if its.stale is not None}
         if self._flight is None or len(stale) < len(self.wanted):
@@ -230,6 +232,7 @@ class Gathering:
             self._flight.serve(values, until=self._began + left)
         if self._settings.freshness.stale:
             self._flight.fallback = Returned(values)
+        await Sleep(0)  # who waits for them goes on before they are computed anew
 
     async def _received(self, item: Any, call: Call, entry: Entry) -> None:
         stored = readable(self._near, call, entry)
@@ -251,12 +254,13 @@ class Gathering:
                 with suppress(BackendError):
                     await within(self._budget, self._store.abandon(call.key, owner=busy.owner))
                 return
-        hub = self._near.backend.hub
-        if self._waiter is None:
-            self._waiter = await Listen(hub)
+        hub, left = self._near.backend.hub, min(busy.ttl for _, busy in theirs) + EXPIRY_SLACK
+        if self._waiter is not None:
+            await Wait(self._waiter, min(left, hub.recheck))
             return
-        left = min(busy.ttl for _, busy in theirs) + EXPIRY_SLACK
-        await Wait(self._waiter, min(left, hub.recheck))
+        self._waiter = await within(self._budget, listening(hub))
+        if self._waiter is None:  # nothing is heard: it looks by itself
+            await Sleep(min(left, POLL))
 
     # --- computing
 
@@ -357,12 +361,12 @@ class Gathering:
         """Renew none of the leases any more, and give some of them back."""
         for its in ours.values():
             its.lease.drop()
-        if not any(its.lease.inherited for its in ours.values()):
+        calls = list(calls)
+        if calls and not any(its.lease.inherited for its in ours.values()):
             await self._withdrawn(calls)
 
     async def _withdrawn(self, calls: Iterable[Call]) -> None:
-        with suppress(BackendError):
-            await all_of([self._store.abandon(call.key, owner=self._owner) for call in calls])
+        await given_back(self._settings, self._near, calls, self._owner)
 
     def _read(self, keys: Iterable[str]) -> None:
         """Heed what the backend is heard to have of these from now on, if they are to be kept."""

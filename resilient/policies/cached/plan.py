@@ -25,6 +25,7 @@ from resilient.policies.cached.asking import (
     Stored,
     asked,
     budget_of,
+    given_back,
     insisted,
     leased,
     life_of,
@@ -164,10 +165,10 @@ async def filled(
             encoded = None if life is None else near.records.encode(call.key, outcome)
     except BaseException:
         outcome = None  # the error's traceback holds this frame: a cycle, if that holds the error
-        await abandoned(near, call, lease)
+        await abandoned(settings, near, call, lease)
         raise
     if life is None or encoded is None:
-        await abandoned(near, call, lease)
+        await abandoned(settings, near, call, lease)
         return outcome
     lease.drop()
     if not lease.inherited:  # in a forked child: the parent's to store
@@ -182,13 +183,11 @@ def encoded_error(near: Near, call: Call, failure: Failure) -> Any:
     return None
 
 
-async def abandoned(near: Near, call: Call, lease: Lease) -> None:
+async def abandoned(settings: Settings, near: Near, call: Call, lease: Lease) -> None:
     """Give the right to compute back."""
-    store: CacheStore = near.backend.require("cache")
     lease.drop()
     if not lease.inherited:
-        with suppress(BackendError):
-            await store.abandon(call.key, owner=lease.owner)
+        await given_back(settings, near, [call], lease.owner)
 
 
 async def stored(
@@ -228,4 +227,4 @@ async def stored(
     except BackendError as error:
         troubled(settings, near, call, error)
     except LeaseLost:  # of a lock around this: what was computed is not to be relied on
-        await abandoned(near, call, lease)
+        await abandoned(settings, near, call, lease)

@@ -77,7 +77,10 @@ class StrictCall(Call):
         self._generation = generation
 
     async def ended(self, outcome: str, retry_after: float = 0.0) -> None:
-        """Record it at once; in this process while the server cannot be reached."""
+        """Record it at once; in this process while the server cannot be reached.
+
+        A report that was not answered may have been heard: it is judged here, and not told again.
+        """
         circuit, circuits = self._circuit, self._circuits
         outcome = circuit.timed(self._flight, outcome)
         if outcome == NEITHER or circuits.is_away:
@@ -95,6 +98,10 @@ class StrictCall(Call):
             circuit.adopt(await within(PATIENCE, record), version)
         except BackendError as error:
             circuits.trouble(self.key, error)
+            circuit.unheard(self._counter, outcome, retry_after)
+        except BaseException:
+            circuit.unheard(self._counter, outcome, retry_after)
+            raise
 
 
 class Probe(Call):

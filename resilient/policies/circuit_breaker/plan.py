@@ -74,8 +74,7 @@ async def known(circuits: KnownCircuits, key: str, rules: CircuitRules) -> Known
     if not circuits.is_away and not circuits.is_slow:
         version = circuit.version
         try:
-            await circuits.listen()  # first, so that no change is missed in between
-            circuit.adopt(await within(FLUSH_BUDGET, circuits.store.view(key)), version)
+            circuit.adopt(await within(FLUSH_BUDGET, circuits.heard(key)), version)
             return circuit
         except BackendError as error:
             circuits.trouble(key, error)
@@ -107,6 +106,8 @@ async def admitted(
     token = await NEW_OWNER
     asks = may_ask and not (circuit.is_own and circuit.rules.quorum is not None)
     answer = await asked(circuits, circuit, token) if asks else None
+    if answer is None and circuit.state.lets_through:  # only a strict call asks then
+        return await ramped(circuit, await NOW)
     admission = answer or await judged(circuits, circuit, token)
     if admission.verdict is Verdict.PROBE:
         return Probe(circuits, circuit, token, admission.view.generation, is_own=answer is None)

@@ -10,6 +10,7 @@ from weakref import ref
 
 from resilient.engine.block import Block
 from resilient.engine.guard import current
+from resilient.engine.persistence import BUDGET, asked_until
 from resilient.engine.plan import ENTRY, NOW, Body, Plan, Together
 from resilient.errors import ConfigurationError, LeaseLost
 from resilient.policies.distributed_lock.leases import AsyncLease, HeldLock, LockLease
@@ -19,6 +20,7 @@ from resilient.policies.distributed_lock.settings import LockOptions, Settings, 
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend, Mode
+    from resilient.protocols.locks import Grant, Held
 
 __all__ = ["AllLocks", "HeldLocks", "lock_all"]
 
@@ -154,8 +156,13 @@ async def at_once(
     if settings.replicas:
         return None
     began, owner, caller = await ENTRY
+
+    async def ask() -> tuple[float, list[Grant] | Held | None]:
+        note = note_of(caller)
+        return await NOW, await store.acquire_all(keys, ttl=settings.ttl, owner=owner, note=note)
+
     try:
-        answer = await store.acquire_all(keys, ttl=settings.ttl, owner=owner, note=note_of(caller))
+        began, answer = await asked_until(began + BUDGET, ask)
     except BaseException:
         await Together([store.release(key, owner=owner) for key in keys])
         raise

@@ -10,7 +10,7 @@ from resilient.engine.drivers.sync import drive
 from resilient.engine.durations import Duration, optional_seconds, seconds
 from resilient.engine.guard import Guard, current
 from resilient.engine.lease import RENEW_AFTER, Lease, safe_until
-from resilient.engine.persistence import BUDGET, asked_again
+from resilient.engine.persistence import BUDGET, asked_again, asked_until
 from resilient.engine.plan import NOW, Plan, shielded
 from resilient.errors import BackendError, ConfigurationError, LeaseLost
 from resilient.protocols.locks import LOCK, Grant, LockStore
@@ -138,11 +138,7 @@ class HeldLock(Lease):
         self.renewed(began, ttl)
 
     async def _extended(self, ttl: float) -> bool:
-        ask = partial(self.renew, ttl)
-        try:
-            return await ask()
-        except BackendError as error:
-            return await asked_again(error, ask, until=self.deadline)
+        return await asked_until(self.deadline, partial(self.renew, ttl))
 
     async def binding(self, connection: Any, mode: Mode) -> None:
         """Have the open transaction of a connection committed only if nobody came after."""

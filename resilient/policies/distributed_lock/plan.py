@@ -10,7 +10,8 @@ from weakref import ref
 from resilient import events
 from resilient.engine.guard import current
 from resilient.engine.identity import describe
-from resilient.engine.plan import ENTRY, Body, Plan, Together
+from resilient.engine.persistence import BUDGET, asked_until
+from resilient.engine.plan import ENTRY, NOW, Body, Plan, Together
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, LeaseLost, LockNotAcquired
 from resilient.policies.distributed_lock.leases import HeldLock
@@ -132,8 +133,12 @@ async def adopted(settings: Settings, key: str, token: str) -> Any:
     store = backend.locks
     assert store is not None  # its source has looked
     began, owner, caller = await ENTRY
+
+    async def ask() -> tuple[float, Grant | None]:
+        return await NOW, await store.transfer(key, owner=token, to=owner, ttl=settings.ttl)
+
     try:
-        grant = await store.transfer(key, owner=token, to=owner, ttl=settings.ttl)
+        began, grant = await asked_until(began + BUDGET, ask)
     except BaseException:
         await Together([store.release(key, owner=owner)])  # nobody has a token for it any more
         raise
