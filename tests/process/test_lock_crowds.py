@@ -161,6 +161,7 @@ def test_a_storm_of_crashes_stalls_nobody(shared_target: Target, tmp_path: Path)
     least = {"barging": 0.8, "resilient": 0.8 if seconds >= 20 else 0.3}
     ours = list(least) if shared_target.kind == "redis" else ["resilient"]
     totals: Counter[str] = Counter()
+    shares: dict[str, float] = {}
     for number in range(ATTEMPTS):
         for kind in ours:
             found = stormed(kind, shared_target, tmp_path, seconds, number)
