@@ -11,13 +11,20 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 from resilient.engine.plan import Plan
+from resilient.errors import BackendError
 
-__all__ = ["remaining", "within"]
+__all__ = ["NotAsked", "remaining", "within"]
 
 T = TypeVar("T")
 
 _deadline: ContextVar[float | None] = ContextVar("resilient.budget", default=None)
 """When the backend has had its time, in real seconds: it is a matter of sockets, not of tests."""
+
+
+class NotAsked(BackendError):
+    """It was not asked: the budget has gone into what else was asked at once. No sign of trouble,
+    for all that was asked was answered, or has an error of its own.
+    """
 
 
 async def within(seconds: float, plan: Plan[T]) -> T:

@@ -244,6 +244,7 @@ class Heartbeat:
         leases = list(self.leases)
         due = [lease for lease in leases if lease.due - lease.ttl * EARLY <= began]
         alive = [lease for lease in due if lease.deadline > began]
+        alive.sort(key=lambda lease: lease.deadline)  # the most urgent first: time may run short
         # A server that does not answer must not keep us from telling of the first loss in time.
         left = [lease.deadline - began for lease in leases]
         patience = min([seconds for seconds in left if seconds > 0], default=0.0)

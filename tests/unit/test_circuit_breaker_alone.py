@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,13 +26,14 @@ from resilient import (
     Quorum,
     circuit_breaker,
 )
+from resilient.engine.budget import NotAsked
 from resilient.engine.circuits import catalogue, registry
 from resilient.engine.clock import ManualClock
 from resilient.events import BackendTrouble, CircuitChanged, Event
 from resilient.protocols.circuits import CircuitStore
 from resilient.resolving import resolve
 from tests.support.modes import Mode
-from tests.support.shared_circuits import Shared, enter, eventually, fail, tick
+from tests.support.shared_circuits import Shared, Watched, enter, eventually, fail, tick
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 
@@ -386,3 +387,47 @@ def test_a_backend_that_needs_a_loop() -> None:
         assert store.outcomes == "0111"
 
     asyncio.run(main())
+
+
+# --- a server that is slower than what it is asked
+
+
+class Scarce(Watched):
+    """A server that has time for one only of what it is asked at once."""
+
+    most = 0
+
+    def send_many(self, commands: Sequence[Any]) -> list[Any]:
+        """Answer the first one."""
+        first, *others = commands
+        self.most = max(self.most, len(commands))
+        return [self.send(first), *(NotAsked("for want of time") for _ in others)]
+
+
+def test_a_flush_larger_than_its_budget() -> None:
+    """What there was no time for is told, or asked, with the next one; that is no outage."""
+    shared, told = Shared(), list[Event]()
+    store = shared.store = Scarce(shared.memory.require("circuits"))
+    backend, mode = shared.process(), Mode("sync")
+    stop = resilient.events.subscribe(told.append)
+    with contextlib.closing(shared), contextlib.ExitStack() as stack:
+        stack.callback(stop)
+        breakers = [
+            CircuitBreaker(f"k{number}", trip=Consecutive(1), open_for=600, backend=backend)
+            for number in range(6)
+        ]
+        for breaker in breakers:
+            enter(mode, breaker)
+        eventually(lambda: len(store.outcomes) >= 6, within=30)
+        store.answers.clear()  # the first flush waits, and the others' failures gather
+        for breaker in breakers:
+            fail(mode, breaker)
+        store.answers.set()
+        eventually(lambda: len(store.outcomes) >= 12, within=30)
+        store.most = 0
+        store.asked.clear()
+        backend.hub.deliver("circuits", None)  # some may have been missed
+        eventually(lambda: [name for name, _ in store.asked].count("view") >= 6, within=30)
+        assert store.most >= 6
+        assert not backend.outage.is_on
+        assert not [event for event in told if isinstance(event, BackendTrouble)]

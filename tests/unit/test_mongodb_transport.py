@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from pymongo.errors import OperationFailure
 
-from resilient.backends.mongodb import MongoBackend, from_url
+from resilient.backends.mongodb import MongoBackend, from_url, transport
 from resilient.backends.mongodb.commands import Transaction
+from resilient.backends.mongodb.transport import CREW, MongoTransport
+from resilient.engine.budget import NotAsked
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
 from resilient.engine.guard import NotHeld
-from resilient.engine.plan import Ask
+from resilient.engine.plan import Ask, Together, all_of
 from resilient.errors import BackendError, ConfigurationError
 from resilient.protocols.checkpoints import Started
 from resilient.protocols.locks import Grant
@@ -450,6 +452,54 @@ def test_nobody_is_refused(mongo_server: MongoAt, prefix: str) -> None:
 
     grants = asyncio.run(crowd())
     assert [grant.owner for grant in grants] == list(map(str, range(200)))
+
+
+def test_what_is_asked_together_is_sent_together(
+    mongo_server: MongoAt, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blocking caller's commands, too, are under way side by side; the threads for it end."""
+    backend = from_url(mongo_server.url, prefix=prefix)
+    before = set(threading.enumerate())
+    send, all_under_way = MongoTransport.send, threading.Barrier(CREW + 1)
+
+    def met(self: MongoTransport, command: Any) -> Any:
+        all_under_way.wait(30)
+        return send(self, command)
+
+    names = [str(number) for number in range(2 * (CREW + 1))]
+    with monkeypatch.context() as patched:
+        patched.setattr(MongoTransport, "send", met)
+        plans = [locks(backend).acquire(f"k{name}", ttl=60, owner=name) for name in names]
+        grants = drive(all_of(plans))
+    assert [grant.owner for grant in grants] == names
+    backend.close()
+    since = set(threading.enumerate()) - before
+    assert [thread for thread in since if thread.name == "resilient-mongodb"] == []
+    assert all(drive(all_of([locks(backend).is_held(f"k{n}", owner=n) for n in names])))
+    backend.close()
+
+
+def test_more_than_there_is_time_for(
+    mongo_server: MongoAt, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would have to be sent late is not sent, and that is said; something always is."""
+    backend = from_url(mongo_server.url, prefix=prefix)
+
+    async def together() -> list[Any]:
+        return await Together(
+            [locks(backend).acquire(f"k{n}", ttl=60, owner="ann") for n in range(40)]
+        )
+
+    budget = [10.0]
+    with monkeypatch.context() as patched:
+        patched.setattr(transport, "remaining", lambda: budget.pop() if budget else 4.9)
+        first, *others = drive(together())
+    assert isinstance(first, Grant)
+    assert {type(answer) for answer in others} == {NotAsked}
+    with monkeypatch.context() as patched:
+        patched.setattr(transport, "remaining", lambda: 0.0)
+        assert {type(answer) for answer in drive(together())} == {Grant}, "as for a single one"
+    backend.close()
 
 
 def test_every_loop_has_its_own(mongo_server: MongoAt, prefix: str) -> None:

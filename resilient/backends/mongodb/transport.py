@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
+from contextvars import copy_context
 from typing import Any
 
 import pymongo
@@ -15,10 +17,19 @@ from resilient.backends.mongodb.commands import Command, Document, Transaction
 from resilient.backends.mongodb.exchanges import Exchanges
 from resilient.backends.mongodb.failures import FAILURES, raised
 from resilient.backends.mongodb.settings import Settings
+from resilient.engine.budget import NotAsked, remaining
+from resilient.engine.crew import Crew
 from resilient.engine.drivers.aio import Reply
 from resilient.engine.forks import forget_in_child
 
 __all__ = ["MongoTransport"]
+
+Todo = deque[tuple[int, Command | Transaction]]
+
+CREW = 7
+"""Threads that send commands beside a blocking caller: with its own, a quarter of the connections
+of a pool, so that others find one at once. They end when nothing has been to be done for a while.
+"""
 
 _inherited: list[object] = []
 """What a forked child has of its parent's clients: nothing of it may be used or closed there."""
@@ -30,6 +41,7 @@ class MongoTransport:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._loops: dict[asyncio.AbstractEventLoop, _Looped] = {}
+        self._crew = Crew("resilient-mongodb", CREW)
         self._begin()
         forget_in_child(self._forget)
 
@@ -70,14 +82,62 @@ class MongoTransport:
                 session.end_session()
 
     def send_many(self, commands: Sequence[Command | Transaction]) -> list[Any]:
-        """Send several; the answer or the exception for each."""
-        answers: list[Any] = []
-        for command in commands:
-            try:
-                answers.append(self.send(command))
-            except Exception as error:
-                answers.append(error)
+        """Send several side by side; the answer or the exception for each.
+
+        The protocol answers one command after the other on each connection: so it takes several,
+        and a thread for each. The caller's own is one of them.
+
+        What has waited for its turn until half of the budget was gone is not sent (`NotAsked`):
+        so an answer that comes too late is the server's fault, however many were asked for.
+        """
+        answers: list[Any] = [None] * len(commands)
+        todo: Todo = deque(enumerate(commands))
+        left = remaining()
+        least = 0.0 if left is None else left / 2
+        helpers = [self._beside(todo, answers, least) for _ in range(min(CREW, len(commands) - 1))]
+        try:
+            self._send_first(todo, answers)
+            self._send_all(todo, answers, least)
+            for done in helpers:
+                done.wait()
+        except BaseException:
+            todo.clear()  # nobody wants the answers any more
+            raise
+        for index, _ in todo:
+            answers[index] = NotAsked(f"{self._settings.name} was not asked for want of time")
         return answers
+
+    def _send_first(self, todo: Todo, answers: list[Any]) -> bool:
+        """Send the first command that nobody has sent yet; false if there is none."""
+        try:
+            index, command = todo.popleft()
+        except IndexError:
+            return False
+        try:
+            answers[index] = self.send(command)
+        except Exception as error:
+            answers[index] = error
+        return True
+
+    def _send_all(self, todo: Todo, answers: list[Any], least: float) -> None:
+        """Send one command after the other, as long as so many seconds are left for each."""
+        while least == 0 or (remaining() or 0.0) >= least:
+            if not self._send_first(todo, answers):
+                return
+
+    def _beside(self, todo: Todo, answers: list[Any], least: float) -> threading.Event:
+        """Have a thread help, if there is one to spare; set when it has done what it took."""
+        done, context = threading.Event(), copy_context()  # in which the caller's budget is
+
+        def help_out() -> None:
+            try:
+                context.run(self._send_all, todo, answers, least)
+            finally:
+                done.set()
+
+        if not self._crew.offer(help_out):
+            done.set()
+        return done
 
     def _connections(self) -> MongoClient[Document]:
         client = self._client
@@ -105,6 +165,7 @@ class MongoTransport:
             client, self._client = self._client, None
         if client is not None:
             client.close()
+        self._crew.stop()
 
     async def aclose(self) -> None:
         """Close those and the running loop's own connections."""
@@ -116,6 +177,7 @@ class MongoTransport:
     def _forget(self) -> None:
         _inherited.append((self._client, self._loops))
         self._loops = {}
+        self._crew.forget()
         self._begin()
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilient import events
 from resilient.engine import clock
-from resilient.engine.budget import within
+from resilient.engine.budget import NotAsked, within
 from resilient.engine.circuits.catalogue import Catalogue, is_ordinary
 from resilient.engine.circuits.known import KnownCircuit
 from resilient.engine.circuits.outcomes import Batch, Run
@@ -291,7 +291,10 @@ class KnownCircuits:
     async def _send(self, batches: list[tuple[KnownCircuit, Batch]]) -> None:
         answers = await self._ask([self._record(circuit, batch) for circuit, batch in batches])
         for (circuit, batch), answer in zip(batches, answers, strict=True):
-            if isinstance(answer, BaseException):
+            if isinstance(answer, NotAsked):
+                circuit.keep(batch, sent=False)
+                self.touch(circuit)
+            elif isinstance(answer, BaseException):
                 circuit.keep(batch, sent=True)
             elif answer.generation < batch.generation:
                 circuit.repeat(batch, answer.generation)
@@ -329,13 +332,15 @@ class KnownCircuits:
                 circuit.forget()
             elif circuit.is_known:
                 used.append(circuit)
-        for start in range(0, len(used), MOST_AT_ONCE):
-            some = used[start : start + MOST_AT_ONCE]
+        while used:
+            some, used = used[:MOST_AT_ONCE], used[MOST_AT_ONCE:]
             versions = [circuit.version for circuit in some]
             answers = await self._ask([self.store.view(circuit.key) for circuit in some])
             for circuit, version, answer in zip(some, versions, answers, strict=True):
                 # What has opened it here is to be judged first: the answer to that will do.
-                if not isinstance(answer, BaseException) and not circuit.has_unsent:
+                if isinstance(answer, NotAsked):
+                    used.append(circuit)
+                elif not isinstance(answer, BaseException) and not circuit.has_unsent:
                     circuit.adopt(answer, version)
             self._look_at(answers)
 
@@ -350,6 +355,8 @@ class KnownCircuits:
 
     def _look_at(self, answers: list[Any]) -> None:
         for answer in answers:
+            if isinstance(answer, NotAsked):
+                continue
             if isinstance(answer, BackendError):
                 self.trouble(CHANNEL, answer)
             elif isinstance(answer, BaseException):

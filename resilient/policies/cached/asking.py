@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from resilient import events
-from resilient.engine.budget import within
+from resilient.engine.budget import NotAsked, within
 from resilient.engine.failure import Failure
 from resilient.engine.identity import describe
 from resilient.engine.lease import Lease
@@ -187,7 +187,8 @@ def troubled(settings: Settings, near: Near, call: Call, error: BackendError) ->
 def left_alone(near: Near, call: Call, error: BackendError) -> None:
     """Ask the backend for nothing until it is back."""
     store: CacheStore = near.backend.require("cache")
-    near.backend.outage.begin(partial(store.has, call.key))
+    if not isinstance(error, NotAsked):
+        near.backend.outage.begin(partial(store.has, call.key))
     events.emit(events.BackendTrouble(POLICY, call.key, error))
 
 
