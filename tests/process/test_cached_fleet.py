@@ -109,26 +109,24 @@ def test_killed_leader(shared_target: Target) -> None:
 def replaced_after(target: Target) -> float:
     """How long after its death the leader is replaced."""
     arguments = (target.url, target.prefix, ONE_WAY[target.kind])
-    with (
-        group(cached_workers.computing, [(*arguments, "first")]) as (first,),
-        group(cached_workers.computing, [(*arguments, answer) for answer in "ab"]) as others,
-    ):
+    with group(cached_workers.computing, [(*arguments, "first")]) as (first,):
         first.wait_for("computing")
-        for worker in others:
-            worker.wait_for("wanting")
-        time.sleep(0.3)
-        assert [worker.told("computing") for worker in others] == [[], []]
-        killed = time.monotonic()
-        first.kill()
-        while not any(worker.told("computing") for worker in others):
-            assert time.monotonic() - killed < 10 * LEASE
-            time.sleep(0.005)
-        leader, waiting = sorted(others, key=lambda worker: not worker.told("computing"))
-        took: float = leader.told("computing")[0] - killed
-        leader.send()
-        assert leader.result()[0] == waiting.result()[0]
-        assert waiting.told("computing") == [], "exactly one more execution"
-        return took
+        with group(cached_workers.computing, [(*arguments, answer) for answer in "ab"]) as others:
+            for worker in others:
+                worker.wait_for("wanting")
+            time.sleep(0.3)
+            assert [worker.told("computing") for worker in others] == [[], []]
+            killed = time.monotonic()
+            first.kill()
+            while not any(worker.told("computing") for worker in others):
+                assert time.monotonic() - killed < 10 * LEASE
+                time.sleep(0.005)
+            leader, waiting = sorted(others, key=lambda worker: not worker.told("computing"))
+            took: float = leader.told("computing")[0] - killed
+            leader.send()
+            assert leader.result()[0] == waiting.result()[0]
+            assert waiting.told("computing") == [], "exactly one more execution"
+            return took
 
 
 @everywhere

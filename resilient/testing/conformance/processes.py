@@ -130,7 +130,7 @@ class Namespace:
 
         Async and sync ones by turns, as far as the backend serves both.
         """
-        workers = []
+        workers: list[Worker] = []
         for each, mode in zip(calls, cycle(self._modes), strict=False):
             options = {
                 "task": task,
