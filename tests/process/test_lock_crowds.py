@@ -157,8 +157,10 @@ def test_a_storm_of_crashes_stalls_nobody(shared_target: Target, tmp_path: Path)
     """6 processes, one SIGKILL every 0.3 s: as many grants as redis-py's, in order, no stall."""
     seconds = scaled(20, 2)
     # redis-py's lets whoever is first have it: so does ours, where it is not to be fair. In turn
-    # takes longer on a busy machine, as every grant waits for the one process whose turn it is.
-    least = {"barging": 0.8, "resilient": 0.8 if seconds >= 20 else 0.3}
+    # takes longer on a busy machine, as every grant waits for the one process whose turn it is;
+    # and a short storm may spare whoever would have stalled all others of redis-py's.
+    quiet = seconds >= 20  # as long as that only for the figures, on a machine that does no more
+    least = {"barging": 0.8, "resilient": 0.8} if quiet else {"barging": 0.5, "resilient": 0.3}
     ours = list(least) if shared_target.kind == "redis" else ["resilient"]
     totals: Counter[str] = Counter()
     shares: dict[str, float] = {}
