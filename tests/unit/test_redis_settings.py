@@ -56,6 +56,9 @@ def test_urls(url: str, name: str) -> None:
         "redis+sentinel://host/main?sentinel_password=secret&min_other_sentinels=few",
         "redis+sentinels://:secret@host/main",
         "unix+sentinel:///tmp/redis.sock",
+        "redis://:secret?secret@host:6379/0",
+        "redis://u:secret/secret@host/0",
+        "redis+cluster://:secret#secret@host,other",
     ],
 )
 def test_wrong_urls(url: str) -> None:

@@ -12,7 +12,7 @@ from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri, split_options
 
 from resilient.engine.durations import seconds
-from resilient.engine.urls import number_of, without_secrets
+from resilient.engine.urls import number_of, wrong_url
 from resilient.errors import ConfigurationError
 
 __all__ = ["Settings", "settings_of_client", "settings_of_url"]
@@ -69,7 +69,7 @@ def settings_of_url(url: str) -> Settings:
     theirs = urlencode(rest, quote_via=quote, safe=":,")
     plain = urlunsplit((parts.scheme.lower(), parts.netloc, parts.path or "/", theirs, ""))
     if not parts.netloc:
-        raise ConfigurationError(f"the URL {without_secrets(url)!r} is wrong: it names no host")
+        raise wrong_url(url, "it names no host")
     asked = ""
     try:
         for name, value in rest:  # a client would only warn
@@ -79,9 +79,7 @@ def settings_of_url(url: str) -> Settings:
         if not parts.scheme.endswith("+srv"):
             parse_uri(plain)
     except (PyMongoError, ValueError, TypeError) as error:
-        raise ConfigurationError(
-            f"the URL {without_secrets(url)!r} is wrong: {asked}{error}"
-        ) from None
+        raise wrong_url(url, f"{asked}{error}") from None
     given = {name.lower() for name, _ in rest}
     return _settings(
         {"host": plain, **{name: ms for name, ms in DEFAULTS.items() if name.lower() not in given}},

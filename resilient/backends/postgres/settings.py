@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from resilient.backends.postgres.line import Line, Server, connected
 from resilient.backends.postgres.schema import SCHEMA, checked_name
 from resilient.engine.durations import seconds
-from resilient.engine.urls import number_of, without_secrets
+from resilient.engine.urls import number_of, wrong_url
 from resilient.errors import ConfigurationError
 
 __all__ = ["Settings", "settings_of_client", "settings_of_url"]
@@ -65,8 +65,7 @@ def settings_of_url(url: str) -> Settings:
         for port in str(options.get("port", "")).split(","):
             int(port or "0")  # libpq would find out when it connects
     except (psycopg.Error, ValueError) as error:
-        shown = without_secrets(url)
-        raise ConfigurationError(f"the URL {shown!r} is wrong: {str(error).strip()}") from None
+        raise wrong_url(url, error) from None
     return _settings(options, **ours)
 
 

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 import redis
 from redis import connection
 
-from resilient.engine.urls import without_secrets
+from resilient.engine.urls import without_secrets, wrong_url
 from resilient.errors import ConfigurationError
 
 __all__ = ["Url", "checked", "parsed"]
@@ -68,38 +68,43 @@ def checked(what: str) -> Iterator[None]:
 
 def parsed(url: str) -> Url:
     """Read a URL; `ConfigurationError` for a wrong one."""
-    shown = without_secrets(url)
-    with checked(f"the URL {shown!r} is wrong"):
-        scheme, _, rest = url.partition("://")
-        base, _, kind = scheme.partition("+")
-        if base not in _AS_REDIS or kind not in _EXAMPLES or (base == "unix" and kind):
-            raise ValueError(f"use one of {', '.join(_AS_REDIS)}, as in {_EXAMPLES['']}")
-        if not rest:
-            raise ValueError(f"it names no server, as does {_EXAMPLES[kind]}")
-        parts = urlsplit(f"//{rest}")
-        credentials, at, hosts = parts.netloc.rpartition("@")
-        service, database = "", unquote(parts.path.strip("/"))
-        if kind == "sentinel":
-            service, _, database = database.partition("/")
-            if not service:
-                raise ValueError(f"it names no service, as does {_EXAMPLES[kind]}")
-        elif kind == "cluster" and database.strip("0"):
-            raise ValueError("a cluster has database 0 only")
-        if base != "unix" and database:
-            int(database)  # redis-py would take database 0 for any other word
-        query = parse_qsl(parts.query, keep_blank_values=True)
-        own = {name: value for name, value in query if name in _OWN[kind]}
-        places: list[tuple[str, int]] = []
-        if kind:
-            places = [_place(each, _DEFAULT_PORTS[kind]) for each in hosts.split(",")]
-            for_redis = urlencode([each for each in query if each[0] not in own])
-            rest = f"{credentials}{at}localhost/{database}?{for_redis}"
-        parse: Any = connection.parse_url
-        options = dict(parse(f"{_AS_REDIS[base]}://{rest}"))
-        if not kind:
-            places = [(options.get("host") or "localhost", options.get("port") or 6379)]
+    try:
+        return _read(url)
+    except (ValueError, TypeError, redis.RedisError) as error:
+        raise wrong_url(url, error) from None
+
+
+def _read(url: str) -> Url:
+    scheme, _, rest = url.partition("://")
+    base, _, kind = scheme.partition("+")
+    if base not in _AS_REDIS or kind not in _EXAMPLES or (base == "unix" and kind):
+        raise ValueError(f"use one of {', '.join(_AS_REDIS)}, as in {_EXAMPLES['']}")
+    if not rest:
+        raise ValueError(f"it names no server, as does {_EXAMPLES[kind]}")
+    parts = urlsplit(f"//{rest}")
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    service, database = "", unquote(parts.path.strip("/"))
+    if kind == "sentinel":
+        service, _, database = database.partition("/")
+        if not service:
+            raise ValueError(f"it names no service, as does {_EXAMPLES[kind]}")
+    elif kind == "cluster" and database.strip("0"):
+        raise ValueError("a cluster has database 0 only")
+    if base != "unix" and database:
+        int(database)  # redis-py would take database 0 for any other word
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    own = {name: value for name, value in query if name in _OWN[kind]}
+    places: list[tuple[str, int]] = []
+    if kind:
+        places = [_place(each, _DEFAULT_PORTS[kind]) for each in hosts.split(",")]
+        for_redis = urlencode([each for each in query if each[0] not in own])
+        rest = f"{credentials}{at}localhost/{database}?{for_redis}"
+    parse: Any = connection.parse_url
+    options = dict(parse(f"{_AS_REDIS[base]}://{rest}"))
+    if not kind:
+        places = [(options.get("host") or "localhost", options.get("port") or 6379)]
     is_secure = _AS_REDIS[base] == "rediss"
-    return Url(shown, kind, scheme, is_secure, places, service, options, own)
+    return Url(without_secrets(url), kind, scheme, is_secure, places, service, options, own)
 
 
 def _place(text: str, port: int) -> tuple[str, int]:
