@@ -116,25 +116,27 @@ def _empty(place: Place, kind: str) -> Any:
 
 
 def _job_of_steps(kind: str) -> Any:
-    def make(place: Place) -> Any:
-        decorate = resilient.checkpointed("job:{n}", backend=place.backend(kind))
-        if place.mode == "sync":
+    return lambda place: job_of_steps(place, place.backend(kind))
 
-            @decorate
-            def steps(job: resilient.Job, n: int) -> None:
-                for index in range(STEPS):
-                    job.step(str(index), _double, index)
 
-            return lambda n: steps(place.fresh())
+def job_of_steps(place: Place, backend: resilient.Backend) -> Any:
+    """A job of `STEPS` steps, a new one with each call."""
+    decorate = resilient.checkpointed("job:{n}", backend=backend)
+    if place.mode == "sync":
 
         @decorate
-        async def asteps(job: resilient.AsyncJob, n: int) -> None:
+        def steps(job: resilient.Job, n: int) -> None:
             for index in range(STEPS):
-                await job.step(str(index), _double, index)
+                job.step(str(index), _double, index)
 
-        return lambda n: asteps(place.fresh())
+        return lambda n: steps(place.fresh())
 
-    return make
+    @decorate
+    async def asteps(job: resilient.AsyncJob, n: int) -> None:
+        for index in range(STEPS):
+            await job.step(str(index), _double, index)
+
+    return lambda n: asteps(place.fresh())
 
 
 def _job_of_items(kind: str) -> Any:

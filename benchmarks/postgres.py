@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import resilient
+from benchmarks.checkpoints import STEPS, job_of_steps
 from benchmarks.harness import Group, Mode, Place
 from benchmarks.retries import MODES
 from resilient.resolving import resolve
@@ -17,8 +18,8 @@ SELECT = "SELECT v FROM raw WHERE k = %s"
 
 
 def groups() -> list[Group]:
-    """A lock, a request that was made before, and a value that is there."""
-    return [made(mode) for mode in MODES for made in (_lock, _replay, _hit)]
+    """A lock, a request that was made before, a value that is there, and a job's step."""
+    return [made(mode) for mode in MODES for made in (_lock, _replay, _hit, _steps)]
 
 
 def _lock(mode: Mode) -> Group:
@@ -59,6 +60,20 @@ def _hit(mode: Mode) -> Group:
     @group.case("resilient, postgres")
     def _(place: Place) -> Any:
         return resilient.cached("k:{n}", ttl=600, local=None, backend=_backend(place))(place.body)
+
+    return group
+
+
+def _steps(mode: Mode) -> Group:
+    group = Group(f"PostgreSQL: a step, of a job with {STEPS}", mode)
+
+    @group.case("psycopg: an upsert", per=STEPS)
+    def _(place: Place) -> Any:
+        return _raw(place, *[(UPSERT, ["lock", 1])] * STEPS)
+
+    @group.case("resilient, postgres", per=STEPS)
+    def _(place: Place) -> Any:
+        return job_of_steps(place, _backend(place))
 
     return group
 
