@@ -14,6 +14,7 @@ from pymongo.errors import OperationFailure
 
 from resilient.backends.mongodb import MongoBackend, from_url, transport
 from resilient.backends.mongodb.commands import Transaction
+from resilient.backends.mongodb.exchanges import FIRST_PAUSE, LONGEST_PAUSE
 from resilient.backends.mongodb.transport import CREW, MongoTransport
 from resilient.engine.budget import NotAsked
 from resilient.engine.drivers.aio import adrive
@@ -169,8 +170,12 @@ def test_a_user_who_may_not_create_indexes(
     asked: list[dict[str, Any]] = []
     database: Any = _Database(asked)
     exchange = backend._transport.exchanges.about(_Nothing(), is_connected=True, session=None)
-    next(exchange)[0](database)
-    exchange.throw(OperationFailure("not authorized", 13))[0](database)
+    create, _ = next(exchange)
+    assert create is not None
+    create(database)
+    go_on, _ = exchange.throw(OperationFailure("not authorized", 13))
+    assert go_on is not None
+    go_on(database)
     exchange.close()
     assert [next(iter(document)) for document in asked] == ["createIndexes", "aggregate"]
     assert "may not create the index" in caplog.text
@@ -217,7 +222,7 @@ def test_all_locks_or_none(run: Run, backend: MongoBackend) -> None:
 
 def test_crossing_locks(mongo_server: MongoAt, prefix: str) -> None:
     """Many want the same locks in opposite orders at once: one has all of them, and none waits."""
-    backend = from_url(mongo_server.url, prefix=prefix)
+    backend = from_url(f"{mongo_server.url}?timeout=30", prefix=prefix)
     start = threading.Barrier(8)
 
     def one(number: int) -> Any:
@@ -285,6 +290,7 @@ def test_a_server_without_transactions(mongo: MongoAt) -> None:
         try:
             while True:
                 before = len(asked)
+                assert ask is not None
                 ask(_Database(asked))
                 if len(asked) > before and asked[-1] == {"aggregate": 1, "session": True}:
                     ask, _ = exchange.throw(OperationFailure("no transaction numbers here", 20))
@@ -299,12 +305,51 @@ def test_a_server_without_transactions(mongo: MongoAt) -> None:
     assert answers == [{"n": 1}, {"n": 2}]
 
 
+def test_a_lasting_conflict(mongo: MongoAt) -> None:
+    """Who stands still in a transaction is waited for, ever more patiently, while there is time."""
+    conflict = OperationFailure("write conflict", 112)
+
+    def attempts(seconds: float, most: int) -> tuple[list[float], Any]:
+        exchanges = from_url(f"{mongo.url}?timeout={seconds}")._transport.exchanges
+        exchanges._indexed.add("locks")
+        transaction = Transaction([_Nothing()], read=lambda answers: answers)
+        exchange = exchanges.about(transaction, is_connected=True, session=_Session())
+        asked: list[dict[str, Any]] = []
+        pauses: list[float] = []
+        ask, took = next(exchange)
+        try:
+            while True:
+                before = len(asked)
+                if ask is None:
+                    pauses.append(took)
+                else:
+                    ask(_Database(asked))
+                if len(asked) > before and len(pauses) < most:
+                    ask, took = exchange.throw(conflict)
+                else:
+                    ask, took = exchange.send({"n": len(pauses)})
+        except StopIteration as done:
+            return pauses, done.value
+        except OperationFailure as error:
+            return pauses, error
+
+    pauses, answer = attempts(3600, 40)
+    assert answer == [{"n": 40}]
+    assert 0 < pauses[0] <= FIRST_PAUSE
+    assert max(pauses[:3]) < min(pauses[20:])
+    assert max(pauses) <= LONGEST_PAUSE
+    assert attempts(0.001, 40) == ([], conflict)
+
+
 class _Session:
     """One that is in no transaction, because there are none."""
 
     in_transaction = False
 
     def start_transaction(self, *concerns: object) -> None:
+        pass
+
+    def commit_transaction(self) -> None:
         pass
 
 

@@ -1,12 +1,14 @@
 """What is said to the server about one command: the same for blocking and for async callers.
 
 An exchange yields what is to be asked, and for how many seconds; it is told the reply or the error.
+It asks nothing (`None`) to let so many seconds pass.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -26,6 +28,9 @@ __all__ = ["Exchange", "Exchanges"]
 RACES = 20
 """How often a command is sent again that lost a race for a new document; each time, another one has
 won it, and the document was removed again since."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
+"""Seconds between two attempts at a transaction: somebody who stands still in the midst of one has
+its documents until the server ends that, after a minute."""
 SNAPSHOT, MAJORITY = ReadConcern("snapshot"), WriteConcern("majority")
 UNAUTHORIZED = 13
 NO_TRANSACTIONS = {20, 123}
@@ -33,7 +38,7 @@ NO_TRANSACTIONS = {20, 123}
 
 log = logging.getLogger("resilient")
 
-Asked = tuple[Callable[[Any], Any], float]
+Asked = tuple[Callable[[Any], Any] | None, float]
 """What is asked of a database (which answers, or is to be awaited), and for how many seconds."""
 Exchange = Generator[Asked, Any, Any]
 
@@ -93,8 +98,10 @@ class Exchanges:
     def _transacted(
         self, transaction: Transaction, session: Any, left: Callable[[], float]
     ) -> Exchange:
-        """Make several changes, all or none of them; again after a conflict with somebody else."""
-        conflicts, again = 0, transaction.repeatable
+        """Make several changes, all or none of them; again after a conflict with somebody else,
+        ever more rarely, for as long as there is time.
+        """
+        longest, again = FIRST_PAUSE, transaction.repeatable
         while True:
             try:
                 return (yield from self._attempted(transaction, session, left))
@@ -103,8 +110,10 @@ class Exchanges:
                     yield (lambda _: session.abort_transaction()), left()
                 if isinstance(error, OperationFailure) and error.code in NO_TRANSACTIONS:
                     return (yield from self._one_by_one(transaction, left))
-                if (is_conflict(error) or is_race(error)) and conflicts < RACES:
-                    conflicts += 1
+                pause = longest * random.uniform(0.5, 1.0)  # so that two do not meet again
+                if (is_conflict(error) or is_race(error)) and pause < left():
+                    yield None, pause
+                    longest = min(2 * longest, LONGEST_PAUSE)
                 elif again and is_lost(error):
                     again = False
                 else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextvars import copy_context
@@ -67,8 +68,12 @@ class MongoTransport:
             while True:
                 database = self._connections()[self._settings.database]
                 try:
-                    with pymongo.timeout(seconds):
-                        reply = ask(database)
+                    reply = None
+                    if ask is None:
+                        time.sleep(seconds)
+                    else:
+                        with pymongo.timeout(seconds):
+                            reply = ask(database)
                 except Exception as error:
                     ask, seconds = exchange.throw(error)
                 else:
@@ -207,8 +212,12 @@ class _Looped:
             while True:
                 database = self._connections()[self._settings.database]
                 try:
-                    with pymongo.timeout(seconds):
-                        reply = await ask(database)
+                    reply = None
+                    if ask is None:
+                        await asyncio.sleep(seconds)
+                    else:
+                        with pymongo.timeout(seconds):
+                            reply = await ask(database)
                 except Exception as error:
                     ask, seconds = exchange.throw(error)
                 else:
