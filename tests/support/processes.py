@@ -75,7 +75,7 @@ class Worker:
         self._reader = threading.Thread(target=self._read, name=f"worker-{self.pid}", daemon=True)
         self._reader.start()
 
-    def wait_for(self, event: str, timeout: float = 30) -> Any:
+    def wait_for(self, event: str, timeout: float = 60) -> Any:
         """Wait until it tells this event; gives the value that came with it.
 
         Raises:
@@ -106,7 +106,7 @@ class Worker:
         self._process.stdin.write(json.dumps(value).encode() + b"\n")
         self._process.stdin.flush()
 
-    def result(self, timeout: float = 60) -> Any:
+    def result(self, timeout: float = 100) -> Any:
         """Wait for its end; what the function returned.
 
         Raises:
@@ -122,7 +122,7 @@ class Worker:
             raise WorkerFailed(f"{self!r} failed:\n{self._end.get('error', 'killed')}")
         return self._end["result"]
 
-    def failure(self, timeout: float = 60) -> str:
+    def failure(self, timeout: float = 100) -> str:
         """Wait for its end by an exception; its traceback as text, `"killed"` if it was killed."""
         try:
             result = self.result(timeout)
@@ -236,7 +236,7 @@ def run_all(
     fn: Callable[..., Any],
     args_of_each: Iterable[Sequence[Any]],
     *,
-    timeout: float = 60,
+    timeout: float = 100,
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
 ) -> list[Any]:

@@ -123,6 +123,7 @@ def test_no_module_imports_the_public_names() -> None:
 
 
 @pytest.mark.timing
+@pytest.mark.timing
 def test_import_is_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`import resilient` takes at most twice as long as `import asyncio`, minima of many runs.
 
