@@ -22,6 +22,7 @@ from typing import (
     overload,
 )
 
+from resilient.engine.crew import aside
 from resilient.engine.nearby import Nearby
 from resilient.engine.signals import Hub
 from resilient.errors import CapabilityMissing, ConfigurationError
@@ -212,7 +213,7 @@ class Backend:
 
     async def aclose(self) -> None:
         """The same for callers in an event loop, whose own connections are closed too."""
-        self._rest()
+        await aside(self._rest)  # threads are waited for
 
     def relax(self) -> None:
         """Nothing was done in the background for some seconds: give back what it alone needs."""
@@ -251,9 +252,11 @@ class _Adopted(Backend):
             close()
 
     async def aclose(self) -> None:
-        await super().aclose()
-        if aclose := getattr(self._original, "aclose", None):
-            await aclose()
+        try:
+            await super().aclose()
+        finally:
+            if aclose := getattr(self._original, "aclose", None):
+                await aclose()
 
 
 def adopt(candidate: Any) -> Backend:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    import asyncio
     import queue
 
-__all__ = ["Crew"]
+__all__ = ["Crew", "aside"]
 
 log = logging.getLogger("resilient")
 
@@ -18,6 +21,7 @@ LINGER = 10.0
 """Seconds without work after which a thread ends."""
 
 Job = Callable[[], None]
+T = TypeVar("T")
 
 
 class Crew:
@@ -45,9 +49,36 @@ class Crew:
         self._unfinished = 0
 
     def submit(self, job: Job) -> None:
-        """Have a job done. What it raises is logged."""
+        """Have a job done. What it raises is logged.
+
+        Raises:
+            RuntimeError: No thread can be started, since the interpreter ends.
+        """
         with self._lock:
             self._add(job)
+
+    def ask(self, loop: asyncio.AbstractEventLoop, work: Callable[[], T]) -> asyncio.Future[T]:
+        """What becomes of work that an event loop waits for; done even if nobody does any more.
+
+        The loop's own executor is its user's: neither shall wait until the other has done.
+
+        Raises:
+            RuntimeError: As for `submit`.
+        """
+        reply: asyncio.Future[T] = loop.create_future()
+
+        def job() -> None:
+            settle: Callable[[], None]
+            try:
+                settle = partial(reply.set_result, work())
+            except BaseException as error:
+                settle = partial(reply.set_exception, error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(_unless_done, reply, settle)
+            del settle  # an error refers to this frame
+
+        self.submit(job)
+        return reply
 
     def offer(self, job: Job) -> bool:
         """Have it done if it need not wait behind others; false, and nothing done, if it must."""
@@ -58,14 +89,14 @@ class Crew:
         return True
 
     def _add(self, job: Job) -> None:
-        self._jobs.put(job)
-        self._unfinished += 1
-        if len(self._threads) < min(self._size, self._unfinished):
+        if len(self._threads) < min(self._size, self._unfinished + 1):
             thread = threading.Thread(
                 target=self._work, args=(self._jobs,), name=self._name, daemon=True
             )
-            self._threads.add(thread)
             thread.start()
+            self._threads.add(thread)
+        self._jobs.put(job)
+        self._unfinished += 1
 
     def _work(self, jobs: queue.SimpleQueue[Job | None]) -> None:
         import queue
@@ -92,6 +123,12 @@ class Crew:
 
     def stop(self) -> None:
         """End the threads when what was submitted is done; a later job starts others."""
+        for thread in self.dismiss():
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def dismiss(self) -> set[threading.Thread]:
+        """The same without waiting for it: the threads that will end."""
         import queue
 
         with self._lock:
@@ -99,6 +136,25 @@ class Crew:
             jobs, self._jobs = self._jobs, queue.SimpleQueue()
             for _ in threads:
                 jobs.put(None)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join()
+        return threads
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """Await what blocks: a thread of its own does it, to the end even if that is cancelled."""
+    import asyncio
+
+    crew = Crew("resilient-aside", 1)
+    try:
+        done = crew.ask(asyncio.get_running_loop(), work)
+    except RuntimeError:  # the interpreter ends, and this is the last loop
+        return work()
+    threads = crew.dismiss()
+    result = await done
+    for thread in threads:
+        thread.join()  # it has done all but end
+    return result
+
+
+def _unless_done(reply: asyncio.Future[Any], settle: Callable[[], None]) -> None:
+    if not reply.done():
+        settle()

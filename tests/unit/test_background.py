@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import resilient
-from resilient.backends.memory import MemoryBackend
+from resilient.backends.memory import MemoryBackend, MemorySignals
 from resilient.engine import background
 from resilient.engine.backend import made_once
 from resilient.engine.circuits.registry import known_circuits
@@ -144,6 +145,31 @@ def test_closing_a_backend_ends_no_renewal() -> None:
         until = lease.deadline
         assert eventually(lambda: lease.deadline > until)
         assert not lease.lost
+
+
+class SlowSource(MemorySignals):
+    """A source of signals whose end is waited for until somebody lets it end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_end = threading.Event()
+        self.ended: list[bool] = []
+
+    def stop(self) -> None:
+        self.ended.append(self.may_end.wait(30))
+
+
+def test_an_event_loop_goes_on_while_a_backend_is_closed() -> None:
+    """What the threads still have to do is waited for by others."""
+    source = SlowSource()
+    backend = resilient.Backend("slow", locks=MemoryBackend().locks, source=source)
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(source.may_end.set)
+        await backend.aclose()
+
+    asyncio.run(main())
+    assert source.ended == [True]
 
 
 def test_an_idle_process_keeps_two_connections(

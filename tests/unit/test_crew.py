@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import queue
+import threading
 
 import pytest
 
-from resilient.engine.crew import Crew
+from resilient.engine.crew import Crew, aside
 
 
 def test_jobs_that_raise_end_no_thread(caplog: pytest.LogCaptureFixture) -> None:
@@ -28,3 +30,45 @@ def test_jobs_that_raise_end_no_thread(caplog: pytest.LogCaptureFixture) -> None
         crew.stop()
     assert len(caplog.records) == 8
     assert crew._unfinished == 0
+
+
+def test_what_blocks_is_done_aside() -> None:
+    """An event loop goes on meanwhile, gets the answer or the error, and no thread is left."""
+    done = threading.Event()
+
+    def fail() -> None:
+        raise LookupError("nobody")
+
+    async def main() -> None:
+        before = set(threading.enumerate())
+        asyncio.get_running_loop().call_soon(done.set)
+        assert await aside(lambda: done.wait(30))
+        with pytest.raises(LookupError, match="nobody"):
+            await aside(fail)
+        assert await aside(threading.current_thread) not in before
+
+    asyncio.run(main())
+
+
+def test_what_is_done_aside_is_done_whoever_waits() -> None:
+    """A task that is cancelled does not wait, and one whose loop has ended is not told."""
+    go_on, ended = threading.Event(), threading.Event()
+
+    async def main() -> None:
+        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+
+        def work() -> None:
+            loop.call_soon_threadsafe(begun.set)
+            go_on.wait(30)
+            ended.set()
+
+        waiting = asyncio.create_task(aside(work))
+        await begun.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(main())
+    assert not ended.is_set()
+    go_on.set()
+    assert ended.wait(30)

@@ -436,6 +436,33 @@ def test_a_connection_that_comes_too_late(
     backend.close()
 
 
+def test_the_loops_own_threads_are_its_users(
+    postgres_server: PostgresAt, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has one thread for its own work has it, however long connecting takes."""
+    connect, go_on = Settings.line, threading.Event()
+
+    async def main() -> None:
+        backend = from_url(postgres_server.url, prefix=prefix)
+        loop, connecting = asyncio.get_running_loop(), asyncio.Event()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+
+        def slow(settings: Settings, patience: float) -> Any:
+            loop.call_soon_threadsafe(connecting.set)
+            assert go_on.wait(30)
+            return connect(settings, patience)
+
+        monkeypatch.setattr(Settings, "line", slow)
+        asked = asyncio.create_task(adrive(locks(backend).holder("k")))
+        await connecting.wait()
+        await asyncio.wait_for(asyncio.to_thread(int), 15)
+        go_on.set()
+        await asyncio.wait([asked])
+        await backend.aclose()
+
+    asyncio.run(main())
+
+
 def test_an_interrupted_thread(proxy: FaultProxy, prefix: str) -> None:
     """After Ctrl-C between question and answer, nobody gets that answer."""
     backend = from_url(proxy.url, prefix=prefix)

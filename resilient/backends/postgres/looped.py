@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 from resilient.backends.postgres.commands import Call
@@ -17,6 +18,7 @@ from resilient.backends.postgres.failures import ConnectionLost, Refused, raised
 from resilient.backends.postgres.line import WRITE, Dialogue, Line
 from resilient.backends.postgres.settings import Settings
 from resilient.engine.budget import remaining
+from resilient.engine.crew import Crew
 from resilient.engine.drivers.aio import Reply
 
 __all__ = ["Looped"]
@@ -104,11 +106,18 @@ class _Wire:
 
 
 class Looped:
-    """The connections of one loop; used in that loop's thread only."""
+    """The connections of one loop; used in that loop's thread only.
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+    Args:
+        settings: How to connect.
+        loop: That loop.
+        crew: Who connects, since libpq looks names up before it lets anybody wait for it.
+    """
+
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop, crew: Crew) -> None:
         self._settings = settings
         self._loop = loop
+        self._crew = crew
         self._waiting: deque[_Flight] = deque()
         self._wires: set[_Wire] = set()
         self._idle: list[_Wire] = []
@@ -178,11 +187,10 @@ class Looped:
         self._connecting += 1
         if self._owner is None and not self._ending:
             self._own()
-        # In a thread: libpq looks names up before it lets anybody wait for it.
-        line, patience = self._settings.line, self._settings.connect_timeout
+        connect = partial(self._settings.line, self._settings.connect_timeout)
         try:
-            opening = self._loop.run_in_executor(None, line, patience)
-        except RuntimeError as over:  # the loop ends, and its threads have
+            opening = self._crew.ask(self._loop, connect)
+        except RuntimeError as over:  # the interpreter ends: no thread starts any more
             self._connecting -= 1
             while self._waiting:
                 self._fail(self._waiting.popleft(), over)

@@ -11,9 +11,13 @@ from resilient.backends.postgres.commands import Call, Several
 from resilient.backends.postgres.failures import ConnectionLost, Refused, raised
 from resilient.backends.postgres.looped import Looped
 from resilient.backends.postgres.settings import Settings
+from resilient.engine.crew import Crew, aside
 from resilient.engine.forks import forget_in_child
 
 __all__ = ["PostgresTransport"]
+
+CREW = 8
+"""Threads that connect for event loops."""
 
 _inherited: list[object] = []
 """What a forked child has of its parent's loops: nothing of it may be closed there."""
@@ -26,6 +30,7 @@ class PostgresTransport:
         self._settings = settings
         self._blocking = Blocking(settings)
         self._loops: dict[asyncio.AbstractEventLoop, Looped] = {}
+        self._crew = Crew("resilient-postgres", CREW)
         forget_in_child(self._forget)
 
     def send(self, call: Call) -> Any:
@@ -51,12 +56,13 @@ class PostgresTransport:
         looped = self._loops.get(loop)
         if looped is None:
             self._loops = {each: its for each, its in self._loops.items() if not each.is_closed()}
-            looped = self._loops[loop] = Looped(self._settings, loop)
+            looped = self._loops[loop] = Looped(self._settings, loop, self._crew)
         return looped.ask(call)
 
     def close(self) -> None:
         """Close the idle connections of blocking callers. The transport may be used again."""
         self._blocking.close()
+        self._crew.stop()
 
     async def aclose(self) -> None:
         """Close those and the running loop's own connections."""
@@ -64,7 +70,9 @@ class PostgresTransport:
         looped = self._loops.pop(asyncio.get_running_loop(), None)
         if looped is not None:
             await looped.close()
+        await aside(self._crew.stop)
 
     def _forget(self) -> None:
         _inherited.append(self._loops)
         self._loops = {}
+        self._crew.forget()

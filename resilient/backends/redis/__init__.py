@@ -74,8 +74,10 @@ class RedisBackend(Backend):
 
     async def aclose(self) -> None:
         """The same for callers in an event loop, whose own connection is closed too."""
-        await super().aclose()
-        await self._transport.aclose()
+        try:
+            await super().aclose()
+        finally:  # also if that is cancelled
+            await self._transport.aclose()
 
 
 def from_url(url: str, *, prefix: str = "") -> RedisBackend:

@@ -8,12 +8,11 @@ https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#redir
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, NamedTuple
 
@@ -21,10 +20,10 @@ from redis import exceptions as redis_errors
 
 from resilient.backends.redis.commands import Asking, Command, Everywhere, OfNode, slot_of
 from resilient.backends.redis.failures import backend_error, is_connection_lost, is_demoted
-from resilient.backends.redis.topology import ClusterSettings, Place, Topology
+from resilient.backends.redis.topology import LATE, ClusterSettings, Place, Topology
 from resilient.backends.redis.transport import RedisTransport
 from resilient.engine.budget import remaining
-from resilient.engine.crew import Crew
+from resilient.engine.crew import Crew, aside
 from resilient.engine.drivers.aio import Reply
 from resilient.engine.forks import forget_in_child
 
@@ -34,7 +33,6 @@ HOPS = 32
 """Servers that a command is sent to at most."""
 CREW = 8
 """Threads that ask several servers at once for blocking callers."""
-SPENT = "the caller's budget is spent"
 PAUSE = 0.02
 """Seconds after which a command is sent again whose keys are about to move."""
 
@@ -122,14 +120,13 @@ class ClusterTransport:
 
     def send_many(self, commands: Sequence[Command]) -> list[Any]:
         """Send several commands, in one trip to each server; the answer or exception for each."""
-        try:
-            if not self._topology.is_known:
-                self._refresh()
-            elif self._topology.is_to_be_checked():
-                self._crew.offer(self._check)  # the servers that live are asked meanwhile
-        except (redis_errors.RedisError, OSError) as error:
-            return [backend_error(self._settings.name, error) for _ in commands]
-        legs = [self._legs(command) for command in commands]
+        deadline = self._deadline()
+        self._topology.check()
+        if not self._topology.is_known:
+            error = self._topology.refresh(deadline - time.monotonic())
+            if error is not None:
+                return [backend_error(self._settings.name, error) for _ in commands]
+        legs = [self._legs(command, deadline) for command in commands]
         todo = [leg for each in legs for leg in each]
         while todo:
             self._exchange(todo)
@@ -181,41 +178,11 @@ class ClusterTransport:
         hop = self._hop(leg)
         if hop is not None and hop.lost:
             known = self._topology.map.number
-            try:
-                self._refresh(known)
-            except (redis_errors.RedisError, OSError):
+            if self._topology.refresh(leg.deadline - time.monotonic(), known) is not None:
                 return False
             if self._place(leg) == leg.place and leg.hops > 1:
                 return False  # nobody has taken its place yet
         return hop is not None
-
-    def _refresh(self, known: int = -1) -> None:
-        """Ask for the map, for as long as the caller's budget lasts."""
-        left = remaining()
-        if left is None:
-            self._topology.refresh(known)
-            return
-        asked: Future[None] = Future()
-
-        def ask() -> None:
-            try:
-                self._topology.refresh(known)
-            except BaseException as error:
-                asked.set_exception(error)
-            else:
-                asked.set_result(None)
-
-        if not self._crew.offer(ask):
-            raise redis_errors.TimeoutError("too many ask already where the servers are")
-        try:
-            asked.result(left)
-        except FutureTimeout:
-            raise redis_errors.TimeoutError(SPENT) from None
-
-    def _check(self) -> None:
-        """Ask for a map that is doubted, for nobody in particular."""
-        with suppress(redis_errors.RedisError, OSError):
-            self._topology.refresh()
 
     # --- in an event loop
 
@@ -223,23 +190,23 @@ class ClusterTransport:
         """Send a command together with all that are asked in this turn of the running loop."""
         loop = asyncio.get_running_loop()
         reply = Reply(loop=loop)
+        deadline = self._deadline()
+        self._topology.check()
         if self._topology.is_known:
-            if self._topology.is_to_be_checked():
-                self._crew.offer(self._check)
-            self._depart(command, reply)
+            self._depart(command, reply, deadline)
             return reply
 
         def departs(error: BaseException | None) -> None:
             if error is None:
-                self._depart(command, reply)
+                self._depart(command, reply, deadline)
             else:
                 self._fail(reply, backend_error(self._settings.name, error))
 
-        self._refreshed(loop, -1, departs)
+        self._refreshed(loop, -1, deadline, departs)
         return reply
 
-    def _depart(self, command: Command, reply: Reply) -> None:
-        legs = self._legs(command)
+    def _depart(self, command: Command, reply: Reply, deadline: float) -> None:
+        legs = self._legs(command, deadline)
         left = len(legs)
 
         def arrived() -> None:
@@ -267,7 +234,7 @@ class ClusterTransport:
             if hop is None:
                 arrived()
             elif hop.lost:
-                self._refreshed(loop, self._topology.map.number, found)
+                self._refreshed(loop, self._topology.map.number, leg.deadline, found)
             elif hop.pause:
                 loop.call_later(hop.pause, self._go, leg, arrived)
             else:
@@ -281,27 +248,28 @@ class ClusterTransport:
 
         self._at(leg.place).asend(leg.to_send()).add_done_callback(answered)
 
-    def _refreshed(self, loop: asyncio.AbstractEventLoop, known: int, then: Any) -> None:
-        """Ask for the map in a thread: redis-py has one client of it for all loops.
+    def _refreshed(
+        self, loop: asyncio.AbstractEventLoop, known: int, deadline: float, then: Any
+    ) -> None:
+        """Go on with what went wrong, if it did, once the map was asked for or time is over."""
+        waiting: asyncio.Future[BaseException | None] = loop.create_future()
+        patience = max(0.0, deadline - time.monotonic())
 
-        For as long as the caller's budget lasts.
-        """
-        left, told = remaining(), False
+        def over(error: BaseException | None) -> None:
+            if not waiting.done():
+                waiting.set_result(error)
 
-        def tell(error: BaseException | None) -> None:
-            nonlocal told
-            if not told:
-                told = True
-                then(error)
+        def asked(asking: Future[None]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(over, asking.exception())
 
-        if left is not None:
-            loop.call_later(left, tell, redis_errors.TimeoutError(SPENT))
-        try:
-            asked = loop.run_in_executor(None, self._topology.refresh, known)
-        except RuntimeError as error:  # the loop is shutting down
-            loop.call_soon(tell, redis_errors.ConnectionError(str(error)))
-            return
-        asked.add_done_callback(lambda done: tell(done.exception()))
+        def go_on(_: object) -> None:
+            late.cancel()
+            then(waiting.result())
+
+        late = loop.call_later(patience, over, TimeoutError(LATE))
+        waiting.add_done_callback(go_on)  # in the context of this caller, with its budget
+        self._topology.asked(known).add_done_callback(asked)
 
     @staticmethod
     def _fail(reply: Reply, error: BaseException) -> None:
@@ -320,14 +288,17 @@ class ClusterTransport:
         """Close the idle connections of blocking callers. The transport may be used again."""
         for node in list(self._nodes.values()):
             node.close()
-        self._topology.close()
-        self._crew.stop()
+        self._end()
 
     async def aclose(self) -> None:
         """Close those and the running loop's own connections."""
         for node in list(self._nodes.values()):
             await node.aclose()
+        await aside(self._end)
+
+    def _end(self) -> None:
         self._topology.close()
+        self._crew.stop()
 
     # --- inside
 
@@ -337,10 +308,12 @@ class ClusterTransport:
             node = self._nodes.setdefault(place, RedisTransport(self._settings.at(place)))
         return node
 
-    def _legs(self, command: Command) -> list[Leg]:
-        left = remaining()
-        patience = self._settings.node.timeout
-        deadline = time.monotonic() + (patience if left is None else min(left, patience))
+    def _deadline(self) -> float:
+        """When the caller's time for a command is over, or what its answer may take."""
+        left, patience = remaining(), self._settings.node.timeout
+        return time.monotonic() + (patience if left is None else min(left, patience))
+
+    def _legs(self, command: Command, deadline: float) -> list[Leg]:
         if isinstance(command, Everywhere):
             count = len(self._topology.map.primaries)
             return [

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import redis
-
 from resilient.backends.redis.failures import backend_error
 from resilient.backends.redis.subscription import Heard, RedisSubscription
 from resilient.backends.redis.topology import ClusterSettings, Place, Topology
@@ -49,10 +47,9 @@ class ClusterSubscription:
 
     def open(self, channels: set[str]) -> None:
         """Connect to all, subscribe and have that confirmed."""
-        try:
-            self._topology.refresh()
-        except (redis.RedisError, OSError) as error:
-            raise backend_error(self._settings.name, error) from error
+        error = self._topology.refresh(self._settings.node.timeout)
+        if error is not None:
+            raise backend_error(self._settings.name, error)
         self._lanes = self._topology.map.lanes
         for place, lane in self._lanes.items():
             node = RedisSubscription(self._settings.at(place), self._is_relied_on, bell=self.bell)

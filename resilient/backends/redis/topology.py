@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import redis
@@ -13,17 +15,19 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import RedisClusterException
 
 from resilient.backends.redis.settings import Settings
+from resilient.engine.crew import Crew
 from resilient.engine.forks import forget_in_child
 
-__all__ = ["ClusterSettings", "Place", "Topology"]
+__all__ = ["LATE", "ClusterSettings", "Place", "Topology"]
 
 Place = tuple[str, int]
 """Host and port of a server."""
 
 REST = 0.1
-"""Seconds for which the answer to the last question is good enough."""
+"""Seconds for which the answer to the last question is good enough, also if there was none."""
 DOUBT_AFTER = 1.0
 """Seconds for which it is not doubted because a server is slow."""
+LATE = "none of its servers said in time which of them has which slot"
 
 
 @dataclass(frozen=True)
@@ -76,18 +80,26 @@ class Map:
 
 
 class Topology:
-    """The map of one cluster; thread-safe, and safe to use after a fork."""
+    """The map of one cluster; thread-safe, and safe to use after a fork.
+
+    One thread asks for all: whoever needs another map waits for its answer, nobody for his turn.
+    """
 
     def __init__(self, settings: ClusterSettings) -> None:
         self._settings = settings
+        self._crew = Crew("resilient-topology", 1)
         self.map = Map()
         self._begin()
         forget_in_child(self._begin)
 
     def _begin(self) -> None:
+        self._crew.forget()
         self._lock = threading.Lock()
-        self._lock_of_doubt = threading.Lock()  # the other is held while the cluster is asked
+        """For exchanging what is known; never held while a server is asked."""
+        self._turn = threading.Lock()
+        """For using the client."""
         self._client: RedisCluster | None = None
+        self._latest: Future[None] | None = None
         self._asked = -DOUBT_AFTER
         self._doubted = False
 
@@ -96,36 +108,46 @@ class Topology:
         """Whether it was asked already."""
         return bool(self.map.primaries)
 
-    def is_to_be_checked(self) -> bool:
-        """Whether it is doubted; says so to one asker only, who has it asked."""
-        if not self._doubted:
-            return False
-        with self._lock_of_doubt:
-            doubted, self._doubted = self._doubted, False
-        return doubted
+    def check(self) -> None:
+        """Have it asked if it is doubted; the servers that live are asked meanwhile."""
+        if self._doubted:
+            self._doubted = False
+            self.asked()
 
     def doubt(self) -> None:
         """Have it asked with the next command."""
-        self._doubted = time.monotonic() - self._asked > DOUBT_AFTER
+        if time.monotonic() - self._asked > DOUBT_AFTER:
+            self._doubted = True
 
-    def refresh(self, known: int = -1) -> None:
-        """Ask the cluster, unless somebody has since the map of this number; blocks.
+    def asked(self, known: int = -1) -> Future[None]:
+        """Have the cluster asked, unless somebody has since the map of this number.
 
-        Raises:
-            redis.RedisError: No server answers.
+        Nobody may cancel that: others wait for it, too. Its exception is that no server answers.
         """
         with self._lock:
-            if self.map.number > known >= 0 or time.monotonic() - self._asked < REST:
-                return
+            if self.map.number > known >= 0:
+                return _settled()
+            latest = self._latest
+            if latest and not (latest.done() and time.monotonic() - self._asked >= REST):
+                return latest
+            asking: Future[None] = Future()
             try:
-                if self._client is None:
-                    self._client = self._connected()
-                else:
-                    self._client.nodes_manager.initialize()
-            except RedisClusterException as error:
-                raise redis.ConnectionError(str(error)) from error
-            self._asked, self._doubted = time.monotonic(), False
-            self.map = self._drawn(self._client)
+                self._crew.submit(partial(self._ask, asking))
+            except RuntimeError:  # the interpreter ends: no thread starts any more
+                is_alone = True
+            else:
+                is_alone = False
+            self._latest = asking
+        if is_alone:
+            self._ask(asking)
+        return asking
+
+    def refresh(self, patience: float, known: int = -1) -> BaseException | None:
+        """The same, and wait for the answer for so many seconds; what went wrong, if it did."""
+        try:
+            return self.asked(known).exception(patience)
+        except TimeoutError:
+            return TimeoutError(LATE)
 
     def moved(self, slot: int, place: Place) -> None:
         """Learn from a redirection that a slot has another primary now."""
@@ -140,11 +162,30 @@ class Topology:
         return place if self._settings.remap is None else self._settings.remap(place)
 
     def close(self) -> None:
-        """Close the connections over which it was asked."""
-        with self._lock:
+        """Close the connections over which it was asked; blocks while it is."""
+        with self._turn:
             client, self._client = self._client, None
         if client is not None:
             client.close()
+        self._crew.stop()
+
+    def _ask(self, asking: Future[None]) -> None:
+        drawn: Map | None = None
+        failure: BaseException | None = None
+        try:
+            with self._turn:
+                drawn = self._drawn()
+        except BaseException as error:
+            failure = error.with_traceback(None)  # it is kept, and with it this frame would be
+        with self._lock:
+            self._asked = time.monotonic()
+            if drawn is not None:
+                self.map = replace(drawn, number=self.map.number + 1)
+                self._doubted = False
+        if failure is None:
+            asking.set_result(None)
+        else:
+            asking.set_exception(failure)
 
     def _connected(self) -> RedisCluster:
         node = self._settings.node
@@ -163,12 +204,25 @@ class Topology:
         )
         return made
 
-    def _drawn(self, client: RedisCluster) -> Map:
-        found: dict[int, list[Any]] = client.nodes_manager.slots_cache
+    def _drawn(self) -> Map:
+        try:
+            if self._client is None:
+                self._client = self._connected()
+            else:
+                self._client.nodes_manager.initialize()
+        except RedisClusterException as error:
+            raise redis.ConnectionError(str(error)) from error
+        found: dict[int, list[Any]] = self._client.nodes_manager.slots_cache
         slots: dict[int, Place] = {
             slot: (nodes[0].host, nodes[0].port) for slot, nodes in found.items()
         }
         lanes: dict[Place, int] = {}
         for slot in sorted(slots):
             lanes.setdefault(slots[slot], slot)
-        return Map(self.map.number + 1, slots, tuple(sorted(lanes)), lanes)
+        return Map(0, slots, tuple(sorted(lanes)), lanes)
+
+
+def _settled() -> Future[None]:
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from resilient.backends.sqlite.database import Database, Synchronous
 from resilient.backends.sqlite.signals import SqliteSignals
 from resilient.backends.sqlite.transport import Command, SqliteTransport
 from resilient.engine.backend import Traits
+from resilient.engine.crew import aside
 from resilient.engine.durations import seconds
 from resilient.engine.plan import Ask
 from resilient.engine.transactional import Transaction, TransactionalBackend
@@ -72,7 +72,7 @@ class SqliteBackend(TransactionalBackend):
 
     async def aclose(self) -> None:
         """The same, without blocking the loop."""
-        await asyncio.to_thread(self.close)
+        await aside(self.close)
 
 
 class SqliteStore:
