@@ -81,11 +81,17 @@ class Crew:
         return reply
 
     def offer(self, job: Job) -> bool:
-        """Have it done if it need not wait behind others; false, and nothing done, if it must."""
+        """Have it done if it need not wait behind others; false, and nothing done, if it must.
+
+        It must also where no thread can be started.
+        """
         with self._lock:
             if self._unfinished >= self._size:
                 return False
-            self._add(job)
+            try:
+                self._add(job)
+            except RuntimeError:
+                return False
         return True
 
     def _add(self, job: Job) -> None:

@@ -178,9 +178,11 @@ async def queued(
     until = -math.inf
     try:
         while True:
-            began, answer = await _asked(contest, address, max(await NOW + budget, until))
+            began, answer = await _asked(contest, address, budget, until)
             if not alive:
-                began, answer = await _without_the_dead(contest, address, began, answer, budget)
+                began, answer = await _without_the_dead(
+                    contest, address, began, answer, budget, until
+                )
             alive = False
             if not contest.is_busy(answer):
                 return began, answer
@@ -229,19 +231,26 @@ def _received(contest: Contest[A], waiter: GiftedWaiter, answer: A) -> A | None:
 
 
 async def _without_the_dead(
-    contest: Contest[A], waiter: str | None, began: float, answer: A, budget: float
+    contest: Contest[A],
+    waiter: str | None,
+    began: float,
+    answer: A,
+    budget: float,
+    until: float = -math.inf,
 ) -> tuple[float, A]:
     """Evict holders that are known to be dead, and try again."""
     while contest.is_busy(answer) and await IsDead(_owner(answer)):
-        until = await NOW + budget
-        await asked_until(until, partial(contest.evict, _owner(answer)))
-        began, answer = await _asked(contest, waiter, until)
+        evict = partial(contest.evict, _owner(answer))
+        await asked_until(max(await NOW + budget, until), evict)
+        began, answer = await _asked(contest, waiter, budget, until)
     return began, answer
 
 
-async def _asked(contest: Contest[A], waiter: str | None, until: float) -> tuple[float, A]:
-    """Try once, and until then after lost replies."""
-    return await asked_until(until, partial(_attempt, contest, waiter))
+async def _asked(
+    contest: Contest[A], waiter: str | None, budget: float, until: float
+) -> tuple[float, A]:
+    """Try once, and after lost replies for as long as the budget, at least until then."""
+    return await asked_until(max(await NOW + budget, until), partial(_attempt, contest, waiter))
 
 
 async def _attempt(contest: Contest[A], waiter: str | None) -> tuple[float, A]:

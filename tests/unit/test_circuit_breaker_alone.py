@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ from resilient import (
 from resilient.engine.budget import NotAsked
 from resilient.engine.circuits import catalogue, registry
 from resilient.engine.clock import ManualClock
+from resilient.engine.drivers.sync import drive
 from resilient.events import BackendTrouble, CircuitChanged, Event
 from resilient.protocols.circuits import CircuitStore
 from resilient.resolving import resolve
@@ -431,3 +433,27 @@ def test_a_flush_larger_than_its_budget() -> None:
         assert store.most >= 6
         assert not backend.outage.is_on
         assert not [event for event in told if isinstance(event, BackendTrouble)]
+
+
+def test_others_have_their_turn_between_two_trips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All circuits in use are asked for anew, as many at a time as one trip takes."""
+    shared = Shared()
+    store = shared.store = Watched(shared.memory.require("circuits"))
+    backend, mode = shared.process(), Mode("sync")
+    with contextlib.closing(shared):
+        breakers = [CircuitBreaker(f"k{number}", backend=backend) for number in range(5)]
+        for breaker in breakers:
+            enter(mode, breaker)
+        circuits = vars(backend)[registry.ATTRIBUTE]
+        backend.worker.stop()
+        monkeypatch.setattr(registry, "MOST_AT_ONCE", 2)
+        monkeypatch.setattr(backend.worker, "nudge", lambda: None)
+        for breaker in breakers:  # one that is idle is forgotten
+            enter(mode, breaker)
+        trips = []
+        backend.hub.deliver("circuits", None)
+        while circuits.due() == -math.inf:
+            store.asked.clear()
+            drive(circuits.run())
+            trips.append([name for name, _ in store.asked].count("view"))
+        assert trips == [2, 2, 1]

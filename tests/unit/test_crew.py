@@ -32,6 +32,22 @@ def test_jobs_that_raise_end_no_thread(caplog: pytest.LogCaptureFixture) -> None
     assert crew._unfinished == 0
 
 
+def test_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is offered is not taken, so that who offers it does it; nothing is half begun."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    crew = Crew("crew", 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        assert not crew.offer(lambda: None)
+    done = threading.Event()
+    assert crew.offer(done.set)
+    assert done.wait(10)
+    crew.stop()
+
+
 def test_what_blocks_is_done_aside() -> None:
     """An event loop goes on meanwhile, gets the answer or the error, and no thread is left."""
     done = threading.Event()

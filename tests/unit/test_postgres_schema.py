@@ -91,15 +91,16 @@ def test_schemas_share_nothing(postgres: PostgresAt) -> None:
     two.close()
 
 
-def test_a_later_version(postgres: PostgresAt) -> None:
-    """Tables of a later version are left alone, and that is said."""
+@pytest.mark.parametrize(("version", "which"), [(1000, "a later"), (1, "an unreleased")])
+def test_another_version(postgres: PostgresAt, version: int, which: str) -> None:
+    """Tables of another version are left alone, and that is said."""
     first = from_url(postgres.url, prefix="")
     drive(first.require("locks").acquire("k", ttl=30))
     first.close()
     with postgres.connect(autocommit=True) as connection:
-        connection.execute("INSERT INTO resilient.version VALUES (1000)")
+        connection.execute("UPDATE resilient.version SET version = %s", [version])
     backend = from_url(postgres.url, prefix="")
-    with pytest.raises(ConfigurationError, match="version 1000"):
+    with pytest.raises(ConfigurationError, match=f"by {which} version .* of version {version},"):
         drive(backend.require("locks").acquire("k", ttl=30))
     backend.close()
 

@@ -19,7 +19,7 @@ from resilient.backends.mongodb.exchanges import Exchanges
 from resilient.backends.mongodb.failures import FAILURES, raised
 from resilient.backends.mongodb.settings import Settings
 from resilient.engine.budget import NotAsked, remaining
-from resilient.engine.crew import Crew
+from resilient.engine.crew import Crew, aside
 from resilient.engine.drivers.aio import Reply
 from resilient.engine.forks import forget_in_child
 
@@ -174,7 +174,7 @@ class MongoTransport:
 
     async def aclose(self) -> None:
         """Close those and the running loop's own connections."""
-        self.close()
+        await aside(self.close)
         looped = self._loops.pop(asyncio.get_running_loop(), None)
         if looped is not None:
             await looped.close()

@@ -11,9 +11,9 @@ from resilient.errors import ConfigurationError
 __all__ = ["SCHEMA", "VERSION", "WRONG_VERSION", "checked_name", "ddl", "script", "version_query"]
 
 SCHEMA = "resilient"
-VERSION = 1
+VERSION = 2
 WRONG_VERSION = "RSL02"
-"""The SQLSTATE for tables that a later version has made."""
+"""The SQLSTATE for tables that another version has made."""
 PARTS = (
     *("prelude", "locks", "idempotency", "checkpoints", "cache"),
     *("circuit_rows", "circuit_machine", "circuits"),
@@ -31,9 +31,11 @@ BEGIN
   IF to_regclass('{schema}.version') IS NOT NULL THEN
     SELECT max(version) INTO _version FROM {schema}.version;
   END IF;
-  IF _version > {version} THEN
-    RAISE EXCEPTION USING ERRCODE = '{wrong}', MESSAGE = 'the schema {schema} was made by a later '
-      'version of resilient: it is of version ' || _version || ', and this one knows {version}';
+  IF _version <> {version} THEN
+    RAISE EXCEPTION USING ERRCODE = '{wrong}', MESSAGE = 'the schema {schema} was made by '
+      || CASE WHEN _version > {version} THEN 'a later' ELSE 'an unreleased' END
+      || ' version of resilient: it is of version ' || _version
+      || ', and this one knows {version}';
   ELSIF _version = {version} THEN
     RETURN;
   END IF;

@@ -104,6 +104,7 @@ class KnownCircuits:
         self._settles_at = -math.inf
         self._node = new_waiter_id()
         self._must_reread = False
+        self._unread: list[KnownCircuit] = []
         self._asking_since = math.inf
 
     def _forget(self) -> None:
@@ -220,7 +221,7 @@ class KnownCircuits:
 
     def due(self) -> float | None:
         """When to send or ask next."""
-        if self._must_reread and not self.is_away:
+        if (self._must_reread or self._unread) and not self.is_away:
             return -math.inf
         moment = min((circuit.due for circuit in list(self._dirty)), default=math.inf)
         if self._owed and not self.is_away:
@@ -239,7 +240,7 @@ class KnownCircuits:
         with suppress(BackendError):  # while nothing is heard, what is sent is answered
             await within(0, self.listen())
         await self._settle(now)
-        if self._must_reread:
+        if self._must_reread or self._unread:
             await self._reread()
         await self._send(self._collected(now))
 
@@ -292,7 +293,8 @@ class KnownCircuits:
         answers = await self._ask([self._record(circuit, batch) for circuit, batch in batches])
         for (circuit, batch), answer in zip(batches, answers, strict=True):
             if isinstance(answer, NotAsked):
-                circuit.keep(batch, sent=False)
+                # Of several runs, the first ones may have been recorded.
+                circuit.keep(batch, sent=len(batch.runs) > 1)
                 self.touch(circuit)
             elif isinstance(answer, BaseException):
                 circuit.keep(batch, sent=True)
@@ -324,25 +326,27 @@ class KnownCircuits:
         self._look_at(answers)
 
     async def _reread(self) -> None:
-        """Ask for every circuit in use; the others are asked for when they are used again."""
-        self._must_reread = False
-        used = []
-        for circuit in self.catalogue.all():
-            if circuit.is_idle and is_ordinary(circuit):
-                circuit.forget()
-            elif circuit.is_known:
-                used.append(circuit)
-        while used:
-            some, used = used[:MOST_AT_ONCE], used[MOST_AT_ONCE:]
-            versions = [circuit.version for circuit in some]
-            answers = await self._ask([self.store.view(circuit.key) for circuit in some])
-            for circuit, version, answer in zip(some, versions, answers, strict=True):
-                # What has opened it here is to be judged first: the answer to that will do.
-                if isinstance(answer, NotAsked):
-                    used.append(circuit)
-                elif not isinstance(answer, BaseException) and not circuit.has_unsent:
-                    circuit.adopt(answer, version)
-            self._look_at(answers)
+        """Ask for every circuit in use; the others are asked for when they are used again.
+
+        For as many as one trip takes: others want this thread between two.
+        """
+        if self._must_reread:
+            self._must_reread, self._unread = False, []
+            for circuit in self.catalogue.all():
+                if circuit.is_idle and is_ordinary(circuit):
+                    circuit.forget()
+                elif circuit.is_known:
+                    self._unread.append(circuit)
+        some, self._unread = self._unread[:MOST_AT_ONCE], self._unread[MOST_AT_ONCE:]
+        versions = [circuit.version for circuit in some]
+        answers = await self._ask([self.store.view(circuit.key) for circuit in some])
+        for circuit, version, answer in zip(some, versions, answers, strict=True):
+            # What has opened it here is to be judged first: the answer to that will do.
+            if isinstance(answer, NotAsked):
+                self._unread.append(circuit)
+            elif not isinstance(answer, BaseException) and not circuit.has_unsent:
+                circuit.adopt(answer, version)
+        self._look_at(answers)
 
     async def _ask(self, plans: list[Plan[CircuitView]]) -> list[Any]:
         if not plans:

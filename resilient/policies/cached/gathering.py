@@ -144,7 +144,6 @@ class Gathering:
             ours, theirs = await self._sorted(answers)
             self._read(())
             if ours:
-                await self._served(ours)
                 await self._filled(ours)
             if self._trouble is not None and self.wanted:
                 self._troubled(self._trouble)
@@ -286,6 +285,7 @@ class Gathering:
         calls = {item: self.wanted[item] for item in ours}
         failed: Exception | None = None
         try:
+            await self._served(ours)
             for its in ours.values():
                 its.lease.keep()
             start = await NOW

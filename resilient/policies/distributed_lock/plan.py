@@ -79,8 +79,10 @@ async def held(settings: Settings, lease: HeldLock) -> Any:
 
 
 def told(on_lost: Callable[[Any], object], lease: ref[Any]) -> None:
-    """Call a user's function with what tells of its loss, and so is there."""
-    on_lost(lease())
+    """Call a user's function with what was lost, unless its block has just ended."""
+    held = lease()
+    if held is not None:
+        on_lost(held)
 
 
 def report(error: BaseException, lost: LeaseLost | None) -> None:
