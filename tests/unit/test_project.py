@@ -137,9 +137,11 @@ def test_import_is_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "print(time.process_time() - began)"
     )
     best = {"asyncio": float("inf"), "resilient": float("inf")}
-    for _ in range(15):
+    for done in range(60):
         for module in best:
             best[module] = min(best[module], float(fresh_python(code.format(module=module))))
+        if done >= 15 and best["resilient"] <= 2 * best["asyncio"]:
+            break  # else a busy machine may not have shown the least of one of them yet
     assert best["resilient"] <= 2 * best["asyncio"]
 
 
