@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import resilient
+from resilient.backends.memory import MemoryBackend
+from resilient.engine.backend import Backend, Capability
 from resilient.engine.budget import remaining
 from resilient.errors import BackendError
 
@@ -43,3 +48,15 @@ class Flaky:
             return answer
 
         return ask
+
+
+@contextmanager
+def flaky_memory(capability: Capability) -> Iterator[tuple[Any, Backend]]:
+    """A flaky store of this capability in front of a fresh memory's, and its backend in use."""
+    memory = MemoryBackend()
+    store: Any = Flaky(getattr(memory, capability))
+    backend = Backend("flaky", **{capability: store}, source=memory.hub._source)
+    with resilient.using(backend):
+        yield store, backend
+    memory.close()
+    backend.close()

@@ -5,31 +5,23 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 import resilient
 from resilient import BackendError, cached
-from resilient.backends.memory import MemoryBackend
 from resilient.engine import clock
-from resilient.engine.backend import Backend
 from resilient.engine.clock import ManualClock
 from resilient.events import BackendTrouble, Event
-from tests.support.flaky import Flaky
+from tests.support.flaky import Flaky, flaky_memory
 from tests.support.modes import Mode
 
 
 @pytest.fixture
 def flaky() -> Iterator[Flaky]:
     """The store of a memory backend that is in use, to be broken."""
-    memory = MemoryBackend()
-    store: Any = Flaky(memory.cache)
-    backend = Backend("flaky", cache=store, source=memory.hub._source)
-    with resilient.using(backend):
+    with flaky_memory("cache") as (store, _):
         yield store
-    memory.close()
-    backend.close()
 
 
 @pytest.fixture

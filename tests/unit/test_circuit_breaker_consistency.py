@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 import resilient
 from resilient import BackendError, CircuitBreaker, CircuitOpen, Consecutive
-from resilient.backends.memory import MemoryBackend
-from resilient.engine.backend import Backend
 from resilient.engine.budget import remaining
 from resilient.engine.circuits.registry import FLUSH_BUDGET
 from resilient.engine.clock import ManualClock, installed
-from tests.support.flaky import Flaky
+from tests.support.flaky import flaky_memory
 from tests.support.guarded import fail, succeed
 from tests.support.modes import Mode
 
@@ -55,9 +52,7 @@ def test_strict_judges_here_what_the_server_may_not_have_heard(
     mode: Mode, clock: ManualClock, error: BaseException, broken: set[str]
 ) -> None:
     """A failure whose report fails, or is cut short, opens the circuit in this process."""
-    memory = MemoryBackend()
-    flaky: Any = Flaky(memory.circuits)
-    with resilient.using(Backend("flaky", circuits=flaky, source=memory.hub._source)) as backend:
+    with flaky_memory("circuits") as (flaky, _):
         breaker = CircuitBreaker("s", trip=Consecutive(2), consistency="strict")
         fail(mode, breaker)
         succeed(mode, breaker)
@@ -68,23 +63,17 @@ def test_strict_judges_here_what_the_server_may_not_have_heard(
         flaky.broken, flaky.error = ALL, AWAY
         with pytest.raises(CircuitOpen):
             succeed(mode, breaker)
-    memory.close()
-    backend.close()
 
 
 def test_a_first_call_waits_no_longer_for_a_listener_than_for_an_answer(
     mode: Mode, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both have one budget."""
-    memory = MemoryBackend()
-    flaky: Any = Flaky(memory.circuits)
     left: list[float] = []
-    with resilient.using(Backend("flaky", circuits=flaky, source=memory.hub._source)) as backend:
+    with flaky_memory("circuits") as (flaky, backend):
         monkeypatch.setattr(backend.hub, "start", lambda: left.append(remaining() or 0.0))
         succeed(mode, CircuitBreaker("s"))
     assert [0 < each <= FLUSH_BUDGET for each in (*left, flaky.budgets["view"])] == [True, True]
-    memory.close()
-    backend.close()
 
 
 def test_local_tells_nobody(mode: Mode, clock: ManualClock) -> None:

@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
-import resilient
 from resilient import distributed_lock, lock, lock_all
-from resilient.backends.memory import MemoryBackend
 from resilient.engine.backend import Backend
 from resilient.engine.clock import ManualClock, installed
 from resilient.engine.identity import new_owner
-from tests.support.flaky import Flaky
+from tests.support.flaky import Flaky, flaky_memory
 from tests.support.modes import Mode
 
 
@@ -26,13 +24,8 @@ def _clock() -> Iterator[ManualClock]:
 
 @pytest.fixture(name="flaky", autouse=True)
 def _flaky() -> Iterator[Flaky]:
-    memory = MemoryBackend()
-    store: Any = Flaky(memory.locks)
-    backend = Backend("flaky", locks=store, source=memory.hub._source)
-    with resilient.using(backend):
+    with flaky_memory("locks") as (store, _):
         yield store
-    memory.close()
-    backend.close()
 
 
 def fences(lease: Any) -> int:

@@ -31,13 +31,13 @@ pytest.register_assert_rewrite(
 )
 
 from resilient.testing.conformance.base import Conformance  # noqa: E402 - see above
-from resilient.testing.conformance.cache import CacheConformance  # noqa: E402
-from resilient.testing.conformance.checkpoints import CheckpointConformance  # noqa: E402
-from resilient.testing.conformance.circuits import CircuitConformance  # noqa: E402
-from resilient.testing.conformance.idempotency import IdempotencyConformance  # noqa: E402
-from resilient.testing.conformance.locks import LockConformance  # noqa: E402
-from resilient.testing.conformance.processes import ProcessConformance  # noqa: E402
-from resilient.testing.conformance.runs import Run  # noqa: E402
+from resilient.testing.conformance.cache import CacheConformance  # noqa: E402 - see above
+from resilient.testing.conformance.checkpoints import CheckpointConformance  # noqa: E402 - see above
+from resilient.testing.conformance.circuits import CircuitConformance  # noqa: E402 - see above
+from resilient.testing.conformance.idempotency import IdempotencyConformance  # noqa: E402 - see above
+from resilient.testing.conformance.locks import LockConformance  # noqa: E402 - see above
+from resilient.testing.conformance.processes import ProcessConformance  # noqa: E402 - see above
+from resilient.testing.conformance.runs import Run  # noqa: E402 - see above
 
 __all__ = [
     "CacheConformance",
