@@ -25,12 +25,11 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from tests.support.servers import PortTaken, ServerDidNotStart, free_port
+from tests.support.servers import PortTaken, ServerDidNotStart, start_on_a_port
 
 __all__ = ["MongoAt", "MongoServer", "mongo_server"]
 
 START_TIMEOUT = 20.0
-ATTEMPTS = 8
 
 
 class MongoAt:
@@ -68,16 +67,7 @@ class MongoServer(MongoAt):
 
     def start(self) -> None:
         """Start it and wait until it answers; after a kill, on the same port with its data."""
-        if self.port:
-            self._start_on(self.port)
-            return
-        for attempt in range(ATTEMPTS):
-            try:
-                self._start_on(free_port())
-                return
-            except PortTaken:
-                if attempt == ATTEMPTS - 1:
-                    raise
+        start_on_a_port(self._start_on, self.port)
 
     def kill(self) -> None:
         """SIGKILL the server, and wait until it is gone."""

@@ -18,12 +18,11 @@ from typing import Any
 
 import psycopg
 
-from tests.support.servers import PortTaken, ServerDidNotStart, free_port
+from tests.support.servers import PortTaken, ServerDidNotStart, start_on_a_port
 
 __all__ = ["PostgresAt", "PostgresServer", "postgres_server"]
 
 START_TIMEOUT = 20.0
-ATTEMPTS = 8
 NOBODY = 65534
 HOME = os.environ.get("POSTGRES_HOME")
 """Another version than the wheel's, for the tests."""
@@ -68,16 +67,7 @@ class PostgresServer(PostgresAt):
         """Start it and wait until it answers; after a kill, on the same port with its data."""
         if not (self.directory / "data").exists():
             self._initialise()
-        if self.port:
-            self._start_on(self.port)
-            return
-        for attempt in range(ATTEMPTS):
-            try:
-                self._start_on(free_port())
-                return
-            except PortTaken:
-                if attempt == ATTEMPTS - 1:
-                    raise
+        start_on_a_port(self._start_on, self.port)
 
     def kill(self) -> None:
         """SIGKILL the server, and wait until it is gone."""

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -32,12 +32,12 @@ __all__ = [
     "flavours",
     "free_port",
     "redis_server",
+    "start_on_a_port",
 ]
 
 Flavour = Literal["valkey", "redis"]
 
 START_TIMEOUT = 10.0
-ATTEMPTS = 8
 SYNC_AT_ONCE = {"repl-diskless-sync-delay": "0"}
 """A primary waits five seconds for more replicas otherwise, before it sends them what it has."""
 
@@ -73,6 +73,22 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def start_on_a_port(start_on: Callable[[int], None], port: int) -> None:
+    """Start a server where it was before a stop or kill, or on a free port if that is 0.
+
+    Others may have a free port first, and what a killed server leaves (its connections, or what
+    PostgreSQL had serve them) can keep it from coming back for a moment.
+    """
+    deadline = time.monotonic() + START_TIMEOUT
+    while True:
+        try:
+            return start_on(port or free_port())
+        except PortTaken:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 @dataclass
@@ -170,16 +186,7 @@ class RedisServer(RedisAt):
     def start(self) -> None:
         """Start it and wait until it answers; after a stop or kill, on the same port again."""
         assert not self.running, "the server is running already"
-        if self.port:
-            self._start_on(self.port)
-            return
-        for attempt in range(ATTEMPTS):
-            try:
-                self._start_on(free_port())
-                return
-            except PortTaken:
-                if attempt == ATTEMPTS - 1:
-                    raise
+        start_on_a_port(self._start_on, self.port)
 
     def stop(self) -> None:
         """End it in an orderly way (SIGTERM), also when it is paused."""
