@@ -34,15 +34,18 @@ def main() -> None:
     for _ in lines:
         pid = os.fork()
         if pid == 0:
-            os.close(replies)
-            run(function, args, answer)
+            try:
+                os.close(replies)
+                run(function, args, answer)
+            finally:
+                os._exit(0)  # whatever happens: else it would go on as a second nursery
         os.write(replies, b"%d\n" % pid)
         os.waitpid(pid, 0)
         os.write(replies, b"ended\n")
 
 
 def run(function: Any, args: tuple[Any, ...], answer: Path) -> None:
-    """Run the function, and leave its answer in one piece; the process ends with it."""
+    """Run the function, and leave its answer in one piece."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     try:
@@ -56,7 +59,6 @@ def run(function: Any, args: tuple[Any, ...], answer: Path) -> None:
     part.write_bytes(outcome)
     part.rename(answer)
     sys.stdout.flush()
-    os._exit(0)
 
 
 if __name__ == "__main__":

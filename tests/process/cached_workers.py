@@ -13,6 +13,7 @@ from typing import Any
 
 import resilient
 from resilient import LocalCache, cached
+from tests.support import forks
 from tests.support.processes import receive, tell
 
 NAMESPACE = "test"
@@ -200,19 +201,19 @@ def forked(url: str, prefix: str) -> str:
         return "heard" if cached.of(f).stats().computed == before + 1 else "not heard"
 
     right(20)
-    child = os.fork()
-    if child == 0:
-        values = right(40)
-        os.write(from_child[1], values.encode())
+
+    def child() -> None:
+        os.write(from_child[1], right(40).encode())
         os.read(to_child[0], 1)
         os.write(from_child[1], f", {heard(1)}".encode())
         cached.of(f).invalidate(2)
-        os._exit(0)
+
+    pid = forks.forked(child)
     told = os.read(from_child[0], 99).decode()
     values = right(60)
     os.write(to_child[1], b"1")
     cached.of(f).invalidate(1)
     told += os.read(from_child[0], 99).decode()
     result = f"parent: {values}; child: {told}; parent: {heard(2)}"
-    os.waitpid(child, 0)
+    assert forks.exit_code(pid) == 0
     return result

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import resilient
+from tests.support.forks import forked
 
 Take = Callable[[], Any]
 """Makes a context manager that holds the lock; its value may have a fence."""
@@ -57,16 +58,6 @@ def warmed(url: str) -> None:
     resilient.close()
 
 
-def forked(run: Callable[[], None]) -> int:
-    """Run this in a child process: its id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    with contextlib.suppress(BaseException):
-        run()
-    os._exit(0)
-
-
 def hammer(
     kinds: list[str], url: str, prefix: str, processes: int, seconds: float, rounds: int, path: str
 ) -> list[dict[str, list[list[float]]]]:
@@ -89,7 +80,7 @@ def hammer(
         Path(f"{path}.{number}").write_text(json.dumps(waits))
 
     warmed(url)
-    for pid in [forked(partial(child, number)) for number in range(processes)]:
+    for pid in [forked(partial(child, number), lifetime=0) for number in range(processes)]:
         os.waitpid(pid, 0)
     return [json.loads(Path(f"{path}.{number}").read_text()) for number in range(processes)]
 
@@ -139,14 +130,14 @@ def storm(kind: str, url: str, prefix: str, seconds: float, ttl: float, path: st
                 os.write(file, f"{fence} {time.monotonic()}\n".encode())
                 time.sleep(0.001)
 
-    pids = [forked(child) for _ in range(6)]
+    pids = [forked(child, lifetime=0) for _ in range(6)]
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.3)
         victim = chance.randrange(6)
         os.kill(pids[victim], signal.SIGKILL)
         os.waitpid(pids[victim], 0)
-        pids[victim] = forked(child)
+        pids[victim] = forked(child, lifetime=0)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import resilient
-from tests.process.lock_crowd_workers import forked, warmed
+from tests.process.lock_crowd_workers import warmed
+from tests.support.forks import forked
 
 KEYS = ("a", "b", "c", "d", "e")
 OPTIONS: Any = {"ttl": 5, "wait": 60}
@@ -103,7 +104,7 @@ def crowd(
             thread.join()
     else:
         warmed(url)
-        for pid in [forked(partial(in_process, number)) for number in range(members)]:
+        for pid in [forked(partial(in_process, number), lifetime=0) for number in range(members)]:
             os.waitpid(pid, 0)
     return [(outcomes / str(number)).read_text() for number in range(members)]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import resilient
 from tests.process.lock_crowd_workers import taker
+from tests.support.forks import in_child
 from tests.support.processes import Worker, receive, tell
 
 
@@ -120,27 +121,24 @@ def fork_inside(url: str, prefix: str) -> dict[str, Any]:
     backend = resilient.configure(url, prefix=prefix)
     report: dict[str, Any] = {}
     with resilient.lock("k", ttl=5) as lease:
-        pid = os.fork()
-        if pid == 0:
-            os._exit(_child(lease))
-        report["child"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        report["child"] = in_child(partial(_child, lease))
         report["still held"] = backend.sync.locks.is_held("k", owner=lease.owner)
         report["lost"] = lease.lost
     report["free after"] = resilient.lock("k").info() is None
     return report
 
 
-def _child(lease: resilient.LockLease) -> int:
+def _child(lease: resilient.LockLease) -> None:
     """In the child: the lease is not ours, and the backend works on sockets of our own."""
     try:
         lease.release()
-        return 1
+        raise AssertionError("the child has released the lock of its parent")
     except resilient.LeaseLost:
         pass
     try:
         with resilient.lock("k", wait=0):
-            return 2
+            raise AssertionError("the child holds the lock beside its parent")
     except resilient.LockNotAcquired:
         pass
     with resilient.lock("other", wait=0) as own:
-        return 0 if own.remaining() > 0 else 3
+        assert own.remaining() > 0

@@ -10,7 +10,8 @@ from resilient.backends.mongodb import from_url
 from resilient.engine.drivers.sync import drive
 from resilient.protocols.idempotency import Claimed
 from resilient.protocols.locks import Grant
-from tests.process.lock_crowd_workers import forked, warmed
+from tests.process.lock_crowd_workers import warmed
+from tests.support.forks import forked
 
 
 def contenders(url: str, prefix: str, members: int, turns: int) -> list[list[int]]:

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from resilient.backends.redis import RedisBackend, from_url
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
 from resilient.testing.conformance import Run
+from tests.support.forks import exit_code, forked
 from tests.support.servers import RedisAt
 
 pytestmark = pytest.mark.process
@@ -38,19 +38,17 @@ class Child:
     def __init__(self, work: Callable[[Child], Any]) -> None:
         self._from_child, self._to_parent = os.pipe()
         self._from_parent, self._to_child = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads: the point
-            self.pid = os.fork()
-        if self.pid:
-            os.close(self._to_parent)
-            return
-        os.close(self._from_child)
-        try:
-            self.say(work(self))
-            os._exit(0)
-        except BaseException as error:
-            self.say(repr(error))
-            os._exit(1)
+
+        def child() -> None:
+            os.close(self._from_child)
+            try:
+                self.say(work(self))
+            except BaseException as error:
+                self.say(repr(error))
+                raise
+
+        self.pid = forked(child)
+        os.close(self._to_parent)
 
     def say(self, message: Any) -> None:
         """Tell the parent; in the child."""
@@ -68,8 +66,7 @@ class Child:
     def end(self) -> Any:
         """What the child says last."""
         said = self.hear()
-        _, status = os.waitpid(self.pid, 0)
-        assert status == 0, said
+        assert exit_code(self.pid) == 0, said
         os.close(self._from_child)
         for end in (self._from_parent, self._to_child):
             os.close(end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,16 +14,32 @@ __all__ = ["interrupted"]
 
 @contextmanager
 def interrupted(seconds: float) -> Iterator[None]:
-    """Interrupt the main thread in the block after so long; the block must end with that."""
+    """Interrupt the main thread in the block after so long; the block must end with that.
+
+    By a signal from another thread, as by Ctrl-C: the alarm is pytest's, for tests that hang. One
+    that comes after the block has ended interrupts nothing.
+    """
+    armed = True
 
     def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        nonlocal armed
+        if armed:
+            armed = False
+            raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(seconds, signal.pthread_kill, (main, signal.SIGUSR1))
+    before = signal.signal(signal.SIGUSR1, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
         with pytest.raises(KeyboardInterrupt):
-            yield
+            try:
+                timer.start()
+                yield
+            finally:
+                armed = False
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        timer.cancel()
+        timer.join()
+        # What is on its way has been delivered, and ignored, before this is done.
+        signal.signal(signal.SIGUSR1, before)

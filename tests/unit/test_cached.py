@@ -22,6 +22,7 @@ from resilient.engine import clock
 from resilient.engine.backend import Backend
 from resilient.engine.clock import ManualClock
 from resilient.policies.cached.asking import LEASE
+from tests.support.forks import in_child
 from tests.support.modes import Mode
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -479,6 +480,11 @@ def test_no_task_is_left(mode: Mode) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_fork_while_computing() -> None:
     """A child forked inside a computation is nobody's follower, and stores nothing of its own."""
+    assert in_child(_fork_while_computing) == 0
+
+
+def _fork_while_computing() -> None:
+    """In a child itself, beyond which its own child does not get."""
     pipe = os.pipe()
 
     @cached("k", ttl=60)
@@ -500,8 +506,6 @@ def test_fork_while_computing() -> None:
     assert value == 7
     assert os.read(pipe[0], 100) == b"1001 1"
     assert f(1) == 7
-    for end in pipe:
-        os.close(end)
 
 
 def test_many_calls_at_once(mode: Mode) -> None:

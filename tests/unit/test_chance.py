@@ -8,17 +8,14 @@ import random
 import pytest
 
 from resilient.engine import chance
+from tests.support.forks import in_child
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 def test_a_forked_child_draws_other_numbers_than_its_parent() -> None:
     """Its jitter is its own: or all workers of a server would come back at the same moment."""
     reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        os.write(writer, chance.random().hex().encode())
-        os._exit(0)
-    os.waitpid(child, 0)
+    assert in_child(lambda: os.write(writer, chance.random().hex().encode())) == 0
     theirs = float.fromhex(os.read(reader, 64).decode())
     os.close(reader)
     os.close(writer)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
-import signal
 import sys
 import threading
 import time
@@ -34,6 +32,7 @@ from resilient.engine.drivers.sync import drive
 from resilient.events import BackendTrouble, CircuitChanged, Event
 from resilient.protocols.circuits import CircuitStore
 from resilient.resolving import resolve
+from tests.support.forks import in_child
 from tests.support.modes import Mode
 from tests.support.shared_circuits import Shared, Watched, enter, eventually, fail, tick
 
@@ -303,6 +302,7 @@ def test_closing_sends_what_is_left(mode: Mode, shared: Shared) -> None:
 def test_an_ending_process_sends_what_is_left(tmp_path: Any) -> None:
     """At the interpreter's exit too, where it is the configured backend."""
     code = f"""
+from tests.support.forks import in_child
 import resilient
 resilient.configure("sqlite:///{tmp_path}/state.db")
 @resilient.circuit_breaker("s", window=resilient.CountWindow(50))
@@ -326,21 +326,18 @@ def test_a_forked_child_sends_nothing_of_its_parents(shared: Shared) -> None:
 
     call = circuit_breaker("s", trip=Consecutive(2), backend=shared.process())(body)
     call(False)
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        with contextlib.suppress(BaseException):
-            signal.alarm(10)
-            for _ in range(2):
-                with contextlib.suppress(ConnectionError):
-                    call(True)
-            with contextlib.suppress(CircuitOpen):
+
+    def child() -> None:
+        for _ in range(2):
+            with contextlib.suppress(ConnectionError):
                 call(True)
-            eventually(lambda: "".join(shared.store.outcomes) == "11")
-            time.sleep(0.15)
-            code = int("".join(shared.store.outcomes) != "11")
-        os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        with contextlib.suppress(CircuitOpen):
+            call(True)
+        eventually(lambda: "".join(shared.store.outcomes) == "11")
+        time.sleep(0.15)
+        assert "".join(shared.store.outcomes) == "11"
+
+    assert in_child(child) == 0
     assert "".join(shared.store.outcomes) == "0"
 
 

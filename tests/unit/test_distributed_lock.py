@@ -18,6 +18,7 @@ import resilient
 from resilient import distributed_lock, lock
 from resilient.config import disabled
 from resilient.engine.clock import ManualClock, installed
+from tests.support.forks import in_child
 from tests.support.modes import Mode
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -567,15 +568,13 @@ def test_a_blocking_form_in_an_event_loop_is_pointed_out() -> None:
 def test_a_forked_child_holds_nothing_of_its_parents(backend: resilient.Backend) -> None:
     """It learns that the lease is not its own, and its way out frees nothing."""
     with lock("k") as lease:
-        pid = os.fork()
-        if pid == 0:  # pragma: no branch - the child leaves by _exit
-            try:
-                assert lease.lost
+
+        def child() -> None:
+            assert lease.lost
+            with pytest.raises(resilient.LeaseLost):
                 lease.release()
-            except resilient.LeaseLost:
-                os._exit(0)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+        assert in_child(child) == 0
         assert not lease.lost
         assert not is_free(backend, "k")
 

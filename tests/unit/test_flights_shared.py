@@ -19,6 +19,7 @@ from resilient.engine.flights import (
 )
 from resilient.engine.flights import sharing as module
 from tests.support.flown import body, errand, riders, within
+from tests.support.forks import in_child
 
 
 def test_threads_and_loops_share_one_flight(flights: Flights) -> None:
@@ -100,11 +101,8 @@ def test_fork(flights: Flights) -> None:
     with ThreadPoolExecutor(1) as pool:
         leading = pool.submit(share, flights, errand(lambda: leave.wait(10)))
         within(5, lambda: len(flights) == 1)
-        child = os.fork()
-        if child == 0:
-            value, _ = share(flights, Errand("k", (), body, body, lambda _: "child"))
-            os._exit(0 if value == "child" else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        errand_of_child = Errand("k", (), body, body, lambda _: "child")
+        assert in_child(lambda: share(flights, errand_of_child)[0] == "child") == 0
         leave.set()
         assert leading.result(5) == (True, True)
 

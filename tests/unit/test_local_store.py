@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from resilient.engine import clock
 from resilient.engine.clock import ManualClock
 from resilient.engine.local_store import Entry, LocalStore
+from tests.support.forks import exit_code, forked
 
 FOREVER = float("inf")
 
@@ -371,12 +372,14 @@ def test_fork() -> None:
     thread = threading.Thread(target=hold)
     thread.start()
     entered.wait()
-    child = os.fork()
-    if child == 0:
-        found = store.find("k")
+
+    def child() -> None:
+        assert store.find("k") is None
         store.put("k", 2, FOREVER)
-        os._exit(0 if found is None and len(store) == 1 else 1)
+        assert len(store) == 1
+
+    pid = forked(child)
     leave.set()
     thread.join()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert exit_code(pid) == 0
     assert store.find("k") is not None

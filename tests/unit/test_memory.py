@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +21,7 @@ from resilient.protocols.circuits import CircuitRules, CircuitState, Verdict
 from resilient.protocols.idempotency import Claimed, Completed
 from resilient.protocols.locks import Grant, Held
 from resilient.protocols.values import Encoded
+from tests.support.forks import exit_code, forked
 
 
 @pytest.fixture(name="backend")
@@ -207,19 +206,16 @@ def test_fork_while_another_thread_is_inside() -> None:
     thread = threading.Thread(target=lambda: drive(store_of(backend).change(work)))
     thread.start()
     inside.wait(10)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # to fork beside threads: the point
-        pid = os.fork()
-    if pid == 0:
-        good = (
-            isinstance(acquire(backend, "k", "bob"), Held)
-            and isinstance(acquire(backend, "half", "bob"), Grant)
-            and release(backend, "k", "ann")
-        )
-        os._exit(0 if good else 1)
+
+    def child() -> None:
+        assert isinstance(acquire(backend, "k", "bob"), Held)
+        assert isinstance(acquire(backend, "half", "bob"), Grant)
+        assert release(backend, "k", "ann")
+
+    pid = forked(child)
     leave.set()
     thread.join(10)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert exit_code(pid) == 0
     assert isinstance(acquire(backend, "k", "bob"), Held)
 
 

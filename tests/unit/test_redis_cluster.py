@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from resilient.protocols.values import Encoded
 from resilient.testing.conformance import Run
 from tests.support.clusters import Cluster, redis_cluster
 from tests.support.faketime import ServerTime
+from tests.support.forks import exit_code, forked
 from tests.support.modes import Mode
 from tests.support.servers import RedisAt
 
@@ -251,17 +251,9 @@ def test_a_forked_child(redis_cluster: Cluster, prefix: str) -> None:
             assert entry.value == f"{who}{number}".encode()
 
     ask("parent")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads: the point
-        pid = os.fork()
-    if pid == 0:
-        try:
-            ask("child")
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
+    pid = forked(partial(ask, "child"))
     ask("parent")
-    assert os.waitpid(pid, 0)[1] == 0
+    assert exit_code(pid) == 0
     backend.close()
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from resilient.engine.clock import ManualClock, SystemClock, installed
 from resilient.engine.drivers.sync import drive
 from resilient.engine.transactional import Transaction
 from resilient.protocols.locks import Grant, Held
+from tests.support.forks import in_child
 from tests.unit.test_sqlite import count, open_files, threads
 
 
@@ -337,20 +336,6 @@ def test_an_error_that_nobody_foresaw_ends_nothing(
 
 
 # --- forks
-
-
-def in_child(work: Callable[[], bool]) -> int:
-    """Fork, run a function in the child, and give its exit code: 0 if it was true."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # to fork beside threads: the point
-        pid = os.fork()
-    if pid == 0:
-        code = 2
-        try:
-            code = 0 if work() else 1
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.mark.process

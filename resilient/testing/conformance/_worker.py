@@ -20,6 +20,7 @@ from resilient.engine.backend import Backend
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
 from resilient.engine.plan import Plan, Sleep
+from resilient.protocols.cache import CacheStore
 from resilient.protocols.checkpoints import Started
 from resilient.protocols.circuits import CircuitRules, Verdict
 from resilient.protocols.idempotency import Claimed
@@ -142,20 +143,29 @@ async def save(backend: Backend, lease: float) -> None:
         say(None if saved is None else saved.sequence)
 
 
+async def _finds_its_own(cache: CacheStore, name: str, turns: int) -> bool:
+    """Whether it reads what it has written, each time."""
+    right = True
+    for turn in range(turns):
+        value = Encoded(f"{name}-{turn}".encode())
+        await cache.set(name, value, ttl=60)
+        entry = await cache.get(name)
+        right = right and entry is not None and entry.value == value
+    return right
+
+
 async def fork(backend: Backend, turns: int) -> None:
     """Use the backend here and, at the same time, in a forked child that inherited it open."""
     assert backend.cache is not None
     await backend.cache.set("before", Encoded(b"fork"), ttl=60)
     child = os.fork()
-    name = "parent" if child else "child"
-    right = True
-    for turn in range(turns):
-        value = Encoded(f"{name}-{turn}".encode())
-        await backend.cache.set(name, value, ttl=60)
-        entry = await backend.cache.get(name)
-        right = right and entry is not None and entry.value == value
     if not child:
-        os._exit(0 if right else 1)
+        right = False
+        try:
+            right = await _finds_its_own(backend.cache, "child", turns)
+        finally:
+            os._exit(0 if right else 1)
+    right = await _finds_its_own(backend.cache, "parent", turns)
     _, status = os.waitpid(child, 0)  # noqa: ASYNC222 - there is no event loop here
     say([right, os.waitstatus_to_exitcode(status)])
 
