@@ -70,14 +70,18 @@ def is_own(owner: str) -> bool:
 def is_dead(owner: str) -> bool:
     """Whether the owner was a process of this host, boot and PID namespace, and is gone.
 
-    False whenever that cannot be known: another host, a token of the caller's, no `/proc`.
+    False whenever that cannot be known: another host, a token of the caller's, no `/proc`, or a
+    process there that this one may not look at.
     """
     theirs, ours = parse(owner), _tokens().own
     if theirs is None or not theirs.started or not theirs.boot:
         return False
     if (theirs.host, theirs.boot, theirs.namespace) != (ours.host, ours.boot, ours.namespace):
         return False
-    return _start_time(theirs.pid) != theirs.started
+    try:
+        return _start_time(theirs.pid) != theirs.started
+    except OSError:
+        return _is_gone(theirs.pid)
 
 
 @cache
@@ -87,7 +91,11 @@ def _tokens() -> _Tokens:
 
 def _own_identity() -> Identity:
     pid = os.getpid()
-    return Identity(_host(), _boot_id(), _pid_namespace(), pid, _start_time(pid))
+    try:
+        started = _start_time(pid)
+    except OSError:  # nobody will know whether it is gone
+        started = ""
+    return Identity(_host(), _boot_id(), _pid_namespace(), pid, started)
 
 
 @cache
@@ -97,7 +105,10 @@ def _host() -> str:
 
 @cache
 def _boot_id() -> str:
-    return _read("/proc/sys/kernel/random/boot_id")[:8]
+    try:
+        return _read("/proc/sys/kernel/random/boot_id")[:8]
+    except OSError:
+        return ""
 
 
 def _pid_namespace() -> str:
@@ -108,21 +119,38 @@ def _pid_namespace() -> str:
 
 
 def _start_time(pid: int) -> str:
-    # Field 22 of /proc/<pid>/stat, in clock ticks since boot. The second field, the command, may
-    # itself hold spaces and parentheses: count from the last one. A zombie runs nothing any more.
+    """When a process began, in clock ticks since boot; `""` of one that runs nothing any more.
+
+    Raises:
+        OSError: It is gone, or cannot be looked at.
+    """
+    # Field 22 of /proc/<pid>/stat. The second field, the command, may itself hold spaces and
+    # parentheses: count from the last one. The third is the state, of which Z and X are the end.
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
+    if len(fields) < 20:  # it has ended since
+        raise ProcessLookupError(f"process {pid}")
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether there is no such process, rather than none that may be looked at.
+
+    `/proc` hides those of other users where it is mounted so, and without a file descriptor to
+    spare nothing there can be read.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # somebody else's; a number that is no process's
+        return False
+    return False
 
 
 def _read(path: str) -> str:
     # Whoever finds a lock held looks at its holder: `open` would cost several times as much.
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(file, 4096).decode(errors="replace").strip()
-    except OSError:  # the process has ended since
-        return ""
     finally:
         os.close(file)

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from resilient.engine.budget import remaining
 from resilient.engine.forks import forget_in_child
 from resilient.engine.listener import CannotListen, Listener
+from resilient.errors import BackendError
 from resilient.protocols.signals import Hub
 
 __all__ = ["ANSWER", "Bell", "CannotListen", "ListeningSource", "Silence", "Subscription"]
@@ -233,11 +234,20 @@ class ListeningSource(ABC):
         with self._lock:
             if self._listener is None or self._listener.ended:
                 gap, self._has_listened = self._has_listened, True
-                self._listener = Listener(self._name, self._subscription(), self, gap=gap)
-                self._listener.start()
+                self._listener = self._begun(gap)
             listener = self._listener
         left = remaining()
         listener.await_confirmation(self._patience if left is None else min(left, self._patience))
+
+    def _begun(self, gap: bool) -> Listener:
+        """A listener at work; where no thread can be started, the next call tries again."""
+        listener = Listener(self._name, self._subscription(), self, gap=gap)
+        try:
+            listener.start()
+        except RuntimeError as error:
+            listener.subscription.bell.close()
+            raise BackendError(f"{self._name}: nobody can listen: {error}") from error
+        return listener
 
     def address(self, waiter: str) -> str:
         """The process's channel and the waiter's id there."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -187,8 +188,6 @@ class Nearby:
 
     def asend(self, command: None) -> asyncio.Future[Any]:
         """The same, not in the loop: connecting may block."""
-        import asyncio
-
         from resilient.engine.drivers.aio import Reply
 
-        return Reply.of(asyncio.to_thread(self.send, command))
+        return Reply.behind(self._hub.astart(partial(self.send, command)))

@@ -10,11 +10,18 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from typing import Protocol, cast
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, cast
 from weakref import WeakValueDictionary
 
+from resilient.engine.crew import Crew
+from resilient.engine.forks import forget_in_child
 from resilient.engine.identity import new_owner
 from resilient.protocols.signals import Follower, SignalSource, TrackingSource
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["CHANGES", "CROWDED", "GiftedWaiter", "Hub", "Listener", "Waiter"]
 
@@ -24,6 +31,8 @@ CROWDED = 1.0
 """Seconds after a wait for which this process expects to wait again."""
 RECHECK = 1.0
 """Seconds after which a waiter looks by itself, in case a signal was missed."""
+CREW = 32
+"""Threads at most that wait for one source to listen, for tasks."""
 
 CHANGES = "changes"
 """The channel on which a follower is told of changed records."""
@@ -71,6 +80,8 @@ class Hub:
         self.is_deaf = False
         self._doubters: list[Listener] = []
         self._lock = threading.Lock()
+        self._crew = Crew("resilient-listening", CREW)
+        forget_in_child(self._crew.forget)
         self.crowded_until = -math.inf
         """On the local clock: who asks before that had better register at once, a trip fewer."""
 
@@ -88,6 +99,18 @@ class Hub:
         """Have the source listen; on return it hears everything sent from now on."""
         if self._source is not None and not self.is_deaf:
             self._source.start(self)
+
+    def astart(self, start: Callable[[], None] | None = None) -> asyncio.Future[None]:
+        """The same for a task: connecting may block, and so is done by a thread.
+
+        Args:
+            start: What calls `start`, and does more.
+        """
+        import asyncio
+
+        # In the task's context: that says how long it may take.
+        work = partial(copy_context().run, start or self.start)
+        return self._crew.ask(asyncio.get_running_loop(), work)
 
     def add(self, waiter: Waiter) -> None:
         """Let a waiter be woken, for as long as somebody else refers to it."""

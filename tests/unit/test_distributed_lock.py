@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import resilient
-from resilient import distributed_lock, lock
+from resilient import distributed_lock, lock, lock_all, read_lock, semaphore
 from resilient.config import disabled
 from resilient.engine.clock import ManualClock, installed
 from tests.support.forks import in_child
@@ -596,6 +596,7 @@ def test_a_forked_child_holds_nothing_of_its_parents(backend: resilient.Backend)
         ({"backend": object()}, "backend"),
         ({"backend": "redis://localhost:0x"}, "redis"),
         ({"key": 5}, "key"),
+        ({"tll": 5}, "tll"),
     ],
 )
 def test_a_wrong_option_is_named_when_decorated(options: dict[str, Any], named: str) -> None:
@@ -603,6 +604,13 @@ def test_a_wrong_option_is_named_when_decorated(options: dict[str, Any], named: 
     decorate: Any = distributed_lock
     with pytest.raises(resilient.ConfigurationError, match=named):
         decorate(None if "key" in options else "k", **options)(lambda: None)
+
+
+@pytest.mark.parametrize("make", [lock, partial(semaphore, limit=2), read_lock, lock_all])
+def test_an_option_that_there_is_not_is_refused_when_made(make: Any) -> None:
+    """A slip of the pen is no option that is ignored."""
+    with pytest.raises(resilient.ConfigurationError, match="timeout"):
+        make("k", timeout=5)
 
 
 @pytest.mark.parametrize("template", ["{nosuch}", "", "{}", "{a!r}", "{a:>5}", "{a"])

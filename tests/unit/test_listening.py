@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -167,6 +170,53 @@ def test_nothing_is_trusted_before_its_changes_are_heard(source: Source) -> None
     nearby.send(None)
     assert watched == [False]
     assert nearby.is_watching
+
+
+def test_where_no_thread_can_be_started(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits looks by itself, and it is tried again: it listens once there can be threads."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    hub = Hub(source)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        with pytest.raises(resilient.BackendError, match="can't start new thread"):
+            hub.start()
+    hub.start()
+    assert hub.is_listening
+
+
+@pytest.mark.parametrize("every_target", ["sqlite", "redis"], indirect=True)
+def test_to_listen_waits_for_nothing_in_a_loops_own_executor(every_target: Target) -> None:
+    """Tasks begin to wait, and to cache, while the user's work keeps all its threads busy."""
+    over = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as executor:
+            loop.set_default_executor(executor)
+            busy = loop.run_in_executor(None, over.wait)
+            loop.call_later(60, over.set)  # else a failure would hang
+            async with resilient.lock("k", ttl=30):
+                with pytest.raises(resilient.LockNotAcquired):
+                    async with resilient.lock("k", wait=0.01):
+                        pass
+            await cached("{n}", ttl=60)(answer)(1)
+            assert not over.is_set()
+            over.set()
+            await busy
+
+    async def answer(n: int) -> int:
+        return n
+
+    with resilient.using(every_target.url, prefix=every_target.prefix) as backend:
+
+        async def all_of_it() -> None:
+            await main()
+            await backend.aclose()
+
+        asyncio.run(all_of_it())
 
 
 @pytest.mark.parametrize("every_target", ["sqlite", "redis", "postgres", "mongodb"], indirect=True)

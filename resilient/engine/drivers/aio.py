@@ -175,7 +175,9 @@ class Interruption:
         """The body runs in the current task from now on."""
         self._task = asyncio.current_task()
         if self._lease.is_missing:
-            self._fire()
+            # Not at once: the running task would be cancelled where it next suspends itself, which
+            # may be beyond the body.
+            self._loop.call_soon(self._fire)
 
     def end(self, error: BaseException | None) -> BaseException | None:
         """The body rests: `LeaseLost` where our cancellation ended it, else its own error."""
@@ -259,7 +261,7 @@ async def _listen(operation: Listen) -> LoopWaiter:
     operation.hub.add(waiter)
     # Connecting may block: not in the loop. Once the source listens this costs nothing.
     if not operation.hub.is_listening:
-        await Reply.of(asyncio.to_thread(operation.hub.start))
+        await Reply.behind(operation.hub.astart())
     return waiter
 
 

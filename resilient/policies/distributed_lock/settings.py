@@ -37,6 +37,9 @@ class LockOptions(TypedDict, total=False):
     backend: BackendLike | None
 
 
+_OPTIONS = LockOptions.__optional_keys__
+
+
 # Nothing but the constructor is generated: the package shall be quick to import.
 @dataclass(kw_only=True, eq=False, repr=False, match_args=False)
 class Settings:
@@ -101,6 +104,11 @@ def settings_of(
     Raises:
         ConfigurationError: One of them is wrong.
     """
+    if not options.keys() <= _OPTIONS:
+        unknown = ", ".join(sorted(options.keys() - _OPTIONS))
+        raise ConfigurationError(
+            f"{where} has no option {unknown}; it has {', '.join(sorted(_OPTIONS))}"
+        )
     ttl = seconds(options.get("ttl", 30), option="ttl")
     max_hold = optional_seconds(options.get("max_hold"), option="max_hold")
     min_hold = optional_seconds(options.get("min_hold"), option="min_hold") or 0.0
