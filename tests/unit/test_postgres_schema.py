@@ -17,6 +17,12 @@ from resilient.protocols.locks import Grant
 from tests.support.postgres import PostgresAt
 
 
+@pytest.fixture(name="postgres_server")
+def _on_every_version(every_postgres: PostgresAt) -> PostgresAt:
+    """All of these tests run on every version that is installed."""
+    return every_postgres
+
+
 def count(server: PostgresAt, table: str) -> int:
     """How many rows a table has."""
     with server.connect() as connection:

@@ -17,6 +17,12 @@ from resilient.testing.faults import FaultProxy
 from tests.support.postgres import PostgresAt
 
 
+@pytest.fixture(name="postgres_server")
+def _on_every_version(every_postgres: PostgresAt) -> PostgresAt:
+    """All of these tests run on every version that is installed."""
+    return every_postgres
+
+
 @pytest.fixture
 def backend(run: Run, postgres_server: PostgresAt, prefix: str) -> Iterator[PostgresBackend]:
     """A backend on a shared server."""

@@ -32,6 +32,12 @@ from tests.support.postgres import PostgresAt, PostgresServer, postgres_server
 RULES = CircuitRules(100, 100, 0.5, None, 30.0, 5, 10.0, 600.0)
 
 
+@pytest.fixture(name="postgres_server")
+def _on_every_version(every_postgres: PostgresAt) -> PostgresAt:
+    """All of these tests run on every version that is installed."""
+    return every_postgres
+
+
 @pytest.fixture
 def backend(run: Run, postgres_server: PostgresAt, prefix: str) -> Iterator[PostgresBackend]:
     """A backend on a shared server."""

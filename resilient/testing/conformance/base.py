@@ -89,8 +89,8 @@ class Conformance:
 
     capability: ClassVar[Capability]
     clock: ClassVar[ManualClock | None] = None
-    examples: ClassVar[int] = 50
-    steps: ClassVar[int] = 40
+    examples: int = 50
+    steps: int = 40
 
     def backend(self) -> Any:
         """A fresh and empty backend, or a context manager that yields one.
