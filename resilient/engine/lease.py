@@ -66,7 +66,8 @@ class Lease:
     """When the heartbeat's renewal that is under way was sent, and for how many seconds: it may
     reach the server after whatever is sent later."""
     trouble: Exception | None = None
-    _reason: str | None = None
+    reason: str | None = None
+    """Why it is lost, once that has been noticed."""
     _callbacks: list[Callable[[], object]] | None = None
     ttl: float
 
@@ -130,7 +131,7 @@ class Lease:
     @property
     def lost(self) -> bool:
         """Whether somebody else may hold it now."""
-        return self._reason is not None or clock.now() >= self.deadline
+        return self.reason is not None or clock.now() >= self.deadline
 
     @property
     def is_missing(self) -> bool:
@@ -140,7 +141,7 @@ class Lease:
     @property
     def is_known_lost(self) -> bool:
         """Whether its loss has been noticed, by the heartbeat or from the server's own words."""
-        return self._reason is not None
+        return self.reason is not None
 
     def check(self) -> None:
         """Raise `LeaseLost` if it is lost; call it before a write that must not be stale."""
@@ -155,7 +156,7 @@ class Lease:
 
     def error(self) -> LeaseLost:
         """The exception that tells its holder of the loss."""
-        reason = self._reason or self.overdue
+        reason = self.reason or self.overdue
         error = LeaseLost(
             f"the {self.kind} {self.key!r} (fence {self.fence}) is lost: {reason}",
             key=self.key,
@@ -166,9 +167,9 @@ class Lease:
 
     def lose(self, reason: str) -> None:
         """Mark it lost and tell whoever asked to be told."""
-        if self._reason is not None:
+        if self.reason is not None:
             return
-        self._reason = reason
+        self.reason = reason
         events.emit(events.LeaseWasLost(self.kind, self.key, self.fence, reason))
         self._tell()
 
@@ -177,7 +178,7 @@ class Lease:
         if self._callbacks is None:
             self._callbacks = []
         self._callbacks.append(callback)
-        if self._reason is not None:
+        if self.reason is not None:
             self._tell()
 
     def _tell(self) -> None:
@@ -193,7 +194,7 @@ class Lease:
     def inherit(self) -> None:
         """This process is a forked child: the lease is its parent's, and not its to release."""
         self.inherited = True
-        self._reason = "it belongs to the parent of this forked process"
+        self.reason = "it belongs to the parent of this forked process"
         self._callbacks = None
 
     def settle(self, answer: object, began: float, ttl: float) -> None:

@@ -20,7 +20,6 @@ import pytest
 
 from resilient.backends.sqlite import SqliteBackend, from_url
 from resilient.backends.sqlite.transaction import successor
-from resilient.backends.sqlite.transport import Command
 from resilient.engine import chance
 from resilient.engine.clock import ManualClock, installed
 from resilient.engine.drivers.aio import adrive
@@ -59,7 +58,7 @@ def begin(backend: SqliteBackend, job: str, owner: str = "ann", ttl: float = 1) 
 
 def change(backend: SqliteBackend, work: Any) -> Any:
     """Run a function in a transaction."""
-    return backend._transport.send(Command(work, writes=True))
+    return backend._transport.send(work)
 
 
 def count(path: Path, table: str) -> int:
@@ -526,7 +525,7 @@ def test_a_cancelled_caller_hears_of_it_when_the_answer_is_there(backend: Sqlite
         transport = backend._transport
 
         async def ask() -> None:
-            await transport.asend(Command(slow, writes=True))
+            await transport.asend(slow)
 
         task = asyncio.create_task(ask())
         await asyncio.to_thread(inside.wait)
@@ -549,7 +548,7 @@ def test_a_loop_that_is_gone_when_the_answer_comes(backend: SqliteBackend) -> No
         leave.wait(5)
 
     async def main() -> None:
-        reply = backend._transport.asend(Command(slow, writes=True))
+        reply = backend._transport.asend(slow)
         assert not reply.done()
         await asyncio.to_thread(entered.wait)
 

@@ -12,7 +12,6 @@ import pytest
 
 from resilient.backends.sqlite import SqliteBackend
 from resilient.backends.sqlite import clock as sqlite_clock
-from resilient.backends.sqlite.transport import Command
 from resilient.engine.clock import ManualClock, SystemClock, installed
 from resilient.engine.drivers.sync import drive
 from resilient.engine.transactional import Transaction
@@ -62,7 +61,7 @@ def release(backend: SqliteBackend, key: str, owner: str = "ann") -> None:
 
 def change(backend: SqliteBackend, work: Callable[[Transaction], Any]) -> Any:
     """Run a function in a transaction."""
-    return backend._transport.send(Command(work, writes=True))
+    return backend._transport.send(work)
 
 
 def now(backend: SqliteBackend) -> float:

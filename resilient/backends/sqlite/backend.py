@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from resilient.backends.sqlite.database import Database, Synchronous
 from resilient.backends.sqlite.signals import SqliteSignals
-from resilient.backends.sqlite.transport import Command, SqliteTransport
+from resilient.backends.sqlite.transport import Look, SqliteTransport
 from resilient.engine.backend import Traits
 from resilient.engine.crew import aside
 from resilient.engine.durations import seconds
@@ -76,19 +76,19 @@ class SqliteBackend(TransactionalBackend):
 
 
 class SqliteStore:
-    """Transactions as commands to the transport."""
+    """Transactions as commands to the transport: the function itself, or a `Look`."""
 
     def __init__(self, transport: SqliteTransport) -> None:
         self._transport = transport
 
     async def change(self, work: Callable[[Transaction], T]) -> T:
         """Run a function in a transaction that may write."""
-        answer: T = await Ask(self._transport, Command(work, True))
+        answer: T = await Ask(self._transport, work)
         return answer
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Run a function in a transaction that only reads."""
-        answer: T = await Ask(self._transport, Command(work, False))
+        answer: T = await Ask(self._transport, Look(work))
         return answer
 
 

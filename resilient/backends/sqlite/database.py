@@ -47,7 +47,20 @@ PRAGMAS = (
 class Connection(sqlite3.Connection):
     """A connection that knows which file it has open."""
 
-    file: tuple[int, int] = (0, 0)
+    device = inode = 0
+    single: sqlite3.Cursor
+    """Runs what is one statement and no transaction. To make a cursor for it would take as long as
+    to look up the statement, which was prepared before."""
+
+    def close(self) -> None:
+        """Close it; no cycle is left behind."""
+        self.__dict__.pop("single", None)
+        super().close()
+
+    @property
+    def file(self) -> tuple[int, int]:
+        """The file, as `Database.file` tells it."""
+        return self.device, self.inode
 
 
 class Database(Forkable):
@@ -102,13 +115,20 @@ class Database(Forkable):
                 self._used.add(connection)
         finally:
             lock.release()
-        if connection is not None and connection.file == self.file():
-            return connection
+        if connection is not None:
+            try:
+                status = os.stat(self._path)
+            except OSError:
+                pass  # `_replaced` looks again
+            else:
+                if connection.inode == status.st_ino and connection.device == status.st_dev:
+                    return connection
         try:
             return self._replaced(connection)
         except BaseException:
             with self._lock:
-                self._rest()
+                self._users -= 1
+                self._rested.notify_all()
             raise
 
     def _replaced(self, connection: Connection | None) -> Connection:
@@ -132,8 +152,10 @@ class Database(Forkable):
                 return connection
         return connection
 
-    def give_back(self, connection: Connection, *, broken: bool) -> None:
-        """The transaction is over; a broken connection is closed."""
+    def give_back(self, connection: Connection, error: BaseException | None = None) -> None:
+        """The transaction is over; a connection of which SQLite has complained is closed."""
+        # Whatever is wrong with it: the next one is new.
+        broken = error is not None and isinstance(error, sqlite3.Error) and not is_busy(error)
         lock = self._lock
         lock.acquire()
         try:
@@ -143,14 +165,11 @@ class Database(Forkable):
             else:
                 self._stale.discard(connection)
                 connection.close()
-            self._rest()
+            self._users -= 1
+            if self._forking:
+                self._rested.notify_all()
         finally:
             lock.release()
-
-    def _rest(self) -> None:
-        self._users -= 1
-        if self._forking and not self._users:
-            self._rested.notify_all()
 
     def close(self) -> None:
         """Close all connections; those in use when they are given back."""
@@ -197,7 +216,8 @@ class Database(Forkable):
             if isinstance(error, ConfigurationError):
                 raise ConfigurationError(f"{self.path} {error}") from error.__cause__
             raise
-        connection.file = self.file()
+        connection.device, connection.inode = self.file()
+        connection.single = connection.cursor()
         self._was_open = True
         return connection
 
@@ -294,9 +314,7 @@ class Borrowed:
         return self._connection
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        # Whatever is wrong with it: the next one is new.
-        broken = isinstance(error, sqlite3.Error) and not is_busy(error)
-        self._database.give_back(self._connection, broken=broken)
+        self._database.give_back(self._connection, error)
 
 
 ABANDONED: list[Connection] = []

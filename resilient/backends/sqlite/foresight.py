@@ -9,9 +9,11 @@ not, nothing is written, and it runs in a transaction like any other.
 from __future__ import annotations
 
 import sqlite3
+from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from resilient.backends.sqlite.clock import StoreClock
+from resilient.backends.sqlite.database import Connection
 from resilient.backends.sqlite.sweep import SWEEP_CHANCE
 from resilient.backends.sqlite.transaction import SqliteTransaction, encoded
 from resilient.engine import chance
@@ -30,14 +32,15 @@ UNFORESEEN: Any = object()
 
 ROW = "SELECT expires, data FROM clustered WHERE prefix = ? AND kind = ? AND key = ?"
 # Without the row there is no value for `data`, and what lacks one is ignored. A `SELECT` in the
-# place of `VALUES` would go by way of a temporary table.
+# place of `VALUES` would go by way of a temporary table. The kinds stand in the text, and the
+# prefix is bound once: four bindings take as long as the search for a row.
 WRITE = """
-    INSERT OR IGNORE INTO clustered VALUES (?, ?, ?, ?, (
-        SELECT ? FROM clustered
-        WHERE prefix = ? AND kind = ? AND key = ? AND expires = ? AND data = ?
+    INSERT OR IGNORE INTO clustered VALUES (?1, '{written}', ?2, ?3, (
+        SELECT ?4 FROM clustered
+        WHERE prefix = ?1 AND kind = '{found}' AND key = ?5 AND expires = ?6 AND data = ?7
     ))
     ON CONFLICT (prefix, kind, key) DO UPDATE SET expires = excluded.expires, data = excluded.data
-    WHERE clustered.expires <= ?
+    WHERE clustered.expires <= ?8
 """
 
 
@@ -50,6 +53,12 @@ class Row(NamedTuple):
 
 
 Rows = dict[tuple[Table[Any], str], Row]
+
+
+@lru_cache
+def writing(written: Table[Any], found: Table[Any]) -> str:
+    """The statement that writes a record of one kind, if one of the other still is as it was."""
+    return WRITE.format(written=written.name, found=found.name)
 
 
 class Foresight:
@@ -66,27 +75,25 @@ class Foresight:
         self._rows: Rows = {}
         self._sweeps = False
 
-    def attempt(self, connection: sqlite3.Connection, work: Optimistic[Any]) -> Any:
+    def attempt(self, connection: Connection, work: Optimistic[Any]) -> Any:
         """Answer what the function does, and write what it writes; or `UNFORESEEN`."""
         self._sweeps = chance.random() < SWEEP_CHANCE  # that takes a transaction
         if self._sweeps:
             return UNFORESEEN
         draft = Draft(self._rows, self._clock.now())
         try:
-            answer = work.work(draft)
+            answer = work(draft)
         except Unforeseen:
             return UNFORESEEN
-        if draft.found is None or draft.written is None:
+        found, written = draft.found, draft.written
+        if found is None or written is None:
             return UNFORESEEN
-        (table, key), row = draft.found
-        (written, name), expires, data = draft.written
-        cursor = connection.execute(
-            WRITE,
-            (
-                *(self._prefix, written.name, name, expires, data),
-                *(self._prefix, table.name, key, row.expires, row.data),
-                draft.now,
-            ),
+        (table, key), row = found
+        (into, name), expires, data = written
+        cursor = connection.single
+        cursor.execute(
+            writing(into, table),
+            (self._prefix, name, expires, data, key, row.expires, row.data, draft.now),
         )
         return answer if cursor.rowcount == 1 else UNFORESEEN
 

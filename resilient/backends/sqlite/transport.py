@@ -15,27 +15,26 @@ from resilient.backends.sqlite.database import Database, roll_back
 from resilient.backends.sqlite.foresight import UNFORESEEN, Foresight
 from resilient.backends.sqlite.signals import SqliteSignals
 from resilient.backends.sqlite.transaction import Signal, SqliteTransaction
-from resilient.backends.sqlite.trouble import translated
+from resilient.backends.sqlite.trouble import is_busy, translated
 from resilient.engine.crew import Crew
 from resilient.engine.drivers.aio import Reply
 from resilient.engine.forks import forget_in_child
 from resilient.engine.transactional import Optimistic, Transaction
 from resilient.errors import BackendError
 
-__all__ = ["Command", "SqliteTransport"]
+__all__ = ["Look", "SqliteTransport"]
 
 
 Work = Callable[[Transaction], Any]
 
 
-class Command:
-    """A function to run in a transaction, and whether it writes."""
+class Look:
+    """A function to run in a transaction that only reads; any other may write."""
 
-    __slots__ = ("work", "writes")
+    __slots__ = ("work",)
 
-    def __init__(self, work: Work, writes: bool) -> None:
+    def __init__(self, work: Work) -> None:
         self.work = work
-        self.writes = writes
 
 
 class SqliteTransport:
@@ -72,14 +71,14 @@ class SqliteTransport:
 
     # --- the two ways
 
-    def send(self, command: Command) -> Any:
+    def send(self, command: Work | Look) -> Any:
         """Run a transaction in this thread."""
         try:
-            return self._change(command.work) if command.writes else self._read(command.work)
+            return self._read(command.work) if isinstance(command, Look) else self._change(command)
         except (sqlite3.Error, OSError, UnicodeEncodeError) as error:
             raise translated(error, self._database.path) from error
 
-    def asend(self, command: Command) -> asyncio.Future[Any]:
+    def asend(self, command: Work | Look) -> asyncio.Future[Any]:
         """Run a transaction in a thread of ours, and answer the running loop."""
         loop = asyncio.get_running_loop()
         reply = Reply(loop=loop)
@@ -93,7 +92,7 @@ class SqliteTransport:
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(settle)
 
-        (self._writer if command.writes else self._readers).submit(job)
+        (self._readers if type(command) is Look else self._writer).submit(job)
         return reply
 
     # --- transactions
@@ -112,7 +111,7 @@ class SqliteTransport:
 
     def _change(self, work: Work) -> Any:
         database = self._database
-        if not self._writing.acquire(blocking=False):
+        if not self._writing.acquire(False):
             patience = database.patience()
             if not self._writing.acquire(timeout=patience):
                 raise BackendError(f"{database.path}: other threads wrote for {patience:g} seconds")
@@ -122,6 +121,10 @@ class SqliteTransport:
                 # generator released something: that becomes part of the transaction.
                 answer, signals = self._run(self._open.cursor(), work)
             else:
+                if isinstance(work, Optimistic):
+                    answer = self._foreseen(work)
+                    if answer is not UNFORESEEN:
+                        return answer
                 answer, signals = database.patiently(partial(self._commit, work))
         finally:
             self._writing.release()
@@ -129,12 +132,22 @@ class SqliteTransport:
             self._signals.send(signals)
         return answer
 
+    def _foreseen(self, work: Optimistic[Any]) -> Any:
+        """Try it in one statement; `UNFORESEEN`, and nothing done, if that cannot be had now."""
+        database = self._database
+        connection = database.borrow()
+        try:
+            answer = self._foresight.attempt(connection, work)
+        except BaseException as error:
+            database.give_back(connection, error)
+            if isinstance(error, sqlite3.OperationalError) and is_busy(error):
+                return UNFORESEEN  # others write: the transaction waits for them
+            raise
+        database.give_back(connection)
+        return answer
+
     def _commit(self, work: Work) -> tuple[Any, list[Signal]]:
         with self._database.connection() as connection:
-            if isinstance(work, Optimistic):
-                answer = self._foresight.attempt(connection, work)
-                if answer is not UNFORESEEN:
-                    return answer, []
             cursor = connection.cursor()
             cursor.execute("BEGIN IMMEDIATE")
             self._open = connection

@@ -44,7 +44,9 @@ def drive(plan: Plan[T], function: Callable[[Any], Any] | None = None) -> T:
             answer = error = None
             kind = type(operation)
             try:
-                if kind is not Body:
+                if kind is Ask:
+                    answer = operation.transport.send(operation.command)
+                elif kind is not Body:
                     answer = ANSWERS.get(kind, _refuse)(operation)
                 elif function is not None:
                     answer = function(operation.value)

@@ -8,6 +8,8 @@ save writes the job and one checkpoint, whatever the number of checkpoints and s
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from msgspec.structs import replace
 
 from resilient.engine.transactional.store import Record, Table, Transaction
@@ -113,20 +115,21 @@ def kept(tx: Transaction, task: str, job: Job, ttl: float) -> None:
             saved = tx.get(SAVED, numbered(task, job, number))
             if saved is not None:
                 tx.put(SAVED, numbered(task, job, number), saved, ttl=2 * ttl)
-        for key, result in list(tx.scan(STEPS, contents(task, job))):
+        for key, result in list(tx.scan(STEPS, contents(task, job.life))):
             tx.put(STEPS, key, result, ttl=2 * ttl)
     stored = replace(job, ttl=ttl, expires=expires, kept_until=kept_until)
     tx.put(JOBS, task, stored, ttl=ttl)
 
 
-def contents(task: str, job: Job) -> str:
+@lru_cache(64)
+def contents(task: str, life: int) -> str:
     """What the keys of a job's checkpoints and steps begin with; no other job's keys do."""
-    return f"{len(task)}:{task}:{job.life}:"
+    return f"{len(task)}:{task}:{life}:"
 
 
 def numbered(task: str, job: Job, sequence: int) -> str:
     """The key of a checkpoint."""
-    return f"{contents(task, job)}{sequence}"
+    return f"{contents(task, job.life)}{sequence}"
 
 
 def as_checkpoint(task: str, sequence: int, saved: Saved) -> Checkpoint:
@@ -161,12 +164,12 @@ def trimmed(tx: Transaction, task: str, job: Job, keep: int) -> Job:
 
 def steps_of(tx: Transaction, task: str, job: Job) -> dict[str, Encoded]:
     """The results of a job's steps, by name."""
-    prefix = contents(task, job)
+    prefix = contents(task, job.life)
     return {key[len(prefix) :]: Encoded(step.value) for key, step in tx.scan(STEPS, prefix)}
 
 
 def drop_contents(tx: Transaction, task: str, job: Job) -> None:
     """Remove a job's checkpoints and steps."""
     trimmed(tx, task, job, 0)
-    for key, _ in list(tx.scan(STEPS, contents(task, job))):
+    for key, _ in list(tx.scan(STEPS, contents(task, job.life))):
         tx.delete(STEPS, key)

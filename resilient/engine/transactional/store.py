@@ -8,6 +8,7 @@ far as anybody can tell.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import CoroutineType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -127,21 +128,14 @@ class Transaction(Protocol):
 Work = Callable[[Transaction], T]
 
 
-class Optimistic(Generic[T]):
+class Optimistic(partial[T]):
     """A function that is run again and again, most likely finds what it found before, and writes.
 
     A store may run it on what it remembers, and write on the condition that this was true. If it
     was not, or does not know how: it is a function like any other.
     """
 
-    __slots__ = ("work",)
-
-    def __init__(self, work: Work[T]) -> None:
-        self.work = work
-
-    def __call__(self, tx: Transaction) -> T:
-        """Run it."""
-        return self.work(tx)
+    __slots__ = ()
 
 
 class TransactionalStore(Protocol):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from resilient.policies.checkpointed.in_hand import BY_ANNOTATION, JobInHand, S, codec_of_results
 from resilient.policies.checkpointed.loops import AsyncItems
 from resilient.policies.checkpointed.sources import Reading
+from resilient.policies.checkpointed.steps import once
 
 if TYPE_CHECKING:
     from resilient.engine.codecs import Codec
@@ -248,7 +249,7 @@ class AsyncJob(JobInHand[S]):
             answer = function(*args, **kwargs)
             return await answer if inspect.isawaitable(answer) else answer
 
-        return await adrive(self._run.steps.once(name, codec_of_results(function, returns)), body)
+        return await adrive(once(self._run, name, codec_of_results(function, returns)), body)
 
     async def save(self, label: str = "") -> None:
         """Save position and state now; in a loop, as soon as the item in hand is done."""

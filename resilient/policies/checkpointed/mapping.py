@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilient.engine.plan import Plan
 from resilient.errors import ConfigurationError, LeaseLost
+from resilient.policies.checkpointed.steps import once
 
 if TYPE_CHECKING:
     from resilient.engine.codecs import Codec
@@ -57,7 +58,7 @@ class Mapping:
 
     def one(self, number: int) -> Plan[Any]:
         """The plan of one item, whose body is the function."""
-        return self._run.steps.once(f"{self._head}[{number}]", self._codec, retries=self._retries)
+        return once(self._run, f"{self._head}[{number}]", self._codec, retries=self._retries)
 
     def is_due(self, number: int, result: Any, error: BaseException | None) -> bool:
         """Take the outcome of an item; whether the run has something to do.

@@ -14,7 +14,7 @@ from resilient.protocols.values import Encoded
 if TYPE_CHECKING:
     from resilient.engine.codecs import Codec
 
-__all__ = ["Unstored", "opened", "stored"]
+__all__ = ["Unstored", "opened", "stored", "unstored"]
 
 
 class Unstored(NamedTuple):
@@ -32,10 +32,15 @@ def stored(codec: Codec, answer: Any) -> tuple[Encoded, str]:
     try:
         return codec.encode(answer), ""
     except Exception as error:  # whatever a codec raises
-        from resilient.engine.codecs import reason_of
+        return unstored(codec, error)
 
-        reason = reason_of(error)
-        return codec.encode(Unstored(reason)), reason
+
+def unstored(codec: Codec, error: Exception) -> tuple[Encoded, str]:
+    """Word that there is no stored form, and why: the codec has raised this."""
+    from resilient.engine.codecs import reason_of
+
+    reason = reason_of(error)
+    return codec.encode(Unstored(reason)), reason
 
 
 def opened(codec: Codec, result: Encoded, task: str, step: str | None = None) -> Any:

@@ -18,17 +18,12 @@ from resilient.engine import clock
 from resilient.engine.backend import made_once
 from resilient.engine.persistence import BUDGET
 from resilient.engine.plan import NOW
-from resilient.errors import (
-    BackendError,
-    JobCancelled,
-    LeaseLost,
-)
+from resilient.errors import BackendError, JobCancelled, LeaseLost
 from resilient.policies.checkpointed.leases import RunnerLease
 from resilient.policies.checkpointed.places import Place, here, place_in
 from resilient.policies.checkpointed.progress import Meter, Progress, progress_over
 from resilient.policies.checkpointed.record import Record
 from resilient.policies.checkpointed.results import stored
-from resilient.policies.checkpointed.steps import Steps
 from resilient.policies.checkpointed.turn import Turn
 from resilient.policies.checkpointed.versions import refuse_version, state_of
 from resilient.protocols.checkpoints import Started
@@ -68,6 +63,7 @@ class Run:
         left: Those of them that the body has left, and that are not settled yet.
         state: The body's own, as it is now.
         unsaved: Items done since the last save.
+        look_due: When to `look`.
     """
 
     unsaved = 0
@@ -106,7 +102,7 @@ class Run:
         self._whole: Place | None = Place(self, here.get())
         self._whole.is_open = True
         self._job: ref[AnyJob] | None = None
-        self._look_due = began + LOOK_EVERY
+        self.look_due = began + LOOK_EVERY
         self.known: dict[str, Encoded] = {}
 
     @property
@@ -122,11 +118,6 @@ class Run:
             job = self.settings.job(self)
             self._job = ref(job)
         return job
-
-    @property
-    def steps(self) -> Steps:
-        """The steps of its body."""
-        return Steps(self)
 
     @made_once
     def _turn(self) -> Turn:
@@ -186,13 +177,13 @@ class Run:
         lease = self.lease
         if lease is None:
             return False
-        if now >= lease.deadline or lease.is_known_lost:
+        if now >= lease.deadline or lease.reason is not None:
             raise lease.error()
         if loop.is_provisional:
             return False
         self.unsaved += count
         self._reach_boundary()
-        return self._is_save_due(now) or now >= self._look_due
+        return self._is_save_due(now) or now >= self.look_due
 
     def _is_save_due(self, now: float) -> bool:
         return (
@@ -227,9 +218,9 @@ class Run:
 
     async def look(self) -> None:
         """Look now and then whether the job has been cancelled; `JobCancelled` if so."""
-        if (now := clock.now()) < self._look_due or self.lease is None:
+        if (now := clock.now()) < self.look_due or self.lease is None:
             return
-        self._look_due = now + LOOK_EVERY
+        self.look_due = now + LOOK_EVERY
         if await self.lease.is_cancelled():
             raise JobCancelled(
                 f"the job {self.task!r} was cancelled; its next call goes on from here",

@@ -10,6 +10,7 @@ from resilient.engine.drivers.sync import drive
 from resilient.policies.checkpointed.in_hand import BY_ANNOTATION, JobInHand, S, codec_of_results
 from resilient.policies.checkpointed.loops import Items
 from resilient.policies.checkpointed.sources import Reading
+from resilient.policies.checkpointed.steps import once
 
 if TYPE_CHECKING:
     from resilient.engine.codecs import Codec
@@ -316,7 +317,7 @@ class Job(JobInHand[S]):
             ResultUnavailable: An earlier run has made the step, but its result had no stored form.
             BackendError: The backend was away for as long as the lease lasts.
         """
-        plan = self._run.steps.once(name, codec_of_results(function, returns))
+        plan = once(self._run, name, codec_of_results(function, returns))
         return drive(plan, lambda _: function(*args, **kwargs))
 
     def save(self, label: str = "") -> None:

@@ -177,7 +177,7 @@ class HeldLock(Lease):
         if not held:
             gone = "the server says that it has expired or was taken over"
             self.lose(self.overdue if self.lost else gone)
-        return None if self._reason is None else self.error()
+        return None if self.reason is None else self.error()
 
     def _given_back(self) -> Plan[bool]:
         return self._kept_on() if self.settings.min_hold else self._freed()
