@@ -229,7 +229,6 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: cached(ttl=-1), "ttl"),
     (lambda: cached(ttl=float("nan")), "ttl"),
     (lambda: cached(ttl=True), "ttl"),
-    (lambda: cached(ttl=None), "ttl"),  # type: ignore[arg-type]
     (lambda: cached(ttl="10 parsecs"), "ttl"),
     (lambda: cached("{usr}", ttl=60)(f), "usr"),
     (lambda: cached("{user", ttl=60)(f), "template"),

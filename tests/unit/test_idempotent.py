@@ -265,7 +265,6 @@ def test_generators_are_refused_when_decorated() -> None:
     ("options", "named"),
     [
         ({"ttl": -1}, "ttl"),
-        ({"ttl": None}, "ttl"),
         ({"lease": 0}, "lease"),
         ({"lease": float("nan")}, "lease"),
         ({"wait": -1}, "wait"),

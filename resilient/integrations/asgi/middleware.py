@@ -60,6 +60,7 @@ class IdempotencyMiddleware:
     Args:
         app: The ASGI application.
         ttl: How long a response is kept: seconds, or as `"24h"`; for as long as clients may retry.
+            `None`: the `max_ttl` of `configure`.
         user: Names the user of a request, so that nobody is answered what another one asked:
             `by_authorization`, or a function of the ASGI scope. Only the application knows.
         required: Whether the header must be there: `True`, or the paths below which it must, as in
@@ -101,7 +102,7 @@ class IdempotencyMiddleware:
         self,
         app: ASGIApp,
         *,
-        ttl: Duration,
+        ttl: Duration | None,
         user: Callable[[Scope], str],
         required: bool | Collection[str] = False,
         methods: Collection[str] = ("POST", "PATCH"),
@@ -143,7 +144,7 @@ class IdempotencyMiddleware:
             source=Source("idempotency", POLICY, "async", backend),
             name=NAME,
             codec=ResponseCodec([name.lower() for name in headers]),
-            ttl=seconds(ttl, option="ttl"),
+            ttl=optional_seconds(ttl, option="ttl"),
             lease=seconds(lease, option="lease"),
             wait=optional_seconds(wait, option="wait", allow_zero=True),
             unguarded=on_backend_error == "run",

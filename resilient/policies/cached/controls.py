@@ -169,7 +169,9 @@ class CacheControls(Generic[P, Result, Peeked, Truth, Nothing, Explained, Value]
         if near is None:
             return
         settings = self._layer.settings
-        life = await settings.freshness.of_value(value, 0.0, ttl=None, no_store=False)
+        life = await settings.freshness.of_value(
+            value, 0.0, ttl=None, no_store=False, longest=near.backend.max_ttl
+        )
         store: CacheStore = near.backend.require("cache")
         if life is None:
             await changed(near, [key], partial(store.delete, key))

@@ -75,8 +75,9 @@ class Cached:
         Args:
             template: What identifies a call, with fields over the function's arguments:
                 `"{user.id}:{page}"`. By default all arguments do, with their types.
-            ttl: For how long a value is served: seconds, or as `"10m"`; or a function of the
-                result that answers that, or `None` for a result that is not to be kept.
+            ttl: For how long a value is served: seconds, or as `"10m"`; `None`: the `max_ttl` of
+                `configure`; or a function of the result that answers one, or `None` for a result
+                that is not to be kept.
             soft_ttl: After that a value is still served, while one caller computes it anew in the
                 background. Shorter than `ttl`; by default nothing is stale before its end.
             stale_if_error: For how long after its TTL a value is served in place of a

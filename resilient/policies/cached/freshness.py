@@ -13,7 +13,7 @@ from resilient.errors import ConfigurationError
 
 __all__ = ["Freshness", "Life"]
 
-Ttl = Duration | Callable[[Any], Duration | None]
+Ttl = Duration | Callable[[Any], Duration | None] | None
 
 
 class Life(NamedTuple):
@@ -34,7 +34,8 @@ class Freshness:
     """The options of `@cached` about time.
 
     Args:
-        ttl: A duration, or a function of the result that answers one, or `None` for "not at all".
+        ttl: A duration; a function of the result that answers one, or `None` for "not at all"; or
+            `None`: as long as the backend keeps anything.
         soft_ttl: See `@cached`; so are the others.
 
     Raises:
@@ -56,7 +57,7 @@ class Freshness:
         error_ttl: Mapping[type[Exception], Duration] | None = None,
         cache_if: Callable[[Any], bool] | None = None,
     ) -> None:
-        self._ttl = ttl if callable(ttl) else seconds(ttl, option=f"{where}: ttl")
+        self._ttl = ttl if callable(ttl) else optional_seconds(ttl, option=f"{where}: ttl")
         self._soft = optional_seconds(soft_ttl, option=f"{where}: soft_ttl")
         stale = optional_seconds(stale_if_error, option=f"{where}: stale_if_error")
         self.stale = stale or 0.0
@@ -84,7 +85,7 @@ class Freshness:
         return self._soft is not None or self.early
 
     async def of_value(
-        self, value: Any, took: float, *, ttl: float | None, no_store: bool
+        self, value: Any, took: float, *, ttl: float | None, no_store: bool, longest: float
     ) -> Life | None:
         """How long a result is kept; `None`: not at all.
 
@@ -93,6 +94,7 @@ class Freshness:
             took: Seconds that it took to compute.
             ttl: What the call itself asked for, instead of the options.
             no_store: Whether it asked for nothing to be kept.
+            longest: How long the backend keeps what has no TTL of its own.
         """
         if no_store or (self._keep_if is not None and not self._keep_if(value)):
             return None
@@ -102,6 +104,8 @@ class Freshness:
             if answered is None:
                 return None
             lives = seconds(answered, option="what ttl= answered")
+        if lives is None:
+            lives = longest
         if self._jitter:
             lives *= 1 - self._jitter * await RANDOM  # shorter only: the TTL is a promise
         fresh = lives if self._soft is None else min(self._soft, lives)

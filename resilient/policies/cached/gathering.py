@@ -316,7 +316,9 @@ class Gathering:
         """What is to be stored of computed values."""
         outcomes = {}
         for item, value in values.items():
-            life = await self._settings.freshness.of_value(value, took, ttl=None, no_store=False)
+            life = await self._settings.freshness.of_value(
+                value, took, ttl=None, no_store=False, longest=self._near.backend.max_ttl
+            )
             if life is not None:
                 record = self._near.records.encode(self.wanted[item].key, value)
                 outcomes[item] = Outcome(value, record, life)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from resilient.config import Source
-from resilient.engine.durations import Duration, seconds
+from resilient.engine.durations import Duration, optional_seconds
 from resilient.engine.names import label
 from resilient.engine.wrap import Shape
 from resilient.errors import ConfigurationError
@@ -61,7 +61,7 @@ class Options:
                 f'@{self.policy}: local={self.local!r} is neither a LocalCache nor None nor "auto"'
             )
         if not callable(self.ttl):
-            seconds(self.ttl, option="ttl")
+            optional_seconds(self.ttl, option="ttl")
         limits_of(self.compute_timeout, "compute_timeout")
         if limits_of(self.backend_timeout, "backend_timeout").hard is None:
             raise ConfigurationError(

@@ -161,6 +161,7 @@ async def filled(
                 await NOW - began,
                 ttl=None if ctx is None else ctx.ttl,
                 no_store=ctx is not None and not ctx.is_stored,
+                longest=near.backend.max_ttl,
             )
             encoded = None if life is None else near.records.encode(call.key, outcome)
     except BaseException:

@@ -25,16 +25,23 @@ Answer: TypeAlias = Claimed | InProgress | Completed | Mismatch | Unknown
 class ClaimContest:
     """One caller's attempt to claim one call (`resilient.engine.joining.SharedContest`)."""
 
-    __slots__ = ("_settings", "fingerprint", "key", "owner", "store")
+    __slots__ = ("_settings", "fingerprint", "key", "owner", "store", "ttl")
 
     def __init__(
-        self, settings: Settings, store: IdempotencyStore, key: str, owner: str, fingerprint: str
+        self,
+        settings: Settings,
+        store: IdempotencyStore,
+        key: str,
+        owner: str,
+        fingerprint: str,
+        longest: float,
     ) -> None:
         self._settings = settings
         self.store = store
         self.key = key
         self.owner = owner
         self.fingerprint = fingerprint
+        self.ttl = longest if settings.ttl is None else settings.ttl
 
     @property
     def place(self) -> tuple[str, str, bool]:
@@ -48,7 +55,7 @@ class ClaimContest:
             self.key,
             owner=self.owner,
             lease=settings.lease,
-            ttl=settings.ttl,
+            ttl=self.ttl,
             fingerprint=self.fingerprint,
             waiter=waiter,
             takeover=settings.takes_over,

@@ -18,10 +18,12 @@ class Claim(Lease):
     Attributes:
         answer: How the store granted it.
         tenant: The backend's prefix.
+        kept: Seconds for which its outcome is kept.
     """
 
     answer: Claimed
     tenant: str
+    kept: float
 
 
 current: ContextVar[Claim | None] = ContextVar("resilient.current_idempotency", default=None)

@@ -55,7 +55,7 @@ class Idempotent:
         self,
         template: str | None = None,
         *,
-        ttl: Duration,
+        ttl: Duration | None,
         key: Callable[..., Any] | None = None,
         lease: Duration = 30,
         wait: Duration | None = 30,
@@ -74,7 +74,7 @@ class Idempotent:
         self,
         template: str | None = None,
         *,
-        ttl: Duration,
+        ttl: Duration | None,
         key: Callable[..., Any] | None = None,
         lease: Duration = 30,
         wait: Duration | None = 30,
@@ -93,7 +93,7 @@ class Idempotent:
         self,
         template: str | None = None,
         *,
-        ttl: Duration,
+        ttl: Duration | None,
         key: Callable[..., Any] | None = None,
         lease: Duration = 30,
         wait: Duration | None = 30,
@@ -112,7 +112,7 @@ class Idempotent:
         self,
         template: str | None = None,
         *,
-        ttl: Duration,
+        ttl: Duration | None,
         key: Callable[..., Any] | None = None,
         lease: Duration = 30,
         wait: Duration | None = 30,
@@ -136,8 +136,8 @@ class Idempotent:
         Args:
             template: The idempotency key, with fields over the function's arguments, as in
                 `"charge:{order_id}"`. It is global under the backend's prefix.
-            ttl: How long an outcome is kept: seconds, or as `"24h"`. Only the caller knows for how
-                long the same request may come again.
+            ttl: How long an outcome is kept: seconds, or as `"24h"`; `None`: the `max_ttl` of
+                `configure`. Only the caller knows for how long the same request may come again.
             key: A function of the same arguments that answers the key, instead of a template.
             lease: For how long a claim lives without being renewed: seconds, or as `"30s"`. A live
                 owner renews it at a third of that.
@@ -186,7 +186,7 @@ class Idempotent:
         refuse_missing_parentheses(template, policy=POLICY)
         _check_choices(on_busy, on_takeover, on_cancel, on_backend_error)
         _check_rest(replay_errors, local)
-        kept = seconds(ttl, option="ttl")
+        kept = optional_seconds(ttl, option="ttl")
         lifetime = seconds(lease, option="lease")
         patience = optional_seconds(wait, option="wait", allow_zero=True)
 

@@ -55,7 +55,7 @@ async def once(settings: Settings, key: str, fingerprint: str) -> Any:
     store = backend.idempotency
     assert store is not None  # its source has looked
     began, owner = await ATTEMPT
-    contest = ClaimContest(settings, store, key, owner, fingerprint)
+    contest = ClaimContest(settings, store, key, owner, fingerprint, backend.max_ttl)
     wait, parties = settings.wait, backend.parties
     answer: Answer
     try:
@@ -104,6 +104,7 @@ async def run(
     )
     claim.answer = answer
     claim.tenant = backend.prefix
+    claim.kept = contest.ttl
     claim.keep()
     try:
         outer = current.set(claim)
@@ -152,10 +153,10 @@ async def complete(
     began = 0.0 if at_hand is None else await NOW
     try:
         try:
-            accepted = await _completion(settings, store, claim, outcome, result)
+            accepted = await _completion(store, claim, outcome, result)
         except BackendError as error:
             # For as long as nobody else may claim the call.
-            ask = partial(_completion, settings, store, claim, outcome, result)
+            ask = partial(_completion, store, claim, outcome, result)
             accepted = await asked_again(error, ask, until=claim.deadline)
     except BackendError as error:
         error.add_note(
@@ -176,23 +177,21 @@ async def complete(
     except BaseException:
         # Interrupted, perhaps before the request was sent: once more, which changes nothing else.
         with suppress(BackendError, LeaseLost):
-            await _completion(settings, store, claim, outcome, result)
+            await _completion(store, claim, outcome, result)
         raise
     if not accepted:
         claim.lose("another caller has taken the call over")
         raise claim.error()
     if at_hand is not None:
-        at_hand.keep(began, Completed(outcome, result, settings.ttl, claim.answer.attempt))
+        at_hand.keep(began, Completed(outcome, result, claim.kept, claim.answer.attempt))
 
 
-def _completion(
-    settings: Settings, store: IdempotencyStore, claim: Claim, outcome: str, result: Encoded
-) -> Plan[bool]:
+def _completion(store: IdempotencyStore, claim: Claim, outcome: str, result: Encoded) -> Plan[bool]:
     return guarded(
         store.complete,
         claim.key,
         owner=claim.owner,
         result=result,
-        ttl=settings.ttl,
+        ttl=claim.kept,
         outcome=outcome,
     )

@@ -24,7 +24,7 @@ class Settings:
         source: Where its backend comes from.
         name: The function, for messages.
         codec: Turns its results into their stored form and back.
-        ttl: Seconds for which an outcome is kept.
+        ttl: Seconds for which an outcome is kept; `None`: the backend's `max_ttl`.
         lease: Seconds for which a claim lives without being renewed.
         wait: Seconds to wait for another owner; 0: not at all; `None`: no limit.
         replay_errors: The exceptions that are outcomes, stored and raised again.
@@ -38,7 +38,7 @@ class Settings:
     source: Source
     name: str
     codec: Codec
-    ttl: float
+    ttl: float | None
     lease: float = 30.0
     wait: float | None = 30.0
     replay_errors: tuple[type[Exception], ...] = ()
