@@ -44,6 +44,7 @@ def duplicates(url: str, prefix: str, mode: str, ran: str, callers: int) -> list
 def owner(url: str, prefix: str, mode: str, lease: float, name: str) -> str:
     """Make the call, and be at it until told to go on."""
     resilient.configure(url, prefix=prefix)
+    tell("asking")
     try:
         return _call(mode, lease, name)
     except resilient.LeaseLost:

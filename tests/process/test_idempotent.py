@@ -60,20 +60,19 @@ def test_a_killed_owner_is_taken_over(shared_target: Target, mode: Mode) -> None
 
 def takeover(arguments: tuple[str, str, str, float]) -> float:
     """Kill an owner; seconds until the next one runs."""
-    with (
-        group(idempotent_workers.owner, [(*arguments, "first")]) as (first,),
-        group(idempotent_workers.owner, [(*arguments, "second")]) as (second,),
-    ):
+    with group(idempotent_workers.owner, [(*arguments, "first")]) as (first,):
         _, attempt, fence = first.wait_for("running")
         assert attempt == 1
-        time.sleep(0.3)
-        killed = time.monotonic()
-        first.kill()
-        taken, attempt, later = second.wait_for("running")
-        assert (attempt, later > fence) == (2, True)
-        second.send()
-        assert second.result() == "second"
-        return float(taken) - killed
+        with group(idempotent_workers.owner, [(*arguments, "second")]) as (second,):
+            second.wait_for("asking")
+            time.sleep(0.3)
+            killed = time.monotonic()
+            first.kill()
+            taken, attempt, later = second.wait_for("running")
+            assert (attempt, later > fence) == (2, True)
+            second.send()
+            assert second.result() == "second"
+            return float(taken) - killed
 
 
 @alternating("sync")
@@ -81,21 +80,19 @@ def test_a_stopped_owners_late_finish_is_refused(shared_target: Target, mode: Mo
     """Stopped past its lease, resumed, it is told so; the outcome stays the other's."""
     lease = 0.7
     arguments = (shared_target.url, shared_target.prefix, mode.name, lease)
-    with (
-        group(idempotent_workers.owner, [(*arguments, "first")]) as (first,),
-        group(idempotent_workers.owner, [(*arguments, "second")]) as (second,),
-    ):
+    with group(idempotent_workers.owner, [(*arguments, "first")]) as (first,):
         began, _, fence = first.wait_for("running")
         first.stop()
-        taken, attempt, later = second.wait_for("running")
-        # Nobody knows that it is dead: its lease must run out.
-        assert taken - began > 0.9 * lease
-        assert (attempt, later > fence) == (2, True)
-        first.cont()
-        first.send()
-        assert first.result() == "refused"
-        second.send()
-        assert second.result() == "second"
+        with group(idempotent_workers.owner, [(*arguments, "second")]) as (second,):
+            taken, attempt, later = second.wait_for("running")
+            # Nobody knows that it is dead: its lease must run out.
+            assert taken - began > 0.9 * lease
+            assert (attempt, later > fence) == (2, True)
+            first.cont()
+            first.send()
+            assert first.result() == "refused"
+            second.send()
+            assert second.result() == "second"
     with resilient.using(shared_target.url, prefix=shared_target.prefix):
 
         def third() -> str:

@@ -28,7 +28,9 @@ def locks(backend: Backend) -> Any:
 
 
 PREAMBLE = """
-    import asyncio, gc, sys
+    import asyncio, gc, logging, sys
+    # How long a step of a loop takes is the machine's business.
+    logging.getLogger("asyncio").addFilter(lambda record: " took " not in record.getMessage())
     if sys.argv[3:]:
         sys.modules[sys.argv[3]] = None
     from resilient.resolving import resolve
