@@ -19,13 +19,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from resilient.engine.durations import Duration, seconds
 from resilient.engine.weak_methods import WeakMethods
-
-if TYPE_CHECKING:
-    import asyncio
 
 __all__ = [
     "Clock",
@@ -51,6 +48,18 @@ class Event(Protocol):
 
     def wait(self, timeout: float, /) -> bool:
         """Block until it is set; false if it was not within so many seconds."""
+        ...
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        ...
+
+
+class LoopEvent(Protocol):
+    """The same for a task."""
+
+    async def wait(self, seconds: float, /) -> bool:
+        """Wait until it is set; false if it was not within so many seconds."""
         ...
 
     def is_set(self) -> bool:
@@ -148,15 +157,11 @@ class ManualClock:
         self.advance(max(seconds, 0.0))
         return event.is_set()
 
-    async def apause(self, event: asyncio.Event, seconds: float) -> bool:
+    async def apause(self, event: LoopEvent, seconds: float) -> bool:
         """The same for a task in an event loop."""
-        import asyncio
-
-        try:
-            async with asyncio.timeout(min(seconds, self._patience)):
-                await event.wait()
-        except TimeoutError:
-            self.advance(max(seconds, 0.0))
+        if await event.wait(min(seconds, self._patience)):
+            return True
+        self.advance(max(seconds, 0.0))
         return event.is_set()
 
 

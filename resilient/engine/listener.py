@@ -1,13 +1,20 @@
-"""The thread on which a source of signals listens: after each loss of its connection once more."""
+"""The thread on which a source of signals listens: after each loss of its connection once more.
+
+A thread that waits may read in its place. Where one waits again and again, for a lock that many
+want, nothing has to be handed from this thread to that one; this one rests meanwhile.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from resilient.errors import BackendError
+from resilient.protocols.signals import Flag
 
 if TYPE_CHECKING:
     from resilient.engine.listening import ListeningSource, Subscription
@@ -17,6 +24,11 @@ __all__ = ["CannotListen", "Listener"]
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 """Seconds between two attempts to connect."""
+REST = 0.01
+"""Seconds for which nobody reads at most, after a thread that waited and read has been woken."""
+GRACE = 1.0
+"""Seconds past its time after which a thread that reads is given up: an interrupt may have hit it
+where it could tell nobody."""
 
 log = logging.getLogger("resilient")
 
@@ -46,6 +58,16 @@ class Listener(threading.Thread):
         self._has_missed = gap
         self.ended = False
         self.subscription = subscription
+        self._reading = threading.Lock()
+        """Whoever has it reads: this thread, but while it rests."""
+        self._called = threading.Event()
+        self._called.set()
+        """Set while this thread is to read by itself."""
+        self._is_relieved = False
+        self._reads_until = -math.inf
+        self._left: deque[tuple[str, str | None]] = deque()
+        """What another thread has read that is not its own affair."""
+        self._broken: BackendError | None = None
 
     # --- called by others
 
@@ -58,7 +80,7 @@ class Listener(threading.Thread):
         deadline = time.monotonic() + patience
         with self._changed:
             self._error = None
-            self.subscription.bell.ring()
+            self.call()
             while not (self._source.is_deaf or self.hears_all()):
                 if self._error is not None:
                     raise self._error
@@ -70,15 +92,61 @@ class Listener(threading.Thread):
     def stop(self, patience: float) -> None:
         """End the thread."""
         self._stopping = True
-        self.subscription.bell.ring()
+        self.call()
         if self is not threading.current_thread():
             self.join(patience)
+
+    def call(self) -> None:
+        """Have this thread look what is wanted of it, whoever reads."""
+        self._called.set()
+        self.subscription.bell.ring()
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether others may read in this thread's place."""
+        return not self._called.is_set()
+
+    def read_for(self, flag: Flag, seconds: float) -> None:
+        """Read in the calling thread until its flag is set, this one is called, or so long.
+
+        It wakes all who are named; what else it hears is left to this thread, so that nobody's
+        code runs in a thread that has come for something else.
+        """
+        reading = self._reading
+        if not reading.acquire(blocking=False):
+            self._is_relieved = True
+            return
+        bell, own = self.subscription.bell, self._source.own_name()
+        try:
+            until = self._reads_until = time.monotonic() + seconds
+            flag.bell = bell
+            while not (flag.is_set() or self._called.is_set()):
+                bell.limit = until - time.monotonic()
+                if bell.limit <= 0:
+                    break
+                for channel, message in self.subscription.receive():
+                    if channel == own and message is not None:
+                        self._source.heard(channel, message)
+                    else:
+                        self._left.append((channel, message))
+                        self._called.set()
+        except BackendError as error:
+            self._broken = error
+        except BaseException as error:  # something may have been read, and told to nobody
+            self._broken = BackendError(f"{self.name}: who read was interrupted: {error!r}")
+            raise
+        finally:
+            flag.bell, bell.limit = None, math.inf
+            if self._broken is not None or not self._source.is_lonely:
+                self._called.set()
+            reading.release()
 
     # --- the thread
 
     def run(self) -> None:
         """Listen, and after a loss listen again, until stopped."""
         pause, gap = FIRST_PAUSE, False
+        self._reading.acquire()
         try:
             while not self._stopping:
                 try:
@@ -122,8 +190,39 @@ class Listener(threading.Thread):
                 told = self.subscription.confirmed
                 self._tell(None)
             self.subscription.add(self._source.channels())
+            was_named = False
             for channel, message in self.subscription.receive():
                 self._source.heard(channel, message)
+                was_named = was_named or channel == self._source.own_name()
+            # Who was woken is the one who could have read by itself, and will the next time.
+            if was_named and self._is_relieved and self._source.is_lonely:
+                self._rest()
+
+    def _rest(self) -> None:
+        """Let who waits read, for as long as somebody does."""
+        self._is_relieved = False
+        self._reads_until = time.monotonic()
+        self._called.clear()
+        self._reading.release()
+        try:
+            while not self._taken_back():
+                if time.monotonic() > self._reads_until + GRACE:
+                    self._reading = threading.Lock()
+                    self._reading.acquire()
+                    raise BackendError(f"{self.name}: who read has not come back")
+        finally:
+            self._called.set()
+        broken, self._broken = self._broken, None
+        while self._left:
+            self._source.heard(*self._left.popleft())
+        if broken is not None:
+            raise broken
+
+    def _taken_back(self) -> bool:
+        """Wait a moment; whether this thread reads again, as nobody else does or it is called."""
+        if self._called.wait(REST):
+            return self._reading.acquire(timeout=REST)
+        return self._reading.acquire(blocking=False)
 
     def _tell(self, error: Exception | None) -> None:
         """Let those who wait for the confirmation look again."""

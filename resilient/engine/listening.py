@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import secrets
 import selectors
 import socket
@@ -23,7 +24,7 @@ from resilient.engine.budget import remaining
 from resilient.engine.forks import forget_in_child
 from resilient.engine.listener import CannotListen, Listener
 from resilient.errors import BackendError
-from resilient.protocols.signals import Hub
+from resilient.protocols.signals import Flag, Hub
 
 __all__ = ["ANSWER", "Bell", "CannotListen", "ListeningSource", "Silence", "Subscription"]
 
@@ -85,6 +86,8 @@ class Bell:
         self._selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
         self._selector.register(self._ear, selectors.EVENT_READ)
         self._beside: tuple[int, ...] = ()
+        self.limit = math.inf
+        """Seconds for which a wait lasts at most, whatever it is for."""
 
     def ring(self) -> None:
         """Interrupt the waiting, from any thread."""
@@ -99,7 +102,9 @@ class Bell:
         """
         if beside != self._beside:
             self._look_at(beside)
-        ready = [key.fileobj for key, _ in self._selector.select(max(0.0, seconds))]
+        ready = [
+            key.fileobj for key, _ in self._selector.select(max(0.0, min(seconds, self.limit)))
+        ]
         if self._ear in ready:
             with contextlib.suppress(BlockingIOError):
                 self._ear.recv(4096)
@@ -164,6 +169,9 @@ class ListeningSource(ABC):
         name: The server, for the thread's name.
         patience: Seconds for which `start` waits for the confirmation.
     """
+
+    is_readable = True
+    """Whether any thread may read what arrives."""
 
     def __init__(self, name: str, patience: float) -> None:
         self._name = name
@@ -251,7 +259,19 @@ class ListeningSource(ABC):
 
     def address(self, waiter: str) -> str:
         """The process's channel and the waiter's id there."""
-        return f"{self._own_name()}|{waiter}"
+        return f"{self.own_name()}|{waiter}"
+
+    def read_for(self, flag: Flag, seconds: float) -> None:
+        """Read in the calling thread until its flag is set, or not so long, if nobody does."""
+        listener = self._listener
+        if listener is not None and self.is_readable:
+            listener.read_for(flag, seconds)
+
+    def attend(self) -> None:
+        """Have the listening thread read: somebody waits who cannot."""
+        listener = self._listener
+        if listener is not None and listener.is_resting:
+            listener.call()
 
     def stop(self) -> None:
         """Stop listening and end the thread."""
@@ -262,12 +282,17 @@ class ListeningSource(ABC):
 
     # --- what the listener asks and reports
 
+    @property
+    def is_lonely(self) -> bool:
+        """Whether no more than one waits."""
+        return self._hub is None or self._hub.waiting <= 1
+
     def channels(self) -> set[str]:
         """What is to be subscribed: the process's own channel, and the broadcasts."""
         process, wanted = self._process, () if self._hub is None else self._hub.channels
         known = self._wanted
         if known[0] != process or known[1] is not wanted:  # asked often: before every cached read
-            names = {self._own_name(), *map(self._broadcast, wanted)}
+            names = {self.own_name(), *map(self._broadcast, wanted)}
             known = self._wanted = process, wanted, names
         return known[2]
 
@@ -278,7 +303,7 @@ class ListeningSource(ABC):
             return
         if message is None:
             self._tell(channel, hub.wake_all)
-        elif channel == self._own_name():
+        elif channel == self.own_name():
             for waiter in message.split(" "):
                 self._tell(channel, hub.wake, waiter)
             return
@@ -286,7 +311,7 @@ class ListeningSource(ABC):
             if self._broadcast(wanted) == channel:
                 self._tell(channel, hub.deliver, wanted, message)
 
-    def _own_name(self) -> str:
+    def own_name(self) -> str:
         """The channel of this process; a forked child has another one."""
         name = self._own
         if name is None:

@@ -18,7 +18,14 @@ from weakref import WeakValueDictionary
 from resilient.engine.crew import Crew
 from resilient.engine.forks import forget_in_child
 from resilient.engine.identity import new_owner
-from resilient.protocols.signals import Follower, SignalSource, TrackingSource
+from resilient.protocols.signals import (
+    Flag,
+    Follower,
+    LoopSource,
+    ReadableSource,
+    SignalSource,
+    TrackingSource,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -42,9 +49,15 @@ Listener = Callable[[str | None], None]
 
 
 class Waiter(Protocol):
-    """One thread's or task's wait. The drivers make them."""
+    """One thread's or task's wait. The drivers make them.
+
+    Attributes:
+        id: No other waiter of any process has it.
+        channel: Where it is heard, if not by the hub's source.
+    """
 
     id: str
+    channel: str
 
     def wake(self) -> None:
         """Wake it, from any thread; a wake-up before the wait counts."""
@@ -73,6 +86,8 @@ class Hub:
     def __init__(self, source: SignalSource | None = None) -> None:
         self._source = source
         self._tracking = source if isinstance(source, TrackingSource) else None
+        self._looping = source if isinstance(source, LoopSource) else None
+        self._readable = source if isinstance(source, ReadableSource) else None
         self._waiters: WeakValueDictionary[str, Waiter] = WeakValueDictionary()
         self._listeners: dict[str, list[Listener]] = {}
         self.channels: tuple[str, ...] = ()
@@ -112,12 +127,32 @@ class Hub:
         work = partial(copy_context().run, start or self.start)
         return self._crew.ask(asyncio.get_running_loop(), work)
 
+    def channel_here(self) -> str:
+        """The channel that the running loop hears by itself; or none."""
+        return "" if self._looping is None else self._looping.channel_here()
+
+    async def listen_here(self) -> str:
+        """Have the running loop hear a channel of its own; nothing where it cannot."""
+        return "" if self._looping is None else await self._looping.listen_here(self)
+
+    def read_for(self, flag: Flag, seconds: float) -> None:
+        """Read for all in the calling thread, if it may, until its flag is set, or not so long."""
+        if self._readable is not None:
+            self._readable.read_for(flag, seconds)
+
+    def attend(self) -> None:
+        """Have the source read by itself: somebody waits who cannot."""
+        if self._readable is not None:
+            self._readable.attend()
+
     def add(self, waiter: Waiter) -> None:
         """Let a waiter be woken, for as long as somebody else refers to it."""
         self._waiters[waiter.id] = waiter
 
     def address(self, waiter: Waiter) -> str:
         """What a store is given so that the server can wake this waiter."""
+        if waiter.channel:
+            return f"{waiter.channel}|{waiter.id}"
         source = self._source
         return waiter.id if source is None or self.is_deaf else source.address(waiter.id)
 
@@ -187,6 +222,11 @@ class Hub:
     def is_listening(self) -> bool:
         """Whether `start` would have nothing to do."""
         return self._source is None or self.is_deaf or self._source.is_listening
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiters)
 
     @property
     def has_waiters(self) -> bool:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Follower", "Hub", "SignalSource", "TrackingSource"]
+__all__ = [
+    "Bell",
+    "Flag",
+    "Follower",
+    "Hub",
+    "LoopSource",
+    "ReadableSource",
+    "SignalSource",
+    "TrackingSource",
+]
 
 
 class Hub(Protocol):
@@ -42,6 +51,11 @@ class Hub(Protocol):
     @property
     def follower(self) -> Follower | None:
         """Who wants to know what becomes of records."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
         ...
 
     @property
@@ -95,6 +109,64 @@ class SignalSource(Protocol):
 
     def stop(self) -> None:
         """Stop listening and end the thread."""
+        ...
+
+
+@runtime_checkable
+class LoopSource(SignalSource, Protocol):
+    """One that tasks can hear in their own event loop, without its thread.
+
+    What a server is given for such a waiter is the loop's channel, and the waiter's id behind a
+    `|`. After a gap everybody who waits is woken, as by the thread.
+    """
+
+    def channel_here(self) -> str:
+        """The channel on which the running loop hears everything that is sent now; or none."""
+        ...
+
+    async def listen_here(self, hub: Hub) -> str:
+        """Have the running loop listen: its channel, or none where only a thread can."""
+        ...
+
+
+class Bell(Protocol):
+    """What interrupts a thread that reads."""
+
+    def ring(self) -> None:
+        """Interrupt it."""
+        ...
+
+
+class Flag(Protocol):
+    """What a thread waits for.
+
+    Attributes:
+        bell: What whoever sets the flag rings, while the thread reads.
+    """
+
+    bell: Bell | None
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        ...
+
+
+@runtime_checkable
+class ReadableSource(SignalSource, Protocol):
+    """One whose connection a thread that waits may read itself, in the place of the source's own.
+
+    What it is woken by needs no switch from that thread to this one then.
+    """
+
+    def read_for(self, flag: Flag, seconds: float) -> None:
+        """Read in the calling thread until its flag is set, or for so many seconds.
+
+        It may return sooner: another thread reads, or has to. The flag is set all the same.
+        """
+        ...
+
+    def attend(self) -> None:
+        """Have the source's own thread read: somebody waits who cannot."""
         ...
 
 

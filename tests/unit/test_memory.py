@@ -32,6 +32,8 @@ def _backend(clock: ManualClock) -> MemoryBackend:
 class Waiting:
     """A waiter that counts how often it is woken."""
 
+    channel = ""
+
     def __init__(self, backend: MemoryBackend, name: str) -> None:
         self.id = name
         self.wakes = 0

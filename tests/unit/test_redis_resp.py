@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient.backends.redis.resp import UNFINISHED, PlainReader, plain_pack
+from resilient.backends.redis.resp import PUSHED, UNFINISHED, PlainPush, PlainReader, plain_pack
 
 STREAMS = [
     b"+OK\r\n",
@@ -57,6 +57,17 @@ def test_reads_like_hiredis(stream: bytes) -> None:
     assert expected
     for pieces in ([stream], [bytes([byte]) for byte in stream]):
         assert replies(PlainReader(Failure), pieces, UNFINISHED) == expected
+
+
+def test_what_is_sent_unasked_is_told_from_replies() -> None:
+    """By its type, as with hiredis."""
+    stream = b">2\r\n$7\r\nmessage\r\n:1\r\n*1\r\n:1\r\n"
+    compiled = replies(
+        hiredis.Reader(replyError=Failure, notEnoughData=UNFINISHED), [stream], UNFINISHED
+    )
+    assert [type(reply) is PUSHED for reply in compiled] == [True, False]
+    plain = replies(PlainReader(Failure), [stream], UNFINISHED)
+    assert [type(reply) is PlainPush for reply in plain] == [True, False]
 
 
 @given(st.lists(st.one_of(st.text(), st.binary(), st.integers(), st.floats(allow_nan=False))))

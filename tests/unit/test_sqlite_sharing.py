@@ -37,6 +37,8 @@ def _pair(path: Path) -> Iterator[tuple[SqliteBackend, SqliteBackend]]:
 class Waiting:
     """A waiter that tells when it was woken."""
 
+    channel = ""
+
     def __init__(self, backend: SqliteBackend, name: str) -> None:
         self.id = name
         self.event = threading.Event()

@@ -11,6 +11,7 @@ import pytest
 import resilient
 from resilient import cached, distributed_lock, idempotent, lock
 from resilient.backends.redis.subscription import RedisSubscription
+from resilient.backends.redis.transport import RedisTransport
 from resilient.errors import BackendError
 from resilient.resolving import resolve
 from tests.support.modes import Mode
@@ -19,12 +20,16 @@ from tests.support.servers import RedisAt
 
 @pytest.fixture(autouse=True)
 def _unheard(redis_server: RedisAt, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A server that refuses every connection which would listen."""
+    """A server that refuses every connection on which somebody would listen."""
 
     def refused(*_: Any) -> None:
         raise BackendError("refused", transient=True)
 
+    async def refused_too(*_: Any) -> None:
+        refused()
+
     monkeypatch.setattr(RedisSubscription, "open", refused)
+    monkeypatch.setattr(RedisTransport, "hear", refused_too)
     with resilient.using(redis_server.url, prefix=prefix):
         yield
 

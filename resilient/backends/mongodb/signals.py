@@ -23,6 +23,8 @@ nothing that a process keeps at hand is trusted any longer."""
 class MongoSignals(ListeningSource):
     """The channels of one prefix in one database."""
 
+    is_readable = False
+
     def __init__(self, settings: Settings, keys: Keys) -> None:
         super().__init__(settings.name, patience=settings.connect_timeout + settings.timeout)
         self._settings = settings

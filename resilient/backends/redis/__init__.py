@@ -49,7 +49,7 @@ class RedisBackend(Backend):
             source = ClusterSignals(settings, topology, keys)
         else:
             self._transport = RedisTransport(settings)
-            source = RedisSignals(settings, keys)
+            source = RedisSignals(settings, keys, self._transport)
         super().__init__(
             settings.name,
             locks=RedisLocks(self._transport, keys),

@@ -1,7 +1,9 @@
 """One connection an event loop, shared by all of its tasks.
 
 What is asked in one turn of the loop leaves as one write; the answers come back in the same order
-and need no task. An asynchronous generator owns the connection: the loop's own shutdown closes it.
+and need no task. Between them come the signals for the tasks that wait, once the first of them has:
+so a lock that is handed over reaches its task without another thread. An asynchronous generator
+owns the connection: the loop's own shutdown closes it.
 """
 
 from __future__ import annotations
@@ -9,18 +11,19 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, cast
 
 from redis import exceptions as redis_errors
 from redis._parsers.base import BaseParser
 
-from resilient.backends.redis.commands import Command
+from resilient.backends.redis.commands import Command, Plain
 from resilient.backends.redis.failures import backend_error, is_demoted
-from resilient.backends.redis.resp import UNFINISHED, new_reader
+from resilient.backends.redis.resp import PUSHED, UNFINISHED, new_reader
 from resilient.backends.redis.settings import Settings
 from resilient.engine.budget import remaining
 from resilient.engine.drivers.aio import Reply
+from resilient.errors import BackendError
 
 __all__ = ["Multiplexed"]
 
@@ -54,6 +57,7 @@ class _Wire(asyncio.Protocol):
         self._reader = new_reader(BaseParser.parse_error)
         self._paused = False
         self._used = owner.now()
+        self.hears = False
         self.under_way: deque[_Flight] = deque()
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # From here on the connection is ours: redis-py neither reads, closes nor reports it. The
@@ -96,6 +100,9 @@ class _Wire(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while (answer := self._reader.gets()) is not UNFINISHED:
+                if type(answer) is PUSHED and answer[0] == b"message":
+                    self._owner.heard(answer[2])
+                    continue
                 flight = self.under_way[0]
                 flight.answers.append(answer)
                 if len(flight.answers) == flight.command.replies:
@@ -134,6 +141,9 @@ class Multiplexed:
         self._timer: asyncio.TimerHandle | None = None
         self._owner: AsyncGenerator[None] | None = None
         self._ending = False
+        self._wants = ""
+        self._is_refused = False
+        self._tell: Callable[[str | None], None] | None = None
 
     def ask(self, command: Command) -> Reply:
         """Send a command at the end of this turn; the reply is always answered."""
@@ -172,6 +182,31 @@ class Multiplexed:
             self._waiting.clear()
             self._wire.send(flights)
 
+    @property
+    def channel(self) -> str:
+        """The channel of which whatever is sent, after what is asked next, is heard; or none."""
+        wire = self._wire
+        return self._wants if wire is None or wire.hears else ""
+
+    async def hear(self, channel: str, tell: Callable[[str | None], None]) -> str:
+        """Hear what is sent to a channel, over this connection and each later one.
+
+        Args:
+            channel: The channel.
+            tell: Called with each message; with `None` when some may have been missed.
+
+        Returns:
+            The channel; nothing where the server does not let a connection do both.
+        """
+        if self._is_refused:
+            return ""
+        self._wants, self._tell = channel, tell
+        if self._wire is None:
+            await self.ask(Plain("PING"))  # once that is answered, there is one
+        else:
+            await self._subscribed(self._wire)
+        return self.channel
+
     async def close(self) -> None:
         """Close the connection once what is under way is answered."""
         if self._owner is not None:
@@ -196,6 +231,11 @@ class Multiplexed:
         if not flight.reply.done():  # its caller may have given it up
             flight.reply.set_result(flight.command.value(answers))
 
+    def heard(self, message: bytes) -> None:
+        """Something was sent to the channel, by whoever may."""
+        if self._tell is not None:
+            self._tell(message.decode(errors="replace"))
+
     def rest(self) -> None:
         """Once the loop is shutting down, a connection that nobody needs does not linger."""
         wire = self._wire
@@ -205,10 +245,12 @@ class Multiplexed:
 
     def lost(self, wire: _Wire, error: Exception | None) -> None:
         """The connection is gone: what was under way is sent once more, or fails."""
-        if wire is not self._wire:
+        cause = redis_errors.ConnectionError(str(error or "the server closed the connection"))
+        if wire is not self._wire:  # it was given up, or never used
+            while wire.under_way:
+                self._fail(wire.under_way.popleft(), cause)
             return
         self._wire = None
-        cause = redis_errors.ConnectionError(str(error or "the server closed the connection"))
         again = []
         for flight in wire.under_way:
             if flight.repeated or not flight.command.repeatable:
@@ -220,6 +262,8 @@ class Multiplexed:
         wire.under_way.clear()
         self._waiting.extendleft(reversed(again))
         self.flush()
+        if wire.hears and self._tell is not None:
+            self._tell(None)  # they ask, so that there is a connection again
 
     # --- inside
 
@@ -250,16 +294,45 @@ class Multiplexed:
 
     async def _connect(self) -> None:
         connection = self._settings.async_connection()
+        wire = None
         try:
             async with asyncio.timeout(self._settings.connect_timeout):
                 await connection.connect()
+                wire = _Wire(self, connection)
+                if self._wants:
+                    # First of all: of what is asked then, some may be by who waits there.
+                    await self._subscribed(wire)
         except BaseException:
+            if wire is not None:
+                wire.abort()
             await connection.disconnect(nowait=True)
             raise
-        self._wire = _Wire(self, connection)
+        self._wire = wire
         if self._owner is None and not self._ending:
             self._owner = self._own()
             await anext(self._owner)
+
+    async def _subscribed(self, wire: _Wire) -> None:
+        """Subscribe: in version 3 of the protocol, where that is no obstacle to anything else."""
+        try:
+            await self._said(wire, "HELLO", "3")
+            await self._said(wire, "SUBSCRIBE", self._wants)
+        except BackendError as error:
+            if error.transient:
+                raise
+            self._wants, self._is_refused = "", True  # by a proxy, or the user lacks a right
+        else:
+            wire.hears = True
+
+    def _said(self, wire: _Wire, *words: str) -> Reply:
+        """The answer to what concerns this very connection, and is never sent over another."""
+        command = Plain(*words)
+        command.repeatable = False
+        reply, deadline = Reply(loop=self._loop), self.now() + self._settings.timeout
+        wire.send([_Flight(command, reply, deadline, deadline)])
+        if self._timer is None:
+            self._watch()
+        return reply
 
     def _connected(self, attempt: asyncio.Task[None]) -> None:
         """An attempt has ended, perhaps before it began."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 
 from redis.exceptions import InvalidResponse
 
-__all__ = ["UNFINISHED", "PlainReader", "Reader", "new_reader", "pack"]
+__all__ = ["PUSHED", "UNFINISHED", "PlainReader", "Reader", "new_reader", "pack"]
 
 UNFINISHED: Any = object()
 """What a reader gives when the rest of a reply has not arrived yet."""
@@ -35,6 +35,10 @@ class Reader(Protocol):
             redis.exceptions.InvalidResponse: What has arrived is no reply.
         """
         ...
+
+
+class PlainPush(list[Any]):
+    """What the server has sent unasked."""
 
 
 class PlainReader:
@@ -86,6 +90,8 @@ class PlainReader:
         for _ in range(2 * size if is_map else size):
             item, end = self._parse(end)
             items.append(item)
+        if kind == ord(">"):
+            return PlainPush(items), end
         return dict(zip(items[::2], items[1::2], strict=True)) if is_map else items, end
 
 
@@ -110,6 +116,9 @@ try:
 except ImportError:
     pack: Callable[[Sequence[str | bytes | int | float]], bytes] = plain_pack
     new_reader: Callable[[MakeError], Reader] = PlainReader
+    PUSHED: Any = PlainPush
 else:
     pack = cast(Callable[[Sequence[str | bytes | int | float]], bytes], hiredis.pack_command)
     new_reader = partial(_compiled_reader, hiredis.Reader)
+    PUSHED = getattr(hiredis, "PushNotification", None)  # since 3.2
+"""The type of what a reader gives that was sent unasked; `None`: it cannot be told from a reply."""

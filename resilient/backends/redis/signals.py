@@ -5,13 +5,17 @@ https://redis.io/docs/latest/develop/pubsub/#delivery-semantics
 
 from __future__ import annotations
 
+import secrets
+
 from resilient.backends.redis.cluster_subscription import ClusterSubscription
 from resilient.backends.redis.keys import Keys
 from resilient.backends.redis.settings import Settings
 from resilient.backends.redis.subscription import RedisSubscription
 from resilient.backends.redis.topology import ClusterSettings, Topology
 from resilient.backends.redis.tracking import Tracking
+from resilient.backends.redis.transport import RedisTransport
 from resilient.engine.listening import ListeningSource, Subscription
+from resilient.protocols.signals import Hub
 
 __all__ = ["ClusterSignals", "RedisSignals"]
 
@@ -31,11 +35,15 @@ class _Channels(ListeningSource):
 
 
 class RedisSignals(_Channels):
-    """Those of one server."""
+    """Those of one server.
 
-    def __init__(self, settings: Settings, keys: Keys) -> None:
+    Tasks that wait hear theirs over the connection of their own loop.
+    """
+
+    def __init__(self, settings: Settings, keys: Keys, transport: RedisTransport) -> None:
         super().__init__(settings.name, keys, patience=2 * settings.connect_timeout)
         self._settings = settings
+        self._transport = transport
         self._tracking = Tracking(keys, self._concerns)
 
     @property
@@ -43,6 +51,22 @@ class RedisSignals(_Channels):
         """Whether the server tells of every change of a record, whoever made it."""
         listening = self._listening_on
         return isinstance(listening, RedisSubscription) and listening.tracks
+
+    def channel_here(self) -> str:
+        """The running loop's own channel, if it hears one."""
+        return self._transport.channel
+
+    async def listen_here(self, hub: Hub) -> str:
+        """Have the running loop hear a channel of its own; nothing where that cannot be."""
+
+        def tell(message: str | None) -> None:
+            if message is None:
+                hub.wake_all()
+            else:
+                for waiter in message.split(" "):
+                    hub.wake(waiter)
+
+        return await self._transport.hear(self._keys.signal(secrets.token_hex(8)), tell)
 
     def _concerns(self, subject: str) -> bool:
         follower = None if self._hub is None else self._hub.follower
@@ -61,5 +85,5 @@ class ClusterSignals(_Channels):
         self._topology = topology
 
     def _subscription(self) -> Subscription:
-        own, is_relied_on = self._own_name(), self.is_relied_on
+        own, is_relied_on = self.own_name(), self.is_relied_on
         return ClusterSubscription(self._settings, self._topology, own, is_relied_on)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -12,6 +12,7 @@ from resilient.backends.redis.blocking import Blocking
 from resilient.backends.redis.commands import Command
 from resilient.backends.redis.failures import backend_error
 from resilient.backends.redis.multiplexed import Multiplexed
+from resilient.backends.redis.resp import PUSHED
 from resilient.backends.redis.settings import Settings
 from resilient.engine.forks import forget_in_child
 
@@ -71,6 +72,22 @@ class RedisTransport:
         if shared is None:
             shared = self._join(loop, loops)
         return shared.ask(command)
+
+    @property
+    def channel(self) -> str:
+        """What the running loop hears over its connection, if it does."""
+        shared = self._loops.get(asyncio.get_running_loop())
+        return "" if shared is None else shared.channel
+
+    async def hear(self, channel: str, tell: Callable[[str | None], None]) -> str:
+        """Hear a channel over the running loop's connection (`Multiplexed.hear`)."""
+        if PUSHED is None:
+            return ""
+        loop = asyncio.get_running_loop()
+        shared = self._loops.get(loop)
+        if shared is None:
+            shared = self._join(loop, self._loops)
+        return await shared.hear(channel, tell)
 
     def address(self, waiter: str | None, key: str) -> str:
         """One server knows all channels."""

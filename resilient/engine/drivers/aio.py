@@ -226,42 +226,84 @@ def _interrupted(watch: Interruption | None) -> None:
 class LoopWaiter:
     """The wait of one task."""
 
-    __slots__ = ("__weakref__", "_event", "_loop", "gift", "id")
+    __slots__ = ("__weakref__", "_flag", "_loop", "channel", "gift", "id")
 
-    def __init__(self) -> None:
+    def __init__(self, channel: str = "") -> None:
         self.id = new_waiter_id()
         self.gift = ""
+        self.channel = channel
         self._loop = asyncio.get_running_loop()
-        self._event = asyncio.Event()
+        self._flag = LoopFlag(self._loop)
 
     def wake(self) -> None:
         """Wake the task, from any thread; a wake-up before the wait counts."""
+        if asyncio._get_running_loop() is self._loop:
+            self._flag.set()
+            return
         try:
-            self._loop.call_soon_threadsafe(self._event.set)
+            self._loop.call_soon_threadsafe(self._flag.set)
         except RuntimeError:  # the loop is closed, and the task with it
             return
 
     async def wait(self, seconds: float) -> bool:
         """Wait until woken; false if that did not happen within so many seconds."""
         if isinstance(clock.current, clock.ManualClock):
-            woken = await clock.current.apause(self._event, seconds)
+            woken = await clock.current.apause(self._flag, seconds)
         else:
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._event.wait()
-                woken = True
-            except TimeoutError:
-                woken = False
-        self._event.clear()
+            woken = await self._flag.wait(seconds)
+        self._flag.clear()
         return woken
 
 
+class LoopFlag:
+    """What one task waits for until the loop sets it: an event and a timeout, for less."""
+
+    __slots__ = ("_future", "_is_set", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._future: asyncio.Future[None] | None = None
+        self._is_set = False
+
+    def set(self) -> None:
+        """Let who waits go on; it stays set."""
+        self._is_set = True
+        self._end()
+
+    def clear(self) -> None:
+        """Have it wait the next time."""
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return self._is_set
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until it is set; false if it was not within so many seconds."""
+        if not self._is_set:
+            self._future = self._loop.create_future()
+            timer = self._loop.call_later(seconds, self._end)
+            try:
+                await self._future
+            finally:
+                timer.cancel()
+                self._future = None
+        return self._is_set
+
+    def _end(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+
 async def _listen(operation: Listen) -> LoopWaiter:
-    waiter = LoopWaiter()
-    operation.hub.add(waiter)
-    # Connecting may block: not in the loop. Once the source listens this costs nothing.
-    if not operation.hub.is_listening:
-        await Reply.behind(operation.hub.astart())
+    hub = operation.hub
+    waiter = LoopWaiter(hub.channel_here() or await hub.listen_here())
+    hub.add(waiter)
+    if not waiter.channel:
+        # Connecting may block: not in the loop. Once the source listens this costs nothing.
+        if not hub.is_listening:
+            await Reply.behind(hub.astart())
+        hub.attend()
     return waiter
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
+from time import monotonic
 from types import CoroutineType
 from typing import Any, TypeVar
 
@@ -13,9 +14,10 @@ from resilient.engine import clock
 from resilient.engine.drivers import immediate
 from resilient.engine.drivers.steps import Closing, Done, Outcome, is_masked, resume, thrown
 from resilient.engine.plan import Ask, Body, Listen, Plan, Sleep, Together, Wait
-from resilient.engine.signals import new_waiter_id
+from resilient.engine.signals import Hub, new_waiter_id
 from resilient.engine.stopwatch import paused
 from resilient.errors import CapabilityMissing, ConfigurationError
+from resilient.protocols.signals import Bell
 
 __all__ = ["ThreadWaiter", "advance", "drive", "throw_stop", "unawaited"]
 
@@ -101,18 +103,30 @@ def _ask(operation: Ask) -> Any:
 
 
 class Flag:
-    """What a thread waits for until another one sets it: an event, without its Python code."""
+    """What a thread waits for until another one sets it: an event, without its Python code.
 
-    __slots__ = ("_lock",)
+    Attributes:
+        bell: What interrupts the thread while it does not wait for the flag, but reads.
 
-    def __init__(self) -> None:
+    Args:
+        hub: What the thread may read while it waits: what sets the flag arrives there.
+    """
+
+    __slots__ = ("_hub", "_lock", "bell")
+
+    def __init__(self, hub: Hub | None = None) -> None:
+        self._hub = hub
         self._lock = threading.Lock()  # held while the flag is not set
         self._lock.acquire()
+        self.bell: Bell | None = None
 
     def set(self) -> None:
         """Let who waits go on; it stays set."""
         with suppress(RuntimeError):  # it is set already
             self._lock.release()
+        bell = self.bell
+        if bell is not None:
+            bell.ring()
 
     def clear(self) -> None:
         """Have it wait the next time."""
@@ -124,6 +138,10 @@ class Flag:
 
     def wait(self, seconds: float) -> bool:
         """Block until it is set; false if it was not within so many seconds."""
+        if self._hub is not None and seconds > 0 and not self.is_set():
+            until = monotonic() + seconds
+            self._hub.read_for(self, seconds)
+            seconds = until - monotonic()
         is_set = self._lock.acquire(timeout=seconds) if seconds > 0 else self.is_set()
         if is_set:
             self.set()
@@ -135,10 +153,12 @@ class ThreadWaiter:
 
     __slots__ = ("__weakref__", "event", "gift", "id")
 
-    def __init__(self) -> None:
+    channel = ""
+
+    def __init__(self, hub: Hub | None = None) -> None:
         self.id = new_waiter_id()
         self.gift = ""
-        self.event = Flag()
+        self.event = Flag(hub)
 
     def wake(self) -> None:
         """Wake the thread; a wake-up before the wait counts."""
@@ -146,7 +166,7 @@ class ThreadWaiter:
 
 
 def _listen(operation: Listen) -> ThreadWaiter:
-    waiter = ThreadWaiter()
+    waiter = ThreadWaiter(operation.hub)
     operation.hub.add(waiter)
     operation.hub.start()
     return waiter

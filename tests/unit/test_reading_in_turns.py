@@ -1,0 +1,225 @@
+"""A thread that waits may read what wakes it, while the listening thread rests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from resilient.engine import listener
+from resilient.engine.drivers.sync import Flag, ThreadWaiter
+from resilient.engine.signals import Hub
+from resilient.errors import BackendError
+from tests.support.listening import Source, eventually
+
+LONG = 600.0
+"""Seconds that no test waits."""
+
+
+class Watched(Source):
+    """One that notes on which thread it hears what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[tuple[str, threading.Thread]] = []
+
+    def heard(self, channel: str, message: str | None) -> None:
+        self.threads.append((channel, threading.current_thread()))
+        super().heard(channel, message)
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    """One that comes back soon after a loss, and rests until it is called."""
+    monkeypatch.setattr(listener, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(listener, "REST", LONG)
+    source = Watched()
+    yield source
+    source.stop()
+
+
+@pytest.fixture
+def hub(source: Watched) -> Hub:
+    """Its hub."""
+    hub = Hub(source)
+    hub.start()
+    return hub
+
+
+def one_who_waits(hub: Hub) -> ThreadWaiter:
+    """A waiter of a thread."""
+    waiter = ThreadWaiter(hub)
+    hub.add(waiter)
+    return waiter
+
+
+def rested(source: Watched, hub: Hub) -> listener.Listener:
+    """The listening thread, which has woken a thread that could have read, and rests."""
+    waiter = one_who_waits(hub)
+    thread = threading.Thread(target=waiter.event.wait, args=(LONG,))
+    thread.start()
+    found = source._listener
+    assert found is not None
+    assert eventually(lambda: found._is_relieved)
+    source.arriving.put((source.own_name(), waiter.id))
+    thread.join()
+    assert eventually(lambda: found.is_resting)
+    source.threads.clear()
+    return found
+
+
+def test_who_waits_again_reads(source: Watched, hub: Hub) -> None:
+    """The first wait is served by the listening thread; what wakes the next one it reads itself."""
+    rested(source, hub)
+    for _ in range(3):
+        waiter = one_who_waits(hub)
+        source.arriving.put((source.own_name(), f"{waiter.id}=7"))
+        assert waiter.event.wait(LONG)
+        assert waiter.gift == "7"
+        del waiter
+    assert source.threads == [(source.own_name(), threading.current_thread())] * 3
+
+
+def test_the_thread_reads_again_once_nobody_does(
+    source: Watched, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a moment, whether somebody has read in its place or not."""
+    monkeypatch.setattr(listener, "REST", 0.01)
+    heard: list[str | None] = []
+    hub.listen("cache", heard.append)
+    found = source._listener
+    assert found is not None
+    for number in range(3):
+        waiter = one_who_waits(hub)
+        source.arriving.put((source.own_name(), waiter.id))
+        assert waiter.event.wait(LONG)
+        del waiter
+        source.arriving.put(("cache", str(number)))
+        assert eventually(lambda: heard[-1:] == [str(number)])  # noqa: B023 - called at once
+
+
+def test_nobody_elses_code_runs_in_a_thread_that_waits(source: Watched, hub: Hub) -> None:
+    """What everybody hears is left to the listening thread, in its order."""
+    heard: list[str | None] = []
+    hub.listen("cache", heard.append)
+    found = rested(source, hub)
+    waiter = one_who_waits(hub)
+    for number in range(3):
+        source.arriving.put(("cache", str(number)))
+    source.arriving.put((source.own_name(), waiter.id))
+    assert waiter.event.wait(LONG)
+    assert eventually(lambda: heard == ["0", "1", "2"])
+    assert {thread for channel, thread in source.threads if channel == "cache"} == {found}
+
+
+def test_who_stays_behind_is_woken_too(source: Watched, hub: Hub) -> None:
+    """When the one that reads leaves, the listening thread reads for all the others."""
+    found = rested(source, hub)
+    first, second = one_who_waits(hub), one_who_waits(hub)
+    woken = threading.Event()
+
+    def wait() -> None:
+        assert second.event.wait(LONG)
+        woken.set()
+
+    thread = threading.Thread(target=wait)
+    source.arriving.put((source.own_name(), first.id))
+    assert first.event.wait(LONG)
+    thread.start()
+    assert eventually(lambda: not found.is_resting)
+    source.arriving.put((source.own_name(), second.id))
+    assert woken.wait(LONG)
+    thread.join()
+
+
+def test_who_reads_is_woken_by_other_threads(source: Watched, hub: Hub) -> None:
+    """The flag may be set by whoever ends the wait, not only by what is read."""
+    rested(source, hub)
+    waiter = one_who_waits(hub)
+
+    def wake() -> None:
+        assert eventually(lambda: waiter.event.bell is not None)
+        waiter.wake()
+
+    thread = threading.Thread(target=wake)
+    thread.start()
+    assert waiter.event.wait(LONG)
+    thread.join()
+    assert source.threads == []
+
+
+def test_a_call_takes_the_reading_back(source: Watched, hub: Hub) -> None:
+    """Whoever wants to hear something new needs the thread itself."""
+    found = rested(source, hub)
+    waiter = one_who_waits(hub)
+    thread = threading.Thread(target=waiter.event.wait, args=(LONG,))
+    thread.start()
+    assert eventually(lambda: waiter.event.bell is not None)
+    heard: list[str | None] = []
+    hub.listen("cache", heard.append)
+    assert not found.is_resting
+    source.arriving.put((source.own_name(), waiter.id))
+    source.arriving.put(("cache", "k"))
+    thread.join()
+    assert eventually(lambda: heard == ["k"])
+
+
+def test_a_task_that_waits_takes_the_reading_back(source: Watched, hub: Hub) -> None:
+    """It cannot read by itself, and is woken at once."""
+    found = rested(source, hub)
+    hub.attend()
+    assert not found.is_resting
+    waiter = ThreadWaiter()
+    hub.add(waiter)
+    source.arriving.put((source.own_name(), waiter.id))
+    assert waiter.event.wait(LONG)
+
+
+def test_a_loss_while_another_thread_reads(source: Watched, hub: Hub) -> None:
+    """The listening thread connects anew, and wakes everybody: something may have been missed."""
+    heard: list[str | None] = []
+    hub.listen("cache", heard.append, doubts=True)
+    rested(source, hub)
+    waiter = one_who_waits(hub)
+    source.arriving.put(BackendError("gone", transient=True))
+    assert waiter.event.wait(LONG)
+    assert eventually(lambda: heard == [None, None])  # as soon as it is lost, and once it is back
+
+
+def test_an_interrupt_while_it_reads(source: Watched, hub: Hub) -> None:
+    """It goes to the thread that is interrupted; what it may have read is not believed heard."""
+    heard: list[str | None] = []
+    hub.listen("cache", heard.append, doubts=True)
+    rested(source, hub)
+    waiter = one_who_waits(hub)
+    source.arriving.put(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        waiter.event.wait(LONG)
+    assert eventually(lambda: heard == [None, None])
+
+
+def test_a_thread_that_never_comes_back(
+    source: Watched, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not keep the others from hearing: the connection is opened anew."""
+    monkeypatch.setattr(listener, "REST", 0.01)
+    monkeypatch.setattr(listener, "GRACE", 0.05)
+    heard: list[str | None] = []
+    hub.listen("cache", heard.append, doubts=True)
+    found = source._listener
+    assert found is not None
+    found._is_relieved = True
+    source.arriving.put((source.own_name(), "nobody"))
+    assert eventually(lambda: found._reading.acquire(blocking=False))
+    assert eventually(lambda: heard == [None, None])
+    source.arriving.put(("cache", "k"))
+    assert eventually(lambda: heard[2:] == ["k"])
+
+
+def test_without_a_source_a_flag_is_only_waited_for() -> None:
+    """Of the hub of a backend in memory nothing is read."""
+    flag = Flag(Hub())
+    assert not flag.wait(0.001)
+    flag.set()
+    assert flag.wait(LONG)

@@ -1,0 +1,182 @@
+"""Tasks that wait hear what concerns them over their own loop's connection, without a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from resilient.backends.redis import RedisBackend, from_url
+from resilient.backends.redis.multiplexed import Multiplexed
+from resilient.engine.drivers.aio import LoopWaiter, adrive
+from resilient.engine.plan import Listen, Wait
+from resilient.protocols.locks import Held
+from resilient.testing.faults import FaultProxy
+from tests.support.servers import RedisAt, redis_server
+
+
+def listening_threads() -> list[str]:
+    """The names of those of this process."""
+    names = [each.name for each in threading.enumerate()]
+    return [name for name in names if name.startswith("resilient-signals")]
+
+
+async def begun(backend: RedisBackend) -> LoopWaiter:
+    """A waiter of the running loop."""
+
+    async def plan() -> Any:
+        return await Listen(backend.hub)
+
+    waiter = await adrive(plan())
+    assert isinstance(waiter, LoopWaiter)
+    return waiter
+
+
+async def woken(waiter: LoopWaiter) -> bool:
+    """Whether it is, soon."""
+
+    async def plan() -> bool:
+        return await Wait(waiter, 10)
+
+    return await adrive(plan())
+
+
+async def queued(backend: RedisBackend, waiter: LoopWaiter, owner: str) -> None:
+    """Have it wait for the lock `k`, which somebody holds."""
+    locks = backend.require("locks")
+    address = backend.hub.address(waiter)
+    answer = await adrive(locks.acquire("k", ttl=30, owner=owner, waiter=address))
+    assert isinstance(answer, Held)
+
+
+async def handed_over(backend: RedisBackend, owner: str) -> LoopWaiter:
+    """A waiter who was handed the lock `k` that somebody else held."""
+    locks = backend.require("locks")
+    await adrive(locks.acquire("k", ttl=30, owner="ann"))
+    waiter = await begun(backend)
+    await queued(backend, waiter, owner)
+    await adrive(locks.release("k", owner="ann"))
+    assert await woken(waiter)
+    assert int(waiter.gift) > 0
+    await adrive(locks.release("k", owner=owner))
+    return waiter
+
+
+def test_a_task_is_woken_without_a_thread(every_redis: RedisAt, prefix: str) -> None:
+    """One connection a loop, for what it asks and for what it hears; one channel."""
+
+    async def main() -> None:
+        first = await handed_over(backend, "bob")
+        again = await handed_over(backend, "cid")
+        assert first.channel == again.channel != ""
+        assert listening_threads() == []
+        assert client.pubsub_channels(f"{prefix}*") == [again.channel.encode()]
+        assert client.client_list(_type="pubsub")
+        await backend.aclose()
+
+    backend = from_url(every_redis.url, prefix=prefix)
+    with every_redis.client() as client:
+        asyncio.run(main())
+
+
+def test_each_loop_hears_its_own(every_redis: RedisAt, prefix: str) -> None:
+    """The next loop has another channel, and nothing is left of the first one's."""
+    backend = from_url(every_redis.url, prefix=prefix)
+    channels = [asyncio.run(handed_over(backend, "bob")).channel for _ in range(2)]
+    assert len(set(channels)) == 2
+    backend.close()
+
+
+def test_everything_else_is_answered_meanwhile(every_redis: RedisAt, prefix: str) -> None:
+    """What is asked while signals come in gets its own answers, an absent value included."""
+
+    async def main() -> None:
+        cache, locks = backend.require("cache"), backend.require("locks")
+        await handed_over(backend, "bob")
+        for number in range(50):
+            await adrive(locks.acquire("k", ttl=30, owner="ann"))
+            waiter = await begun(backend)
+            await queued(backend, waiter, "bob")
+            answers = await asyncio.gather(
+                adrive(cache.get("absent")),
+                adrive(locks.release("k", owner="ann")),
+                adrive(cache.set(f"v{number}", b"1", ttl=30)),
+                woken(waiter),
+            )
+            assert (answers[0], answers[1], answers[3]) == (None, True, True)
+            await adrive(locks.release("k", owner="bob"))
+        await backend.aclose()
+
+    backend = from_url(every_redis.url, prefix=prefix)
+    asyncio.run(main())
+
+
+def test_a_lost_connection_is_told_to_who_waits(every_redis: RedisAt, prefix: str) -> None:
+    """It is woken, asks over the next connection, and hears on that one."""
+
+    async def main() -> None:
+        locks = backend.require("locks")
+        await handed_over(backend, "bob")
+        await adrive(locks.acquire("k", ttl=30, owner="ann"))
+        waiter = await begun(backend)
+        await queued(backend, waiter, "bob")
+
+        await asyncio.to_thread(proxy.refuse)
+        proxy.accept()
+        assert await woken(waiter)
+        assert waiter.gift == ""
+
+        await queued(backend, waiter, "bob")
+        await adrive(locks.release("k", owner="ann"))
+        assert await woken(waiter)
+        assert int(waiter.gift) > 0
+        assert (await begun(backend)).channel == waiter.channel
+        await backend.aclose()
+
+    with FaultProxy(every_redis.url) as proxy:
+        backend = from_url(proxy.url, prefix=prefix)
+        asyncio.run(main())
+
+
+def test_where_a_connection_cannot_do_both_a_thread_listens(
+    every_redis: RedisAt, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy, perhaps, that does not know the protocol's version 3."""
+    said = Multiplexed._said
+
+    def unknown(self: Multiplexed, wire: Any, *words: str) -> Any:
+        return (
+            said(self, wire, "UNKNOWN", *words) if words[0] == "HELLO" else said(self, wire, *words)
+        )
+
+    monkeypatch.setattr(Multiplexed, "_said", unknown)
+
+    async def main() -> None:
+        waiter = await handed_over(backend, "bob")
+        assert waiter.channel == backend.hub.channel_here() == ""
+        assert len(listening_threads()) == 1
+        await handed_over(backend, "cid")
+        await backend.aclose()
+
+    backend = from_url(every_redis.url, prefix=prefix)
+    asyncio.run(main())
+
+
+def test_a_user_who_may_not_listen() -> None:
+    """It is refused once, and what it asks afterwards gets its own answers."""
+
+    async def main() -> None:
+        assert [await backend.hub.listen_here() for _ in range(2)] == ["", ""]
+        for owner in ("ann", "bob"):
+            await adrive(backend.require("locks").acquire(owner, ttl=30, owner=owner))
+        assert backend.hub.channel_here() == ""
+        await backend.aclose()
+
+    with redis_server() as server:
+        with server.client() as client:
+            user = ("app", "on", ">secret", "~*", "&*", "+@all", "-SUBSCRIBE")
+            client.execute_command("ACL", "SETUSER", *user)
+        backend = from_url(server.url.replace("redis://", "redis://app:secret@"), prefix="app:")
+        asyncio.run(main())
