@@ -49,11 +49,19 @@ class Cluster:
     Attributes:
         primaries: The servers that have the slots, a third each, in their order.
         replicas: One for each of them, or none.
+        knows_shards: Whether they know sharded channels.
     """
 
-    def __init__(self, primaries: list[ClusterServer], replicas: list[ClusterServer]) -> None:
+    def __init__(
+        self,
+        primaries: list[ClusterServer],
+        replicas: list[ClusterServer],
+        *,
+        knows_shards: bool = True,
+    ) -> None:
         self.primaries = primaries
         self.replicas = replicas
+        self.knows_shards = knows_shards
         self.places = [("127.0.0.1", server.port) for server in primaries]
         self.url = "redis+cluster://" + ",".join(f"{host}:{port}" for host, port in self.places)
 
@@ -81,6 +89,9 @@ class Cluster:
             with replica.client() as client:
                 self._until(lambda c=client, p=primary: _replicates(c, self.id_of(p)))
         self._await(lambda info: info["cluster_state"] == "ok")
+        for server in self.servers:  # what is published before reaches nobody
+            with server.client(decode_responses=True) as client:
+                self._until(lambda c=client: all(_links(c)))
 
     def id_of(self, server: ClusterServer) -> str:
         """What the cluster calls it."""
@@ -141,6 +152,13 @@ def _info(client: Any) -> Mapping[str, str]:
     return dict(line.split(":", 1) for line in str(found).splitlines() if ":" in line)
 
 
+def _links(client: Any) -> list[bool]:
+    """Whether it is connected to each of the others."""
+    # https://redis.io/docs/latest/commands/cluster-nodes/#serialization-format
+    told = [line.split() for line in str(client.execute_command("CLUSTER", "NODES")).splitlines()]
+    return ["handshake" not in fields[2] and fields[7] == "connected" for fields in told]
+
+
 def _replicates(client: Any, primary: str) -> bool:
     """Make it a replica, which it refuses until it knows the primary, and see whether it is."""
     with contextlib.suppress(Exception):
@@ -155,11 +173,21 @@ def redis_cluster(
     replicas: bool = False,
     flavour: Flavour | None = None,
     env: Mapping[int, dict[str, str]] | None = None,
+    knows_shards: bool = True,
 ) -> Iterator[Cluster]:
-    """A cluster for the length of the block; `env`: of some of its servers, by their numbers."""
+    """A cluster for the length of the block.
+
+    Args:
+        replicas: Whether each primary has one.
+        flavour: Which servers; by default the first that are installed.
+        env: Of some of its servers, by their numbers.
+        knows_shards: Whether they know sharded channels, as those before Redis 7.0 do not.
+    """
     with contextlib.ExitStack() as stack:
         size = PRIMARIES * (2 if replicas else 1)
         config = {**CONFIG, **(WITH_REPLICAS if replicas else ALONE)}
+        if not knows_shards:
+            config["rename-command"] = 'SSUBSCRIBE ""'
         servers = [
             ClusterServer(flavour, config=config, env=(env or {}).get(number))
             for number in range(size)
@@ -167,6 +195,6 @@ def redis_cluster(
         for server in servers:
             stack.callback(server.close)
             server.start()
-        cluster = Cluster(servers[:PRIMARIES], servers[PRIMARIES:])
+        cluster = Cluster(servers[:PRIMARIES], servers[PRIMARIES:], knows_shards=knows_shards)
         cluster.form()
         yield cluster

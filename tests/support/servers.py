@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -280,7 +282,8 @@ class RedisServer(RedisAt):
             **({"unixsocket": str(self.socket_path)} if self.socket_path else {}),
             **self.config,
         }
-        return [str(path), *(part for k, v in settings.items() for part in (f"--{k}", v))]
+        words = ((f"--{name}", *(shlex.split(value) or [""])) for name, value in settings.items())
+        return [str(path), *chain.from_iterable(words)]
 
     def _start_on(self, port: int) -> None:
         logged_before = len(self.log())

@@ -104,10 +104,8 @@ class ClusterTransport:
         """The waiter's channel at the server that has the key."""
         if not waiter:
             return ""
-        known = self._topology.map
-        place = known.slots.get(slot_of(key))
         channel, _, waiter_id = waiter.rpartition("|")
-        return f"{channel}@{known.lanes.get(place, 0) if place else 0}|{waiter_id}"
+        return f"{self._topology.channel(channel, slot_of(key))}|{waiter_id}"
 
     # --- blocking
 

@@ -13,14 +13,18 @@ from redis import exceptions as redis_errors
 from redis._parsers.base import BaseParser
 
 from resilient.backends.redis.failures import backend_error
+from resilient.backends.redis.lanes import is_sharded
 from resilient.backends.redis.resp import UNFINISHED, new_reader, pack
 from resilient.backends.redis.settings import Settings
 from resilient.backends.redis.tracking import Tracking
 from resilient.engine.listening import ANSWER, Bell, Silence
+from resilient.errors import BackendError
 
 __all__ = ["Heard", "RedisSubscription"]
 
 READ_SIZE = 65_536
+_MESSAGE = (b"message", b"smessage")
+_SUBSCRIBED = (b"subscribe", b"ssubscribe")
 
 Heard = tuple[str, str | None]
 
@@ -91,8 +95,11 @@ class RedisSubscription:
             if self._tracking.channel in new:
                 asked += self._following(self._tracking)
                 new.discard(self._tracking.channel)
-        if new:  # last: an error that answers no question is this one's
-            asked += pack(("SUBSCRIBE", *new))
+        # Last: an error that answers no question is this one's.
+        for channel in filter(is_sharded, new):  # each of another slot
+            asked += pack(("SSUBSCRIBE", channel))
+        if plain := [channel for channel in new if not is_sharded(channel)]:
+            asked += pack(("SUBSCRIBE", *plain))
         with self._translating():
             self._socket.sendall(asked)
         self._asked |= channels
@@ -107,11 +114,13 @@ class RedisSubscription:
             if not isinstance(message, list):  # of all questions, none is answered by a list
                 if (heard := self._answered(message)) is not None:
                     yield heard
-            elif message[0] == b"message":
+            elif message[0] in _MESSAGE:
                 # Whoever may publish may send anything; of our own nothing has to be replaced.
                 yield message[1].decode(), message[2].decode(errors="replace")
-            elif message[0] == b"subscribe":
+            elif message[0] in _SUBSCRIBED:
                 self.confirmed |= {message[1].decode()}
+            elif message[0] == b"sunsubscribe":
+                raise BackendError(f"{self._settings.name}: the channel's slot has moved")
             elif message[0] == b"invalidate" and self._tracking is not None:
                 if message[1] is None:
                     yield self._tracking.emptied, None

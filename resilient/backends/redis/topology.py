@@ -14,6 +14,7 @@ import redis
 from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import RedisClusterException
 
+from resilient.backends.redis.lanes import channel_of, numbered
 from resilient.backends.redis.settings import Settings
 from resilient.engine.crew import Crew
 from resilient.engine.forks import forget_in_child
@@ -70,7 +71,7 @@ class Map:
         number: Another one each time it was asked.
         slots: The primary of each slot.
         primaries: All of them, in one order.
-        lanes: The first slot of each: a name that outlives a fail-over.
+        lanes: The number of each (`lanes.py`).
     """
 
     number: int = 0
@@ -83,12 +84,17 @@ class Topology:
     """The map of one cluster; thread-safe, and safe to use after a fork.
 
     One thread asks for all: whoever needs another map waits for its answer, nobody for his turn.
+
+    Attributes:
+        map: What is known.
+        without_shards: Servers that are known to have no sharded channels, or none for us.
     """
 
     def __init__(self, settings: ClusterSettings) -> None:
         self._settings = settings
         self._crew = Crew("resilient-topology", 1)
         self.map = Map()
+        self.without_shards: frozenset[Place] = frozenset()
         self._begin()
         forget_in_child(self._begin)
 
@@ -110,7 +116,7 @@ class Topology:
 
     def check(self) -> None:
         """Have it asked if it is doubted; the servers that live are asked meanwhile."""
-        if self._doubted:
+        if self._doubted and time.monotonic() - self._asked >= REST:
             self._doubted = False
             self.asked()
 
@@ -156,6 +162,16 @@ class Topology:
         with self._lock:
             slots = {**self.map.slots, slot: place}
             self.map = replace(self.map, slots=slots)
+        if place not in self.map.lanes:
+            self._doubted = True
+
+    def channel(self, own: str, slot: int) -> str:
+        """The channel of a process at the server that has the slot."""
+        known = self.map
+        place = known.slots.get(slot)
+        # Of a server that is not known yet: the script that wakes finds nobody there.
+        lane = 0 if place is None else known.lanes.get(place, 0)
+        return channel_of(own, lane, sharded=place not in self.without_shards)
 
     def remapped(self, place: Place) -> Place:
         """Where a server is that a redirection names."""
@@ -216,9 +232,7 @@ class Topology:
         slots: dict[int, Place] = {
             slot: (nodes[0].host, nodes[0].port) for slot, nodes in found.items()
         }
-        lanes: dict[Place, int] = {}
-        for slot in sorted(slots):
-            lanes.setdefault(slots[slot], slot)
+        lanes = numbered(slots)
         return Map(0, slots, tuple(sorted(lanes)), lanes)
 
 

@@ -27,16 +27,28 @@ local function enlist(queue, address, arrival)
   end
 end
 
--- How many processes heard it: none if the waiter's own is gone. A gift is for who is found here:
--- on a cluster ("channel@lane|waiter") a message may reach who is at another server by now.
-local function wake(address, gift)
-  local channel, waiter = string.match(address, '^(.*)|([^|]*)$')
-  if not channel then return 0 end
-  if string.find(channel, '@%d+$') and redis.call('PUBSUB', 'NUMSUB', channel)[2] == 0 then
-    redis.call('PUBLISH', channel, waiter)
+-- How many processes heard it: none if the waiters' own is gone. A gift is for who is found here:
+-- on a cluster ("channel@lane", or "channel@{lane}", which is sharded: `backends/redis/lanes.py`) a
+-- message may also reach who is at another server, be it this one's replica.
+local function tell(channel, waiters, gift)
+  local own, lane = string.match(channel, '^(.*)@({?)%d+}?$')
+  if lane == '{' then
+    local there = redis.pcall('PUBSUB', 'SHARDNUMSUB', channel)
+    local heard = (there[2] or 0) > 0 and redis.pcall('SPUBLISH', channel, waiters .. gift)
+    if type(heard) == 'number' then return heard end
+    redis.call('PUBLISH', own, waiters)
     return 0
   end
-  return redis.call('PUBLISH', channel, waiter .. (gift or ''))
+  if lane and redis.call('PUBSUB', 'NUMSUB', channel)[2] == 0 then
+    redis.call('PUBLISH', channel, waiters)
+    return 0
+  end
+  return redis.call('PUBLISH', channel, waiters .. gift)
+end
+
+local function wake(address, gift)
+  local channel, waiter = string.match(address, '^(.*)|([^|]*)$')
+  return channel and tell(channel, waiter, gift or '') or 0
 end
 
 -- The longest waiting one that is still there: its address and arrival.
@@ -61,7 +73,7 @@ local function wake_all(queue)
     end
   end
   for _, channel in ipairs(channels) do
-    redis.call('PUBLISH', channel, table.concat(ids[channel], ' '))
+    tell(channel, table.concat(ids[channel], ' '), '')
   end
   redis.call('DEL', queue)
 end

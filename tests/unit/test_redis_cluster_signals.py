@@ -1,0 +1,173 @@
+"""Signals on a cluster: they stay at the shard where the servers know how, and reach who waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from redis.crc import key_slot
+
+from resilient.backends.redis import RedisBackend, from_url, lanes
+from resilient.protocols.circuits import CircuitState
+from resilient.testing.conformance import Run
+from tests.support.clusters import Cluster, redis_cluster
+from tests.support.handing import handed_over, key_at, locks, soon
+from tests.support.servers import RedisServer, flavours
+
+KINDS = [*flavours(), "old"]
+"""The flavours, and servers that know no sharded channels."""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster of each kind of servers."""
+    flavour = None if request.param == "old" else request.param
+    with redis_cluster(flavour=flavour, knows_shards=request.param != "old") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def backend(run: Run, cluster: Cluster, prefix: str) -> Iterator[RedisBackend]:
+    """A backend on it."""
+    backend = from_url(cluster.url, prefix=prefix)
+    with run.closing(backend):
+        yield backend
+
+
+def channels(server: RedisServer, prefix: str, words: str = "PUBSUB SHARDCHANNELS") -> list[str]:
+    """What is subscribed there under a prefix."""
+    with server.client(decode_responses=True) as client:
+        found: Any = client.execute_command(words, f"{prefix}*")
+        return list(found)
+
+
+def sent(cluster: Cluster, what: str) -> int:
+    """How many messages of this kind the primaries have sent to each other."""
+    found = 0
+    for server in cluster.primaries:
+        with server.client(decode_responses=True) as client:
+            told: Any = client.execute_command("CLUSTER", "INFO")
+            lines = told.items() if isinstance(told, dict) else _lines(told)
+            found += int(dict(lines).get(f"cluster_stats_messages_{what}_sent", 0))
+    return found
+
+
+def _lines(text: str) -> list[list[str]]:
+    return [line.split(":", 1) for line in text.splitlines() if ":" in line]
+
+
+# --- which channels
+
+
+def test_a_lane_for_each() -> None:
+    """The least number whose slot a server has, so that everybody finds the same."""
+    thirds = {slot: slot * 3 // 16384 for slot in range(16384)}
+    found = lanes.numbered(thirds)
+    assert sorted(found) == [0, 1, 2]
+    for server, lane in found.items():
+        assert thirds[key_slot(str(lane).encode())] == server
+        assert all(thirds[key_slot(str(less).encode())] != server for less in range(lane))
+    alone = {**dict.fromkeys(range(16384), "most"), 9189: "one"}
+    assert key_slot(str(lanes.numbered(alone)["one"]).encode()) == 9189
+    assert lanes.numbered({}) == {}
+
+
+def test_as_few_subscriptions_as_possible(
+    run: Run, backend: RedisBackend, cluster: Cluster
+) -> None:
+    """One for each primary, and one in all by which a message of any server is heard."""
+    run.listen(backend)
+    own = f"{backend.prefix}signal:"
+    plain = [name for s in cluster.primaries for name in channels(s, own, "PUBSUB CHANNELS")]
+    if not cluster.knows_shards:
+        assert len(plain) == 1 + len(cluster.primaries)
+        return
+    assert len(plain) == 1
+    for server in cluster.primaries:
+        (name,) = channels(server, own)
+        assert cluster.primary_of(name) is server
+
+
+def test_a_prefix_of_one_slot(run: Run, cluster: Cluster, prefix: str) -> None:
+    """All its keys are at one server, and nothing is subscribed at the others."""
+    backend = from_url(cluster.url, prefix=f"{{{prefix}}}")
+    with run.closing(backend):
+        assert handed_over(run, backend, "k")
+        for server in cluster.primaries:
+            there = channels(server, backend.prefix, "PUBSUB CHANNELS")
+            if cluster.knows_shards:
+                there += channels(server, backend.prefix)
+            assert len(there) == (2 if server is cluster.primary_of(backend.prefix) else 0)
+
+
+# --- what is heard
+
+
+def test_a_lock_is_handed_over(run: Run, backend: RedisBackend, cluster: Cluster) -> None:
+    """On each server; no other server sees a message, where they know how."""
+    before = sent(cluster, "publish")
+    for server in cluster.primaries:
+        assert handed_over(run, backend, key_at(cluster, backend, server))
+    if cluster.knows_shards:
+        assert sent(cluster, "publish") == before
+    else:
+        assert sent(cluster, "publish") > before
+
+
+def test_the_dead_are_skipped(run: Run, backend: RedisBackend, cluster: Cluster) -> None:
+    """A waiter whose process is gone takes no lock away from the next one."""
+    for server in cluster.primaries:
+        key = key_at(cluster, backend, server)
+        run(locks(backend).acquire(key, ttl=60, owner="ann"))
+        other = from_url(cluster.url, prefix=backend.prefix)
+        with run.closing(other):
+            _, gone = run.listen(other)
+            run(locks(other).acquire(key, ttl=60, owner="cid", waiter=gone))
+        kind = "PUBSUB SHARDCHANNELS" if cluster.knows_shards else "PUBSUB CHANNELS"
+        own = gone.partition("|")[0]
+        while channels(server, own, kind):  # it has not noticed yet
+            time.sleep(0.005)
+        waiter, address = run.listen(backend)
+        run(locks(backend).acquire(key, ttl=60, owner="bob", waiter=address))
+
+        run(locks(backend).release(key, owner="ann"))
+
+        assert run.wait(waiter, 20)
+        held = run(locks(backend).holder(key))
+        assert (held.owner, waiter.gift) == ("bob", str(held.fence))
+
+
+def test_all_who_wait_for_a_value(run: Run, backend: RedisBackend) -> None:
+    """Everybody is woken, wherever the value is."""
+    cache = backend.require("cache")
+    waiters = []
+    for number in range(9):
+        run(cache.fetch(f"v{number}", owner="ann", lease=60))
+        for other in ("bob", "cid"):
+            waiter, address = run.listen(backend)
+            run(cache.fetch(f"v{number}", owner=other, lease=60, waiter=address))
+            waiters.append(waiter)
+    for number in range(9):
+        run(cache.fill(f"v{number}", b"value", owner="ann", ttl=60))
+    assert all(run.wait(waiter, 20) for waiter in waiters)
+
+
+def test_what_everybody_hears(run: Run, backend: RedisBackend) -> None:
+    """Invalidations and the transitions of circuits, wherever they were made."""
+    stale: list[str | None] = []
+    moves: list[str | None] = []
+    backend.hub.listen("cache", stale.append)
+    backend.hub.listen("circuits", moves.append)
+
+    def heard(name: str) -> bool:
+        # Again: servers that connect to each other anew lose what they tell each other meanwhile.
+        run(backend.require("cache").delete(name))
+        run(backend.require("circuits").force(name, CircuitState.OPEN))
+        told = [str(each).rpartition("|")[2] for each in moves]
+        return name in stale and name in told
+
+    for number in range(9):
+        assert soon(partial(heard, f"k{number}"))
