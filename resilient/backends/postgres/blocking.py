@@ -11,9 +11,10 @@ import threading
 import time
 from typing import Any
 
+from resilient.backends.postgres.blocked import asked, driven
 from resilient.backends.postgres.commands import Call, Several
 from resilient.backends.postgres.failures import ConnectionLost, Refused
-from resilient.backends.postgres.line import Dialogue, Line, driven
+from resilient.backends.postgres.line import Line
 from resilient.backends.postgres.settings import Settings
 from resilient.engine.budget import remaining
 from resilient.engine.forks import forget_in_child
@@ -66,9 +67,10 @@ class Blocking:
 
     def _speak(self, line: Line, call: Call | Several, patience: float) -> Any:
         try:
-            dialogue: Dialogue[Any]
-            dialogue = line.run_all(call.calls) if isinstance(call, Several) else line.run(call)
-            answer = driven(line, dialogue, patience)
+            if isinstance(call, Call):
+                answer = asked(line, call, patience)
+            else:
+                answer = driven(line, line.run_all(call.calls), patience)
         except Refused:
             self._rest(line)
             raise

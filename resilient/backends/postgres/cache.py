@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from resilient.backends.postgres.commands import Call, first, same
+from resilient.backends.postgres.commands import Call, Function, first, same
 from resilient.backends.postgres.keys import Keys
 from resilient.backends.postgres.texts import Row, microseconds
 from resilient.engine.cache_defaults import CacheDefaults
@@ -16,6 +16,20 @@ from resilient.protocols.values import Encoded
 
 __all__ = ["PostgresCache"]
 
+GET = Function("cache_get", read=first, many=True)
+LOOK = Function("cache_look", read=first, many=True)
+LOOK_TAGGED = Function("cache_look", read=first, many=True)
+FETCH = Function("cache_fetch", read=same, look="cache_hit")
+RENEW = Function("cache_renew", read=same)
+FILL = Function("cache_fill", read=same)
+ABANDON = Function("cache_abandon", read=same)
+SET = Function("cache_set", read=same)
+DELETE = Function("cache_delete", read=same)
+EXPIRE = Function("cache_expire", read=same)
+INVALIDATE = Function("cache_invalidate", read=same)
+REMOVE = Function("cache_remove", read=same)
+ENTRIES = Function("cache_step", read=same, many=True)
+COMPUTATIONS = Function("computation_step", read=same, many=True)
 STEP = 200
 """How many rows one statement of a scan looks at; each that is removed is a lock of its own."""
 MAX_PRESENT = 100_000
@@ -36,7 +50,7 @@ class PostgresCache(CacheDefaults):
 
     async def get(self, key: str) -> Entry | None:
         """The live value."""
-        call = Call("cache_get", self._keys.name(key), read=first, many=True)
+        call = Call(GET, self._keys.name(key))
         row = await Ask(self._transport, call)
         return None if row is None else self._entry(*row)
 
@@ -50,8 +64,11 @@ class PostgresCache(CacheDefaults):
             return None
         tags = self._present[key]  # those that it had
         name = self._keys.name
-        words = (name(key), name(tags[0])) if len(tags) == 1 else (name(key),)
-        row = await Ask(self._transport, Call("cache_look", *words, read=first, many=True))
+        if len(tags) == 1:
+            call = Call(LOOK_TAGGED, name(key), name(tags[0]))
+        else:
+            call = Call(LOOK, name(key))
+        row = await Ask(self._transport, call)
         if row is None:
             self._present.pop(key, None)
             return None
@@ -68,11 +85,9 @@ class PostgresCache(CacheDefaults):
     ) -> Entry | Leased | Busy:
         """The live value, or the right to compute it, or who is computing it."""
         call = Call(
-            "cache_fetch",
+            FETCH,
             *(self._keys.name(key), owner, microseconds(lease, "lease"), self._names(tags)),
             *(waiter or "", self._keep()),
-            read=same,
-            look="cache_hit",
         )
         answer, *copy, holder, number = await Ask(self._transport, call)
         found = None if copy[0] is None else self._entry(*copy)
@@ -89,7 +104,7 @@ class PostgresCache(CacheDefaults):
     async def renew(self, key: str, *, owner: str, lease: float) -> bool:
         """Start the lease anew; false if the owner does not hold it."""
         lives = microseconds(lease, "lease")
-        call = Call("cache_renew", self._keys.name(key), owner, lives, read=same)
+        call = Call(RENEW, self._keys.name(key), owner, lives)
         return bool(await Ask(self._transport, call))
 
     async def fill(
@@ -105,16 +120,15 @@ class PostgresCache(CacheDefaults):
     ) -> bool:
         """Store the computed value, end the lease and wake all waiters."""
         call = Call(
-            "cache_fill",
+            FILL,
             *(self._keys.name(key), value, owner, *_times(ttl, fresh, stale)),
             *(self._names(tags), self._keep()),
-            read=same,
         )
         return bool(await Ask(self._transport, call))
 
     async def abandon(self, key: str, *, owner: str) -> bool:
         """End the lease without a value and wake all waiters."""
-        call = Call("cache_abandon", self._keys.name(key), owner, read=same)
+        call = Call(ABANDON, self._keys.name(key), owner)
         return bool(await Ask(self._transport, call))
 
     # --- by hand
@@ -132,34 +146,33 @@ class PostgresCache(CacheDefaults):
         """Store a value whoever computes."""
         times = _times(self._max_ttl() if ttl is None else ttl, fresh, stale)
         call = Call(
-            "cache_set",
+            SET,
             *(self._keys.name(key), value, *times, self._names(tags), self._keep()),
             *(self._channel, key),
-            read=same,
         )
         await Ask(self._transport, call)
 
     async def delete(self, key: str) -> bool:
         """Remove the value and take the lease of a computation in flight."""
-        call = Call("cache_delete", self._keys.name(key), self._channel, key, read=same)
+        call = Call(DELETE, self._keys.name(key), self._channel, key)
         return bool(await Ask(self._transport, call))
 
     async def expire(self, key: str) -> bool:
         """Serve the value no more, but keep its stale copy."""
-        call = Call("cache_expire", self._keys.name(key), self._channel, key, read=same)
+        call = Call(EXPIRE, self._keys.name(key), self._channel, key)
         return bool(await Ask(self._transport, call))
 
     async def invalidate_tags(self, tags: Sequence[str]) -> None:
         """Make every entry that has one of these tags a miss."""
         names, keep = self._names(tags), self._keep()
-        call = Call("cache_invalidate", names, list(tags), keep, self._channel, read=same)
+        call = Call(INVALIDATE, names, list(tags), keep, self._channel)
         await Ask(self._transport, call)
 
     async def keys(self, pattern: str = "*") -> list[str]:
         """The keys of live values that match a glob."""
         matches = re.compile(fnmatch.translate(pattern)).match
         found = []
-        async for rows in self._steps("cache_step"):
+        async for rows in self._steps(ENTRIES):
             keys = [self._key(name) for name, is_live in rows if is_live]
             found += [key for key in keys if matches(key)]
         return found
@@ -167,11 +180,11 @@ class PostgresCache(CacheDefaults):
     async def clear(self) -> int:
         """Remove every entry, and take the lease of every computation in flight."""
         removed = 0
-        async for rows in self._steps("cache_step"):
+        async for rows in self._steps(ENTRIES):
             names = [name for name, _ in rows]
             await self._remove(names, [self._key(name) for name in names])
             removed += sum(is_live for _, is_live in rows)
-        async for rows in self._steps("computation_step"):
+        async for rows in self._steps(COMPUTATIONS):
             await self._remove([name for (name,) in rows], [])
         return removed
 
@@ -184,13 +197,13 @@ class PostgresCache(CacheDefaults):
         self._present[key] = tags
 
     async def _remove(self, names: list[str], announced: list[str]) -> None:
-        call = Call("cache_remove", names, announced, self._channel, read=same)
+        call = Call(REMOVE, names, announced, self._channel)
         await Ask(self._transport, call)
 
-    async def _steps(self, function: str) -> AsyncIterator[list[Row]]:
+    async def _steps(self, function: Function) -> AsyncIterator[list[Row]]:
         after: str | None = None
         while True:
-            call = Call(function, self._keys.prefix, after, STEP, read=same, many=True)
+            call = Call(function, self._keys.prefix, after, STEP)
             rows: list[Row] = await Ask(self._transport, call)
             if rows:
                 yield rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from resilient.backends.postgres.commands import Call, First, first, same
+from resilient.backends.postgres.commands import Call, First, Function, first, same
 from resilient.backends.postgres.keys import Keys
 from resilient.backends.postgres.texts import Row, microseconds
 from resilient.engine.plan import Ask, Transport
@@ -19,8 +19,23 @@ from resilient.protocols.values import Encoded
 
 __all__ = ["PostgresCheckpoints"]
 
-STORE = First("step_store", 4)
-"""What stores a step that is not there yet: a plain statement, which costs less than a function."""
+START = Function("job_start", read=same)
+RENEW = Function("job_renew", read=same)
+FINISH = Function("job_finish", read=same)
+STOP = Function("job_stop", read=same)
+RUNNER = Function("job_runner", read=first, many=True)
+SAVE = Function("job_save", read=first, many=True)
+SAVE_NEXT = Function("job_save", read=first, many=True, repeatable=False)
+"""Sent twice it would be saved twice."""
+STEP = Function("job_step", read=same)
+STEP_ALONE = Function("job_step", read=same, first=First("step_store", 4))
+"""Stores a step that is not there yet by a plain statement, which costs less than a function."""
+CANCEL = Function("job_cancel", read=same)
+REWIND = Function("job_rewind", read=same)
+STEPS = Function("job_steps", read=same, many=True)
+LIST = Function("job_list", read=same, many=True)
+TRIM = Function("job_trim", read=same)
+DELETE = Function("job_delete", read=same)
 NEWEST = 0
 """Asks for the newest checkpoint: none has this number."""
 
@@ -49,10 +64,9 @@ class PostgresCheckpoints:
     ) -> Started | Running | Finished | ArgumentsDiffer:
         """Become the runner of the job, and get everything needed to resume it."""
         call = Call(
-            "job_start",
+            START,
             *(self._keys.name(task), owner, microseconds(lease, "lease")),
             *(microseconds(ttl, "ttl"), version, fingerprint, rerun, waiter or ""),
-            read=same,
         )
         row = await Ask(self._transport, call)
         if row[0] == "differ":
@@ -72,23 +86,23 @@ class PostgresCheckpoints:
     async def renew(self, task: str, *, owner: str, lease: float) -> bool:
         """Start the runner's lease anew; false for a stale runner."""
         lives = microseconds(lease, "lease")
-        call = Call("job_renew", self._keys.name(task), owner, lives, read=same)
+        call = Call(RENEW, self._keys.name(task), owner, lives)
         return bool(await Ask(self._transport, call))
 
     async def finish(self, task: str, result: Encoded, *, fence: int, ttl: float) -> bool:
         """Store the job's result, end the run and wake all waiters; false for a stale runner."""
         lives = microseconds(ttl, "ttl")
-        call = Call("job_finish", self._keys.name(task), result, fence, lives, read=same)
+        call = Call(FINISH, self._keys.name(task), result, fence, lives)
         return bool(await Ask(self._transport, call))
 
     async def stop(self, task: str, *, owner: str) -> bool:
         """End the run without a result, and wake all waiters."""
-        call = Call("job_stop", self._keys.name(task), owner, read=same)
+        call = Call(STOP, self._keys.name(task), owner)
         return bool(await Ask(self._transport, call))
 
     async def runner(self, task: str) -> Running | Finished | None:
         """Who runs the job, or its result."""
-        call = Call("job_runner", self._keys.name(task), read=first, many=True)
+        call = Call(RUNNER, self._keys.name(task))
         row = await Ask(self._transport, call)
         return None if row is None else _runner(row)
 
@@ -110,13 +124,10 @@ class PostgresCheckpoints:
     ) -> Checkpoint | None:
         """Save cursors, state, history and lease together, and drop all but the newest `keep`."""
         call = Call(
-            "job_save",
+            SAVE_NEXT if sequence is None else SAVE,
             *(self._keys.name(task), data, fence, sequence, progress, eta, label, keep),
             microseconds(self._max_ttl() if ttl is None else ttl, "ttl"),
             None if lease is None else microseconds(lease, "lease"),
-            read=first,
-            many=True,
-            repeatable=sequence is not None,  # else it would be saved twice
         )
         row = await Ask(self._transport, call)
         return None if row is None else _checkpoint(task, row)
@@ -133,11 +144,9 @@ class PostgresCheckpoints:
     ) -> bool:
         """Store the result of a step; the first writer wins. False for a stale runner."""
         call = Call(
-            "job_step",
+            STEP_ALONE if lease is None else STEP,
             *(self._keys.name(task), self._step(name), value, fence, microseconds(ttl, "ttl")),
             None if lease is None else microseconds(lease, "lease"),
-            read=same,
-            first=STORE if lease is None else None,
         )
         return bool(await Ask(self._transport, call))
 
@@ -145,24 +154,24 @@ class PostgresCheckpoints:
 
     async def cancel(self, task: str) -> bool:
         """Ask the runner to stop; false if the job has none."""
-        call = Call("job_cancel", self._keys.name(task), read=same)
+        call = Call(CANCEL, self._keys.name(task))
         return bool(await Ask(self._transport, call))
 
     async def rewind(self, task: str, sequence: int) -> bool:
         """Let the next start go on from this checkpoint: later ones and a result are dropped."""
-        call = Call("job_rewind", self._keys.name(task), sequence, read=same)
+        call = Call(REWIND, self._keys.name(task), sequence)
         return bool(await Ask(self._transport, call))
 
     async def steps(self, task: str) -> Mapping[str, Encoded]:
         """The results of the steps that were done, by name."""
-        call = Call("job_steps", self._keys.name(task), read=same, many=True)
+        call = Call(STEPS, self._keys.name(task))
         rows = await Ask(self._transport, call)
         return {name: Encoded(value) for name, value in rows}
 
     # --- what is saved
 
     async def _saved(self, task: str, sequence: int | None) -> list[Checkpoint]:
-        call = Call("job_list", self._keys.name(task), sequence, read=same, many=True)
+        call = Call(LIST, self._keys.name(task), sequence)
         return [_checkpoint(task, row) for row in await Ask(self._transport, call)]
 
     async def latest(self, task: str) -> Checkpoint | None:
@@ -177,12 +186,12 @@ class PostgresCheckpoints:
 
     async def trim(self, task: str, *, keep: int) -> int:
         """Drop all but the newest `keep` checkpoints; how many were dropped."""
-        call = Call("job_trim", self._keys.name(task), keep, read=same)
+        call = Call(TRIM, self._keys.name(task), keep)
         return int(await Ask(self._transport, call))
 
     async def delete(self, task: str) -> bool:
         """Forget the job; false if there was none."""
-        call = Call("job_delete", self._keys.name(task), read=same)
+        call = Call(DELETE, self._keys.name(task))
         return bool(await Ask(self._transport, call))
 
     def _step(self, name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from resilient.backends.postgres.commands import Call, same
+from resilient.backends.postgres.commands import Call, Function, same
 from resilient.backends.postgres.keys import Keys
 from resilient.backends.postgres.texts import Argument, Row
 from resilient.engine.plan import Ask, Transport
@@ -26,6 +26,15 @@ from resilient.protocols.circuits import (
 
 __all__ = ["PostgresCircuits"]
 
+NOW = Function("circuit_now", read=same)
+RECORD = Function("circuit_record", read=same, repeatable=False)
+"""Sent twice it would count twice."""
+ADMIT = Function("circuit_admit", read=same)
+REPORT = Function("circuit_report", read=same)
+FORCE = Function("circuit_force", read=same)
+RESTORE = Function("circuit_restore", read=same)
+HISTORY = Function("circuit_history", read=same, many=True)
+DELETE = Function("circuit_delete", read=bool)
 IN_ORDER = (
     *("window", "min_calls", "failure_rate", "consecutive", "open_for", "permits", "lease", "ttl"),
     *("seconds", "buckets", "slow_rate", "factor", "longest", "jitter", "calm", "concurrency"),
@@ -46,9 +55,7 @@ class PostgresCircuits:
 
     async def view(self, key: str) -> CircuitView:
         """The circuit now."""
-        return _view(
-            await Ask(self._transport, Call("circuit_now", self._keys.name(key), read=same))
-        )
+        return _view(await Ask(self._transport, Call(NOW, self._keys.name(key))))
 
     async def record(
         self,
@@ -64,7 +71,7 @@ class PostgresCircuits:
     ) -> CircuitView:
         """Add outcomes to a closed circuit's window and judge it after each of them."""
         answer = await self._ask(
-            "circuit_record",
+            RECORD,
             key,
             _written(rules),
             outcomes,
@@ -74,13 +81,12 @@ class PostgresCircuits:
             fingerprint(rules),
             node,
             breached,
-            repeatable=False,  # sent twice it would count twice
         )
         return _view(answer)
 
     async def admit(self, key: str, *, rules: CircuitRules, token: str) -> Admission:
         """Ask for one of the probe permits."""
-        verdict, retry_after, seen = await self._ask("circuit_admit", key, _written(rules), token)
+        verdict, retry_after, seen = await self._ask(ADMIT, key, _written(rules), token)
         return Admission(Verdict(verdict), _view(seen), retry_after / 1e6)
 
     async def report(
@@ -96,9 +102,7 @@ class PostgresCircuits:
         """Report a probe."""
         wait = _microseconds(retry_after)
         return _view(
-            await self._ask(
-                "circuit_report", key, _written(rules), token, generation, outcome, wait
-            )
+            await self._ask(REPORT, key, _written(rules), token, generation, outcome, wait)
         )
 
     async def force(
@@ -116,41 +120,27 @@ class PostgresCircuits:
         ends = None if stays is None else _microseconds(stays)
         ttl = _microseconds(self._max_ttl() if rules is None else rules.ttl)
         reason = reason.replace("|", "/")
-        return _view(await self._ask("circuit_force", key, ttl, state, reason, ends))
+        return _view(await self._ask(FORCE, key, ttl, state, reason, ends))
 
     async def restore(self, key: str, *, rules: CircuitRules, view: CircuitView) -> CircuitView:
         """Tell a store that has lost its data what this circuit was."""
         left, ttl = _microseconds(view.reopens_in), _microseconds(rules.ttl)
         return _view(
-            await self._ask(
-                "circuit_restore", key, ttl, view.state, view.generation, left, view.opened
-            )
+            await self._ask(RESTORE, key, ttl, view.state, view.generation, left, view.opened)
         )
 
     async def history(self, key: str) -> list[CircuitTransition]:
         """The latest transitions, the newest first."""
-        call = Call("circuit_history", self._keys.name(key), read=_transitions, many=True)
-        found: list[CircuitTransition] = await Ask(self._transport, call)
-        return found
+        call = Call(HISTORY, self._keys.name(key))
+        return _transitions(await Ask(self._transport, call))
 
     async def delete(self, key: str) -> bool:
         """Forget the circuit."""
-        call = Call("circuit_delete", self._keys.name(key), read=bool)
+        call = Call(DELETE, self._keys.name(key))
         return bool(await Ask(self._transport, call))
 
-    async def _ask(
-        self,
-        function: str,
-        key: str,
-        *words: Argument,
-        repeatable: bool = True,
-    ) -> Any:
-        call = Call(
-            function,
-            *(self._keys.name(key), self._channel, key, *words),
-            read=same,
-            repeatable=repeatable,
-        )
+    async def _ask(self, function: Function, key: str, *words: Argument) -> Any:
+        call = Call(function, self._keys.name(key), self._channel, key, *words)
         return await Ask(self._transport, call)
 
 

@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
+from psycopg.pq.abc import PGresult
+
 from resilient.backends.postgres.schema import script
-from resilient.backends.postgres.texts import Argument, Row, encoded, encoding
+from resilient.backends.postgres.texts import Argument, Decoders, Row, decoders, encoding
 
-__all__ = ["Call", "First", "Several", "Statement", "first", "same"]
+__all__ = ["Call", "First", "Function", "Several", "Statement", "first", "same"]
 
 
-class Statement(NamedTuple):
-    """A statement, and the name under which a connection prepares it."""
+class Statement:
+    """A statement as a server is told it.
 
-    name: bytes
-    text: bytes
+    Attributes:
+        name: Under which a connection prepares it.
+        text: What it says.
+        is_first: Whether it may have no answer, and its function is called then.
+        decoders: What makes values of the columns of its answer, once there was one.
+    """
+
+    __slots__ = ("decoders", "is_first", "name", "text")
+
+    def __init__(self, text: str, *, is_first: bool = False) -> None:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.name = f"resilient_{digest}".encode()
+        self.text = text.encode()
+        self.is_first = is_first
+        self.decoders: Decoders | None = None
+
+    def learnt(self, result: PGresult) -> Decoders:
+        """The decoders, which an answer shows: they are the same each time."""
+        self.decoders = decoders(result)
+        return self.decoders
 
 
 class First(NamedTuple):
@@ -31,74 +51,99 @@ class First(NamedTuple):
     file: str
     size: int
 
-    def statement(self, schema: str) -> Statement:
-        """The statement, for tables in this schema."""
-        return _first_statement(schema, self.file)
 
-
-class Call:
-    """A call of one function.
+class Function:
+    """A function of the server's, and what becomes of its answer.
 
     Args:
-        function: Its name.
-        arguments: For its parameters.
+        name: Its name.
+        read: Makes of its answer what the asker gets.
         look: A function that only reads, of the same parameters and columns: if it has a row, that
             is the answer, and the other function is not called. It is put into the statement's own
             plan, and costs a third of a call.
         first: A statement (a file of the folder `sql`) of the first few parameters that does the
             same in the common case, and answers one value; no row: the function is called.
-        read: Makes of its answer what the asker gets.
         many: Whether the answer is rows; else it is one value, a tuple if that is a row.
         repeatable: Whether it may be sent again when its answer was lost.
+        guards: How many locks must be held by those that its last arguments name.
     """
-
-    __slots__ = (
-        "_function",
-        "_guards",
-        "_look",
-        "first",
-        "formats",
-        "many",
-        "parameters",
-        "read",
-        "repeatable",
-    )
 
     def __init__(
         self,
-        function: str,
-        *arguments: Argument,
+        name: str,
+        *,
         read: Callable[[Any], Any],
         look: str = "",
         first: First | None = None,
         many: bool = False,
         repeatable: bool = True,
+        guards: int = 0,
     ) -> None:
-        self._function = function
-        self._look = look
-        self._guards = 0
+        self.name = name
+        self.read = read
+        self.look = look
         self.first = first
         self.many = many
+        self.repeatable = repeatable
+        self.guards = guards
+
+    @cached_property
+    def whole(self) -> Function:
+        """The same without what is tried first."""
+        plain = Function(self.name, read=self.read, look=self.look, repeatable=self.repeatable)
+        return self if self.first is None else plain
+
+    @cached_property
+    def guarded(self) -> Function:
+        """The same, refused if a lock is not held (`lock_guard` in `sql/locks.sql`)."""
+        return Function(
+            self.name,
+            read=self.read,
+            many=self.many,
+            repeatable=self.repeatable,
+            guards=self.guards + 1,
+        )
+
+
+class Call:
+    """A call of a function.
+
+    Attributes:
+        function: What is called.
+        parameters: The arguments as the statement that is sent first takes them.
+        formats: Their formats.
+    """
+
+    __slots__ = ("_arguments", "formats", "function", "parameters")
+
+    def __init__(self, function: Function, *arguments: Argument) -> None:
+        self.function = function
+        self._arguments = arguments
+        if function.first is not None:
+            arguments = arguments[: function.first.size]
         encoders, self.formats = encoding(tuple(map(type, arguments)))
         self.parameters = [encode(each) for encode, each in zip(encoders, arguments)]  # noqa: B905 - in every call
-        self.read = read
-        self.repeatable = repeatable
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be sent again when its answer was lost."""
+        return self.function.repeatable
 
     def statement(self, schema: str) -> Statement:
-        """The statement, for functions in this schema."""
-        count = len(self.parameters) - 2 * self._guards
-        return _statement(schema, self._look, self._function, count, self._guards)
+        """What is sent for it, to tables and functions in this schema."""
+        function = self.function
+        if function.first is not None:
+            return _first_statement(schema, function.first.file)
+        count = len(self._arguments) - 2 * function.guards
+        return _statement(schema, function.look, function.name, count, function.guards)
+
+    def whole(self) -> Call:
+        """The same without what is tried first."""
+        return Call(self.function.whole, *self._arguments)
 
     def guarded(self, lock: str, owner: str) -> Call:
-        """The same, refused if the lock is not the owner's (`lock_guard` in `sql/locks.sql`)."""
-        call: Call = Call.__new__(Call)
-        call._function, call._look, call.many = self._function, "", self.many
-        call._guards = self._guards + 1
-        call.first = None
-        call.parameters = [*self.parameters, encoded(lock), encoded(owner)]
-        call.formats = None if self.formats is None else [*self.formats, 0, 0]
-        call.read, call.repeatable = self.read, self.repeatable
-        return call
+        """The same, refused if the lock is not the owner's."""
+        return Call(self.function.guarded, *self._arguments, lock, owner)
 
 
 class Several(NamedTuple):
@@ -131,18 +176,14 @@ def _statement(schema: str, look: str, function: str, count: int, guards: int) -
         # Both would be right: that the first one is asked first only saves time.
         looked = f"SELECT answer.* FROM {schema}.{look}({', '.join(places)}) AS answer"
         text = f"({looked}) UNION ALL ({text}) LIMIT 1"
-    return _named(text)
+    return Statement(text)
 
 
 @cache
 def _first_statement(schema: str, file: str) -> Statement:
     lines = script(f"{file}.sql").replace("{schema}", schema).splitlines()
-    return _named("\n".join(line for line in lines if not line.lstrip().startswith("--")))
-
-
-def _named(text: str) -> Statement:
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Statement(f"resilient_{digest}".encode(), text.encode())
+    text = "\n".join(line for line in lines if not line.lstrip().startswith("--"))
+    return Statement(text, is_first=True)
 
 
 def first(rows: list[Row]) -> Row | None:

@@ -17,19 +17,20 @@ from typing import Any, TypeVar
 from psycopg import errors, pq
 from psycopg.pq.abc import PGconn, PGresult
 
-from resilient.backends.postgres.commands import Call, Statement
+from resilient.backends.postgres.commands import Call, Function, Statement
 from resilient.backends.postgres.failures import ConnectionLost, Refused
 from resilient.backends.postgres.schema import VERSION, ddl, version_query
-from resilient.backends.postgres.texts import Decoders, decoders, row, rows
+from resilient.backends.postgres.texts import row, rows
 
-__all__ = ["READ", "WRITE", "Dialogue", "Line", "Server", "connected", "driven"]
+__all__ = ["READ", "UNFINISHED", "WRITE", "Dialogue", "Line", "Server"]
 
 T = TypeVar("T")
-
 READ, WRITE = select.POLLIN, select.POLLIN | select.POLLOUT
 Dialogue = Generator[int, None, T]
 """Yields what to wait for on the connection's socket."""
 
+UNFINISHED: Any = object()
+"""In the place of an answer that is not all there, or is an error."""
 LOOK_AFTER = 1.0
 """Seconds of idleness after which a connection is looked at before it is used."""
 PREPARE_AFTER = 2
@@ -45,6 +46,7 @@ TRANSIENT = (*_UNPREPARED, *_COLLIDED, *_NOT_MADE)
 PIPELINES = 140000
 """The first libpq that sends several statements at once."""
 _LOST = ("57P01", "57P02", "57P03")
+TUPLES = pq.ExecStatus.TUPLES_OK
 _GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
 
 
@@ -63,14 +65,8 @@ class Server:
         self.is_ready = False
         self.prepares = True
         self.statements = 0
-        self._decoders: dict[bytes, Decoders] = {}
-
-    def decoders_of(self, statement: Statement, result: PGresult) -> Decoders:
-        """What makes values of the columns of a statement's answer."""
-        known = self._decoders.get(statement.name)
-        if known is None:
-            known = self._decoders[statement.name] = decoders(result)
-        return known
+        self.known: dict[Function, Statement] = {}
+        """The statements of functions that were called."""
 
 
 class Line:
@@ -81,6 +77,8 @@ class Line:
         self.server = server
         self.used = time.monotonic()
         self._uses: dict[bytes, int] = {}
+        self._known: set[bytes] = set()
+        self._early: PGresult | None = None  # what `taken` could not make an answer of
         self._poll = select.poll()
         self._poll.register(pgconn.socket, READ)
         pgconn.nonblocking = 1
@@ -133,35 +131,75 @@ class Line:
         except errors.OperationalError as error:
             raise ConnectionLost(str(error)) from error
 
+    # --- without a dialogue, as almost every call goes
+
+    def send(self, call: Call) -> int:
+        """Send a call if the server is known to be prepared for it, and say what to wait for.
+
+        0: nothing was sent. Else, as soon as there is something to `READ`, the answer may be taken.
+
+        Raises:
+            ConnectionLost: It could not be sent.
+        """
+        server = self.server
+        statement = server.known.get(call.function)
+        if statement is None or statement.name not in self._known or not server.prepares:
+            return 0
+        server.statements += 1
+        pgconn = self.pgconn
+        try:
+            pgconn.send_query_prepared(statement.name, call.parameters, call.formats, 1)
+            return WRITE if pgconn.flush() else READ
+        except errors.OperationalError as error:
+            raise ConnectionLost(str(error)) from error
+
+    def taken(self, call: Call) -> Any:
+        """The answer to a call that was sent; `UNFINISHED` if there is more to it.
+
+        Raises:
+            ConnectionLost: There was no answer.
+        """
+        pgconn = self.pgconn
+        try:
+            pgconn.consume_input()
+            if pgconn.is_busy():
+                return UNFINISHED
+            result = pgconn.get_result()
+            if result is None or result.status != TUPLES or pgconn.is_busy():
+                self._early = result
+                return UNFINISHED
+            pgconn.get_result()  # `None`: that was all
+        except errors.OperationalError as error:
+            raise ConnectionLost(str(error)) from error
+        self.used = time.monotonic()
+        statement = self.server.known[call.function]
+        if statement.is_first and not result.ntuples:
+            self._early = result
+            return UNFINISHED
+        return _read(call.function, statement, result)
+
     # --- dialogues
 
-    def run(self, call: Call) -> Dialogue[Any]:
+    def run(self, call: Call, *, sent: bool = False) -> Dialogue[Any]:
         """Have a function called; what its caller gets.
+
+        Args:
+            call: The call.
+            sent: Whether `send` has sent it, and `taken` has not had the answer.
 
         Raises:
             Refused: The server answered with an error.
             ConnectionLost: There was no answer.
         """
         server = self.server
-        if not server.is_ready:
+        if not (sent or server.is_ready):
             yield from self._make_ready()
-        formats = call.formats
-        if call.first is not None:
-            statement, size = call.first.statement(server.schema), call.first.size
-            its_formats = None if formats is None else formats[:size]
-            result = yield from self._answer(statement, call.parameters[:size], its_formats)
-            if result.ntuples:
-                return call.read(row(result, 0, server.decoders_of(statement, result))[0])
         statement = call.statement(server.schema)
-        result = yield from self._answer(statement, call.parameters, formats)
-        return self._read(call, statement, result)
-
-    def _read(self, call: Call, statement: Statement, result: PGresult) -> Any:
-        decode = self.server.decoders_of(statement, result)
-        if call.many:
-            return call.read(rows(result, decode))
-        [value, *more] = answer = row(result, 0, decode)
-        return call.read(answer if more else value)
+        result = yield from self._answer(call, statement, sent)
+        server.known[call.function] = statement
+        if statement.is_first and not result.ntuples:
+            return (yield from self.run(call.whole()))
+        return _read(call.function, statement, result)
 
     def run_all(self, calls: Sequence[Call]) -> Dialogue[list[Any]]:
         """Have several functions called; for each what its caller gets, or a `Refused`.
@@ -173,6 +211,7 @@ class Line:
         server = self.server
         if not server.is_ready:
             yield from self._make_ready()
+        calls = [call.whole() for call in calls]
         statements = [call.statement(server.schema) for call in calls]
         answers: list[Any] = [None] * len(calls)
         if pq.version() >= PIPELINES and (yield from self._prepared(statements)):
@@ -185,7 +224,7 @@ class Line:
                 except Refused as refused:
                     answers[index] = refused
             elif not isinstance(answer, Refused):
-                answers[index] = self._read(call, statements[index], answer)
+                answers[index] = _read(call.function, statements[index], answer)
         return answers
 
     def _prepared(self, statements: Sequence[Statement]) -> Dialogue[bool]:
@@ -193,7 +232,7 @@ class Line:
         if not self.server.prepares:
             return False
         for statement in dict.fromkeys(statements):
-            if self._uses.get(statement.name, 0) <= PREPARE_AFTER:
+            if statement.name not in self._known:
                 self._uses[statement.name] = PREPARE_AFTER
                 try:
                     yield from self._introduce(statement)
@@ -207,7 +246,8 @@ class Line:
         results: list[Any] = []
         try:
             pgconn.enter_pipeline_mode()
-            for call, (name, _) in zip(calls, statements, strict=True):
+            for call, statement in zip(calls, statements, strict=True):
+                name = statement.name
                 pgconn.send_query_prepared(name, call.parameters, call.formats, 1)
                 pgconn.pipeline_sync()
             self.server.statements += len(calls)
@@ -231,23 +271,24 @@ class Line:
         self._sending(self.pgconn.send_query, text.encode())
         return (yield from self._result())
 
-    def _answer(
-        self,
-        statement: Statement,
-        parameters: list[bytes | None],
-        formats: list[int] | None,
-    ) -> Dialogue[PGresult]:
-        """The answer to a statement, which is tried again where that is in order."""
+    def _answer(self, call: Call, statement: Statement, sent: bool) -> Dialogue[PGresult]:
+        """The answer to a call, which is sent again where that is in order."""
         server, tries = self.server, 0
         while True:
             try:
-                if server.prepares and self._uses.get(statement.name, 0) > PREPARE_AFTER:
+                if sent:
+                    sent = False
+                elif server.prepares and statement.name in self._known:
                     server.statements += 1
-                    self.pgconn.send_query_prepared(statement.name, parameters, formats, 1)
+                    self.pgconn.send_query_prepared(
+                        statement.name, call.parameters, call.formats, 1
+                    )
                 else:
                     yield from self._introduce(statement)
                     server.statements += 1
-                    self.pgconn.send_query_params(statement.text, parameters, None, formats, 1)
+                    self.pgconn.send_query_params(
+                        statement.text, call.parameters, None, call.formats, 1
+                    )
                 result = yield from self._result()
             except Refused as refused:
                 tries += 1
@@ -268,10 +309,11 @@ class Line:
     def _introduce(self, statement: Statement) -> Dialogue[None]:
         """Count the uses of a statement, and prepare it when there were some."""
         uses = self._uses.get(statement.name, 0) + 1
-        if uses == PREPARE_AFTER + 1 and self.server.prepares:
+        if uses > PREPARE_AFTER and self.server.prepares:
             self._sending(self.pgconn.send_prepare, statement.name, statement.text)
             yield from self._result()
-        self._uses[statement.name] = uses  # now the server knows it
+            self._known.add(statement.name)
+        self._uses[statement.name] = uses
 
     def _make_ready(self) -> Dialogue[None]:
         """See to it that the tables and functions are there, and of this version."""
@@ -297,7 +339,8 @@ class Line:
 
     def _result(self) -> Dialogue[PGresult]:
         """The server's answer; nothing is left over for the next one."""
-        pgconn, answer = self.pgconn, None
+        pgconn = self.pgconn
+        answer, self._early = self._early, None
         try:
             while pgconn.flush():
                 yield WRITE
@@ -323,45 +366,14 @@ class Line:
         raise Refused(answered)
 
 
-def connected(conninfo: str, timeout: float) -> PGconn:
-    """A new connection, within so many seconds.
-
-    Raises:
-        ConnectionLost: It could not be made.
-        TimeoutError: It was not made in time.
-    """
-    deadline = time.monotonic() + timeout
-    pgconn: PGconn = pq.PGconn.connect_start(conninfo.encode())
-    try:
-        while True:
-            status = pgconn.connect_poll()
-            if pgconn.status == pq.ConnStatus.BAD or status == pq.PollingStatus.FAILED:
-                raise ConnectionLost(pgconn.get_error_message())
-            if status == pq.PollingStatus.OK:
-                return pgconn
-            wanted = select.POLLIN if status == pq.PollingStatus.READING else select.POLLOUT
-            poll = select.poll()
-            poll.register(pgconn.socket, wanted)
-            left = deadline - time.monotonic()
-            if left <= 0 or not poll.poll(left * 1000):
-                raise TimeoutError("no connection within the time there was")
-    except BaseException:
-        pgconn.finish()
-        raise
-
-
-def driven(line: Line, dialogue: Dialogue[T], seconds: float) -> T:
-    """Hold a dialogue, blocking, within so many seconds; `TimeoutError` if it takes longer."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            wanted = next(dialogue)
-        except StopIteration as stop:
-            answer: T = stop.value
-            return answer
-        left = deadline - time.monotonic()
-        if left <= 0 or not line.ready(wanted, left):
-            raise TimeoutError("no answer within the time there was")
+def _read(function: Function, statement: Statement, result: PGresult) -> Any:
+    decoders = statement.decoders or statement.learnt(result)
+    if function.many:
+        return function.read(rows(result, decoders))
+    if len(decoders) == 1:
+        data = result.get_value(0, 0)
+        return function.read(None if data is None else decoders[0](data))
+    return function.read(row(result, 0, decoders))
 
 
 def _ignore(result: PGresult) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from resilient.backends.postgres.commands import Call, First, first, same
+from resilient.backends.postgres.commands import Call, First, Function, first, same
 from resilient.backends.postgres.keys import Keys
 from resilient.backends.postgres.texts import Row, microseconds
 from resilient.engine.guard import Guard
@@ -15,9 +15,19 @@ from resilient.protocols.locks import LOCK, Grant, Held, LockMode
 
 __all__ = ["PostgresLocks"]
 
-TAKE, FREE = First("lock_take", 5), First("lock_free", 2)
-"""What takes a lock that is free, and what releases one that nobody waits for: plain statements,
-which cost the server two thirds of a function."""
+QUEUE = Function("lock_acquire", read=same)
+TAKE = Function("lock_acquire", read=same, first=First("lock_take", 5))
+"""Takes a lock that is free by a plain statement, which costs two thirds of a function."""
+TAKE_ALL = Function("lock_acquire_all", read=same, many=True)
+RENEW = Function("lock_renew", read=bool)
+LEAVE = Function("lock_release", read=bool)
+FREE = Function("lock_release", read=bool, first=First("lock_free", 2))
+"""Releases one that nobody waits for, in the same way."""
+TRANSFER = Function("lock_transfer", read=same)
+WITHDRAW = Function("lock_withdraw", read=bool)
+FORCE_RELEASE = Function("lock_force_release", read=bool)
+HOLDER = Function("lock_holder", read=first, many=True)
+IS_HELD = Function("lock_is_held", read=bool)
 
 
 class PostgresLocks:
@@ -47,17 +57,9 @@ class PostgresLocks:
             )
         owner = new_owner() if owner is None else owner
         call = Call(
-            "lock_acquire",
-            *(
-                self._keys.name(key, mode.family),
-                owner,
-                microseconds(ttl, "ttl"),
-                mode.shared,
-                note,
-            ),
-            *(waiter or "", mode.limit, fair),
-            read=same,
-            first=None if waiter or mode.shared else TAKE,
+            QUEUE if waiter or mode.shared else TAKE,
+            *(self._keys.name(key, mode.family), owner, microseconds(ttl, "ttl")),
+            *(mode.shared, note, waiter or "", mode.limit, fair),
         )
         row = await Ask(self._transport, call)
         if type(row) is int:
@@ -70,7 +72,7 @@ class PostgresLocks:
         """Take all of these locks, or none of them."""
         names = [self._keys.name(key, LOCK.family) for key in keys]
         lives = microseconds(ttl, "ttl")
-        call = Call("lock_acquire_all", names, owner, lives, note, read=same, many=True)
+        call = Call(TAKE_ALL, names, owner, lives, note)
         rows = await Ask(self._transport, call)
         if rows and not rows[0][0]:
             return _held(rows[0])
@@ -79,7 +81,7 @@ class PostgresLocks:
     async def renew(self, key: str, *, owner: str, ttl: float, mode: LockMode = LOCK) -> bool:
         """Start the owner's TTL anew; false if the owner does not hold the lock."""
         name = self._keys.name(key, mode.family)
-        call = Call("lock_renew", name, owner, microseconds(ttl, "ttl"), read=bool)
+        call = Call(RENEW, name, owner, microseconds(ttl, "ttl"))
         return bool(await Ask(self._transport, call))
 
     async def release(
@@ -93,38 +95,35 @@ class PostgresLocks:
     ) -> bool:
         """Free the lock, and hand it over or wake one waiter."""
         name = self._keys.name(key, mode.family)
-        first = None if mode.shared else FREE
-        call = Call("lock_release", name, owner, fence, mode.shared, fair, read=bool, first=first)
+        call = Call(LEAVE if mode.shared else FREE, name, owner, fence, mode.shared, fair)
         return bool(await Ask(self._transport, call))
 
     async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
         """Make another owner the holder, under a new fence."""
         name = self._keys.name(key, LOCK.family)
-        call = Call("lock_transfer", name, owner, to, microseconds(ttl, "ttl"), read=same)
+        call = Call(TRANSFER, name, owner, to, microseconds(ttl, "ttl"))
         fence, left = await Ask(self._transport, call)
         return None if fence is None else Grant(to, fence, left / 1e6)
 
     async def withdraw(self, key: str, *, owner: str, waiter: str, mode: LockMode = LOCK) -> None:
         """Stop waiting, and hand on what may just have been granted."""
         name = self._keys.name(key, mode.family)
-        await Ask(
-            self._transport, Call("lock_withdraw", name, owner, waiter, mode.shared, read=bool)
-        )
+        await Ask(self._transport, Call(WITHDRAW, name, owner, waiter, mode.shared))
 
     async def force_release(self, key: str, *, mode: LockMode = LOCK) -> bool:
         """Free the lock whoever holds it; false if it was free."""
-        call = Call("lock_force_release", self._keys.name(key, mode.family), read=bool)
+        call = Call(FORCE_RELEASE, self._keys.name(key, mode.family))
         return bool(await Ask(self._transport, call))
 
     async def holder(self, key: str, *, mode: LockMode = LOCK) -> Held | None:
         """Who holds the lock now; `None` if it is free."""
-        call = Call("lock_holder", self._keys.name(key, mode.family), read=first, many=True)
+        call = Call(HOLDER, self._keys.name(key, mode.family))
         row = await Ask(self._transport, call)
         return None if row is None else _held(row)
 
     async def is_held(self, key: str, *, owner: str, mode: LockMode = LOCK) -> bool:
         """Whether `owner` holds the lock now."""
-        call = Call("lock_is_held", self._keys.name(key, mode.family), owner, read=bool)
+        call = Call(IS_HELD, self._keys.name(key, mode.family), owner)
         return bool(await Ask(self._transport, call))
 
     def guard(self, key: str, *, owner: str, mode: LockMode = LOCK) -> Guard:

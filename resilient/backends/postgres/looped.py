@@ -15,7 +15,7 @@ from typing import Any
 
 from resilient.backends.postgres.commands import Call
 from resilient.backends.postgres.failures import ConnectionLost, Refused, raised
-from resilient.backends.postgres.line import WRITE, Dialogue, Line
+from resilient.backends.postgres.line import READ, UNFINISHED, WRITE, Dialogue, Line
 from resilient.backends.postgres.settings import Settings
 from resilient.engine.budget import remaining
 from resilient.engine.crew import Crew
@@ -50,6 +50,7 @@ class _Wire:
         self._owner = owner
         self._loop = loop
         self._dialogue: Dialogue[Any] | None = None
+        self._sent = False
         self._writes = False
         self._fileno = line.fileno()
         self.line = line
@@ -59,8 +60,15 @@ class _Wire:
     def begin(self, flight: _Flight) -> None:
         self.flight = flight
         flight.wire = self
-        self._dialogue = self.line.run(flight.call)
-        self._step()
+        try:
+            wanted = self.line.send(flight.call)
+        except ConnectionLost as error:
+            self._owner.lost(self, error)
+            return
+        self._sent = wanted == READ
+        if not self._sent:
+            self._dialogue = self.line.run(flight.call, sent=wanted != 0)
+            self._step()
 
     def close(self) -> None:
         self._loop.remove_reader(self._fileno)
@@ -72,6 +80,9 @@ class _Wire:
         if self._dialogue is not None:
             self._step()
             return
+        if self._sent:
+            self._take()
+            return
         try:
             self.line.hear()
         except ConnectionLost as error:
@@ -79,6 +90,21 @@ class _Wire:
         else:
             if self.line.is_lost:
                 self._owner.lost(self, ConnectionLost("the server closed the connection"))
+
+    def _take(self) -> None:
+        """Take the answer to a call that was sent at once."""
+        self._sent = False
+        assert self.flight is not None
+        try:
+            answer = self.line.taken(self.flight.call)
+        except Exception as error:  # also of what arrives and is no answer
+            self._owner.lost(self, error)
+            return
+        if answer is UNFINISHED:
+            self._dialogue = self.line.run(self.flight.call, sent=True)
+            self._step()
+        else:
+            self._end(answer, None)
 
     def _step(self) -> None:
         assert self._dialogue is not None

@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from resilient.backends.postgres.line import Line, Server, connected
+from resilient.backends.postgres.blocked import connected
+from resilient.backends.postgres.line import Line, Server
 from resilient.backends.postgres.schema import SCHEMA, checked_name
 from resilient.engine.durations import seconds
 from resilient.engine.urls import number_of, wrong_url

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from resilient.backends.postgres.blocked import driven
 from resilient.backends.postgres.failures import ConnectionLost, Refused, raised
 from resilient.backends.postgres.keys import is_shared
-from resilient.backends.postgres.line import READ, Line, driven
+from resilient.backends.postgres.line import READ, Line
 from resilient.backends.postgres.settings import Settings
 from resilient.engine.listening import ANSWER, Bell, CannotListen, Silence
 from resilient.errors import BackendError
