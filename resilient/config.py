@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from resilient.engine.backend import CAPABILITIES, Backend, Capability, Mode
 from resilient.engine.durations import Duration, seconds
+from resilient.engine.options import one_of, refuse_unknown
 from resilient.engine.passing import Passing, View
 from resilient.errors import ConfigurationError
 from resilient.resolving import BackendLike, resolve
@@ -87,10 +88,11 @@ def configure(
     Call it once, at start-up. Nothing is connected before the first use.
 
     Args:
-        backend: A URL (`memory://`, `sqlite:///file.db`, `redis://host:6379/0`), a backend object,
-            or a ready client: a `redis.Redis`, a `redis.RedisCluster`, ... By default the
-            environment's `RESILIENT_URL`, else SQLite at `./.resilient/state.db`: durable without
-            a server.
+        backend: A URL (`memory://`, `sqlite:///file.db`, `redis://host:6379/0`,
+            `postgresql://host/database`, `mongodb://host/database`), a backend object, or a ready
+            client: a `redis.Redis`, a `psycopg_pool.ConnectionPool`, a `pymongo.MongoClient`, ...
+            By default the environment's `RESILIENT_URL`, else SQLite at `./.resilient/state.db`:
+            durable without a server.
         prefix: Put before every key, so that applications can share a server. By default the
             environment's `RESILIENT_PREFIX`, else none.
         max_ttl: How long a record is kept whose own TTL is `None`, in seconds or as `"30d"`:
@@ -161,6 +163,9 @@ def using(
     Yields:
         The backend.
 
+    Raises:
+        ConfigurationError: An option is wrong, as for `configure`.
+
     Example:
         >>> import resilient
         >>> with resilient.using("memory://"):
@@ -168,8 +173,7 @@ def using(
         ...         lease.lost
         False
     """
-    if unknown := capabilities.keys() - set(CAPABILITIES):
-        raise ConfigurationError(f"using() has no option {sorted(unknown)[0]!r}")
+    refuse_unknown("using()", capabilities, CAPABILITIES)
     configuration = _build(backend, prefix, capabilities, max_ttl)
     with _active(configuration, scope):
         try:
@@ -308,20 +312,22 @@ def _memory_fallback() -> Backend:
 
 
 def _build(
-    backend: BackendLike, prefix: str, given: dict[Any, BackendLike | None], max_ttl: Duration
+    backend: BackendLike, prefix: object, given: dict[Any, BackendLike | None], max_ttl: Duration
 ) -> Configuration:
     longest = seconds(max_ttl, option="max_ttl")
+    if not isinstance(prefix, str):
+        raise ConfigurationError(f"prefix={prefix!r} is not a text")
     made: dict[Any, Backend] = {}  # the same URL twice is one backend
 
-    def once(each: BackendLike) -> Backend:
+    def once(each: BackendLike, option: str) -> Backend:
         known = each if isinstance(each, str) else id(each)
         if known not in made:
-            made[known] = resolve(each, prefix)
+            made[known] = resolve(each, prefix, option=option)
             made[known].max_ttl = longest
         return made[known]
 
-    default = once(backend)
-    special = {name: once(each) for name, each in given.items() if each is not None}
+    default = once(backend, "backend")
+    special = {name: once(each, name) for name, each in given.items() if each is not None}
     for capability, chosen in special.items():
         chosen.require(capability)
     return Configuration(default, special)
@@ -339,8 +345,7 @@ def _given(
 @contextmanager
 def _active(configuration: Configuration, scope: str) -> Iterator[None]:
     global _process, _contexts
-    if scope not in ("process", "context"):
-        raise ConfigurationError(f'scope={scope!r} is neither "process" nor "context"')
+    one_of("using()", "scope", scope, "process", "context")
     if scope == "context":
         token = _context.set((*_context.get(), configuration))
         with _lock:

@@ -34,8 +34,17 @@ CLIENTS = {
 }
 
 
-def resolve(backend: BackendLike, prefix: str = "") -> Backend:
-    """A new backend for a URL or a client; a backend object itself."""
+def resolve(backend: BackendLike, prefix: str = "", *, option: str = "backend") -> Backend:
+    """A new backend for a URL or a client; a backend object itself.
+
+    Args:
+        backend: What was given
+        prefix: with this prefix
+        option: as this option, for messages.
+
+    Raises:
+        ConfigurationError: It is none of the three, or the URL is wrong.
+    """
     if isinstance(backend, str):
         return _from_url(backend, prefix)
     client = backend[0] if isinstance(backend, tuple) and backend else backend
@@ -43,7 +52,7 @@ def resolve(backend: BackendLike, prefix: str = "") -> Backend:
     if root in CLIENTS:
         made: Backend = import_module(CLIENTS[root]).from_client(backend, prefix=prefix)
         return made
-    return adopt(backend)
+    return adopt(backend, option)
 
 
 def _from_url(url: str, prefix: str) -> Backend:

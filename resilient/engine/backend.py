@@ -230,11 +230,11 @@ class Backend:
 class _Adopted(Backend):
     """An object of somebody else's that has a backend's attributes."""
 
-    def __init__(self, original: Any) -> None:
+    def __init__(self, original: Any, option: str) -> None:
         stores = {name: getattr(original, name, None) for name in CAPABILITIES}
         if not any(stores.values()):
             raise ConfigurationError(
-                f"backend={original!r} is neither a URL, a client nor a backend: "
+                f"{option}={original!r} is neither a URL, a client nor a backend: "
                 f"it has none of {', '.join(CAPABILITIES)}"
             )
         super().__init__(
@@ -259,6 +259,14 @@ class _Adopted(Backend):
                 await aclose()
 
 
-def adopt(candidate: Any) -> Backend:
-    """The candidate itself if it is a `Backend`, else a backend around its stores."""
-    return candidate if isinstance(candidate, Backend) else _Adopted(candidate)
+def adopt(candidate: Any, option: str = "backend") -> Backend:
+    """The candidate itself if it is a `Backend`, else a backend around its stores.
+
+    Args:
+        candidate: What was given
+        option: as this.
+
+    Raises:
+        ConfigurationError: It has none of a backend's attributes.
+    """
+    return candidate if isinstance(candidate, Backend) else _Adopted(candidate, option)

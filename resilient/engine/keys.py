@@ -39,7 +39,6 @@ __all__ = [
     "compile_template",
     "key_function",
     "namespace_of",
-    "refuse_missing_parentheses",
 ]
 
 
@@ -251,16 +250,6 @@ def compile_fingerprint(
         {f"{RESERVED}fingerprint": fingerprint, f"{RESERVED}identity": identity},
         signature=signature,
     )
-
-
-def refuse_missing_parentheses(value: object, *, policy: str) -> None:
-    """Refuse a function in the place of the first argument.
-
-    Raises:
-        ConfigurationError: The value is a function: the decorator was written without parentheses.
-    """
-    if callable(value) or isinstance(value, classmethod | staticmethod):
-        raise ConfigurationError(f"write @{policy}(...): the decorator needs its parentheses")
 
 
 # --- who the receiver is ---------------------------------------------------------------------

@@ -92,6 +92,10 @@ class Lease:
         self.deadline = began + ttl * SAFE_SHARE - DRIFT_SECONDS
         self.due = began + ttl * RENEW_AFTER
 
+    def __repr__(self) -> str:
+        state = "lost" if self.lost else f"{self.remaining():.1f} s left"
+        return f"<{type(self).__name__} of {self.kind} {self.key!r}, fence {self.fence}: {state}>"
+
     def renew(self, ttl: float) -> Plan[bool]:
         """Keep it for so many seconds; the answer is false when somebody else holds it."""
         store: Renewing = self.store

@@ -90,6 +90,12 @@ def shape_of(
     Raises:
         ConfigurationError: It is not callable, or of a kind that the policy cannot protect.
     """
+    if inspect.isclass(function):
+        raise ConfigurationError(
+            f"@{policy} decorates functions, and {_name(function)} is a class: decorate its methods"
+        )
+    if isinstance(function, property):
+        raise ConfigurationError(f"@{policy} decorates functions: write @property above it")
     if not callable(function):
         raise ConfigurationError(f"@{policy} decorates functions, not {function!r}")
     called = function

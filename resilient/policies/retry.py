@@ -17,6 +17,7 @@ from resilient import config, events
 from resilient.engine import clock
 from resilient.engine.drivers.sync import drive, unawaited
 from resilient.engine.durations import Duration, optional_seconds, seconds
+from resilient.engine.options import checked_call
 from resilient.engine.plan import NOW, Body, Sleep
 from resilient.engine.signatures import compile_with_signature, forwarding, signature_of
 from resilient.engine.typing import Decorator
@@ -59,6 +60,7 @@ CHECK = (
 )
 
 
+@checked_call(POLICY)
 def retry(
     *,
     on: On,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -15,9 +16,8 @@ import pytest
 
 import resilient
 from resilient import CodecError, ConfigurationError, cached
-from resilient.engine.codecs import ANY, Json, SignedPickle
-from resilient.engine.codecs.compressed import Compressed
-from resilient.engine.codecs.encrypted import Encrypted
+from resilient.engine import codecs
+from resilient.engine.codecs import ANY, Compressed, Encrypted, Json, SignedPickle
 from resilient.engine.drivers.sync import drive
 from resilient.protocols.values import Encoded
 from tests.support.fixtures import Target
@@ -129,3 +129,22 @@ def test_compression_is_bounded() -> None:
         Compressed(level=0)
     with pytest.raises(ConfigurationError, match="16, 24 or 32"):
         Encrypted(b"short")
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "extra"),
+    [("Compressed", "backports", "zstd"), ("Encrypted", "cryptography", "encryption")],
+)
+def test_a_missing_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, library: str, extra: str
+) -> None:
+    """By the error that says what to install; all other codecs do without it."""
+    if name == "Compressed" and sys.version_info >= (3, 14):
+        pytest.skip("Python has the algorithm itself")
+    monkeypatch.delitem(sys.modules, f"{codecs.__name__}.{name.lower()}")
+    for module in [each for each in sys.modules if each.partition(".")[0] == library]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"'resilient-decorators\[{extra}\]'"):
+        getattr(codecs, name)
+    with pytest.raises(AttributeError, match="Nonsense"):
+        _ = codecs.Nonsense

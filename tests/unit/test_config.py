@@ -282,6 +282,15 @@ def test_what_is_no_backend_is_refused(wrong: Any) -> None:
         resilient.configure(wrong)
 
 
+def test_the_option_that_is_no_backend_is_named() -> None:
+    """A capability's own one, or the prefix."""
+    with pytest.raises(ConfigurationError, match=r"^cache=5 is neither a URL"):
+        resilient.configure("memory://", cache=5)
+    prefix: Any = 5
+    with pytest.raises(ConfigurationError, match=r"^prefix=5 is not a text"):
+        resilient.configure("memory://", prefix=prefix)
+
+
 @pytest.mark.parametrize("max_ttl", [-1, 0, None, "soon"])
 def test_max_ttl_is_a_duration(max_ttl: Any) -> None:
     """Nothing is kept for ever."""

@@ -290,10 +290,10 @@ def test_a_wrong_option_is_named_when_decorated(options: dict[str, Any], named: 
         decorate("charge:{order_id}", **{"ttl": 60, **options})(charge)
 
 
-def test_a_missing_ttl_is_a_type_error() -> None:
+def test_ttl_is_required() -> None:
     """Only the caller knows for how long the same request may come again."""
     decorate: Any = idempotent
-    with pytest.raises(TypeError, match="ttl"):
+    with pytest.raises(resilient.ConfigurationError, match="needs ttl="):
         decorate("k")
 
 

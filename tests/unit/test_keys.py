@@ -15,7 +15,6 @@ from resilient.engine.keys import (
     compile_callable,
     compile_fingerprint,
     key_function,
-    refuse_missing_parentheses,
 )
 from resilient.errors import ConfigurationError, KeyMissing
 from tests.support.keyed import DISTINCT, Address, Client, FrozenShape, Known, Point, charge
@@ -244,13 +243,3 @@ def test_another_signature_may_stand_for_the_functions() -> None:
     )
     with pytest.raises(ConfigurationError, match="known are: path"):
         key_function(load, "load:{job}", policy="checkpointed", signature=shorter)
-
-
-@pytest.mark.parametrize("value", [charge, Client, Client.__dict__["build"], staticmethod(charge)])
-def test_missing_parentheses_are_refused(value: Any) -> None:
-    """`@cached` without a call would take the function for a template."""
-    with pytest.raises(ConfigurationError, match=r"write @cached\(\.\.\.\)"):
-        refuse_missing_parentheses(value, policy="cached")
-
-    refuse_missing_parentheses("user:{id}", policy="cached")
-    refuse_missing_parentheses(None, policy="cached")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -169,6 +170,18 @@ def test_a_shorter_ttl_counts_from_the_request_on(mode: Mode, store: Any) -> Non
         mode.call(lease.extend, 30)
         store.renew = renew
     assert seen[0] <= 30
+
+
+def test_a_lease_says_what_it_is(mode: Mode, store: Any, clock: ManualClock) -> None:
+    """Which lock, which fence, and for how much longer it is held."""
+    with (
+        pytest.raises(resilient.LeaseLost),
+        mode.entered(lock("k", ttl=30, on_lost="flag")) as lease,
+    ):
+        shown = rf"<\w*Lease of lock 'k', fence {lease.fence}: 2\d\.\d s left>"
+        assert re.fullmatch(shown, repr(lease))
+        clock.advance(60)
+        assert repr(lease).endswith(": lost>")
 
 
 def test_a_shorter_ttl_is_renewed_in_time() -> None:

@@ -356,7 +356,7 @@ def test_a_wrong_option_is_refused(options: dict[str, Any], says: str) -> None:
 
 def test_on_is_required() -> None:
     """Only the caller knows what is transient."""
-    with pytest.raises(TypeError, match="on"):
+    with pytest.raises(ConfigurationError, match="needs on="):
         retry()  # type: ignore[call-arg]  # what is to be refused
 
 

@@ -5,7 +5,7 @@
     ANY                    guided by nothing: the stored form describes itself
     SignedPickle(key)      by explicit choice, for what nothing else can store
     Json()                 by explicit choice, for what other programs read
-    Compressed(), Encrypted(key)    around another one; in modules of their own, with their extras
+    Compressed(), Encrypted(key)    around another one; each needs an extra
 
 A value goes by the annotation only if its whole type tree matches it exactly. Otherwise the
 stored form says what the value is. What neither can tell is a `CodecError` when it is stored:
@@ -14,15 +14,23 @@ nothing ever comes back as a different type.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from resilient.engine.codecs.base import Codec, reason_of
 from resilient.engine.codecs.guided import codec_for, codec_of
 from resilient.engine.codecs.pickled import SignedPickle
 from resilient.engine.codecs.plain_json import Json
 from resilient.engine.codecs.tagged import ANY, decode, encode
 
+if TYPE_CHECKING:
+    from resilient.engine.codecs.compressed import Compressed
+    from resilient.engine.codecs.encrypted import Encrypted
+
 __all__ = [
     "ANY",
     "Codec",
+    "Compressed",
+    "Encrypted",
     "Json",
     "SignedPickle",
     "codec_for",
@@ -31,3 +39,12 @@ __all__ = [
     "encode",
     "reason_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs an extra is imported when it is first used."""
+    from importlib import import_module
+
+    if name in ("Compressed", "Encrypted"):
+        return getattr(import_module(f"{__name__}.{name.lower()}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,12 @@ from resilient.errors import CodecError, ConfigurationError
 from resilient.protocols.values import Encoded
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
-    from backports import zstd
+    try:
+        from backports import zstd
+    except ImportError as error:
+        raise ImportError(
+            "Compressed needs backports.zstd: pip install 'resilient-decorators[zstd]'"
+        ) from error
 else:
     from compression import zstd
 

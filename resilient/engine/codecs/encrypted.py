@@ -11,8 +11,13 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+try:
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+except ImportError as error:
+    raise ImportError(
+        "Encrypted needs cryptography: pip install 'resilient-decorators[encryption]'"
+    ) from error
 
 from resilient.engine.codecs.base import ENCRYPTED, Codec, wrapped
 from resilient.errors import CodecError, ConfigurationError

@@ -9,6 +9,7 @@ from resilient import events
 from resilient.config import Source
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.durations import Duration, optional_seconds, seconds
+from resilient.engine.options import one_of
 from resilient.errors import (
     BackendError,
     CallInProgress,
@@ -123,9 +124,9 @@ class IdempotencyMiddleware:
         _check_texts("headers", headers)
         if not isinstance(required, bool):
             _check_texts("required", required)
-        _check_choice("on_takeover", on_takeover, "rerun", "raise")
-        _check_choice("on_cancel", on_cancel, "release", "keep")
-        _check_choice("on_backend_error", on_backend_error, "raise", "run")
+        one_of(NAME, "on_takeover", on_takeover, "rerun", "raise")
+        one_of(NAME, "on_cancel", on_cancel, "release", "keep")
+        one_of(NAME, "on_backend_error", on_backend_error, "raise", "run")
         _check_size("max_request", max_request)
         _check_size("max_response", max_response)
         _check_function("user", user)
@@ -261,11 +262,6 @@ def _check_texts(option: str, given: object) -> None:
         or not all(isinstance(each, str) for each in given)
     ):
         raise ConfigurationError(f"{NAME}: {option}={given!r} is no collection of texts")
-
-
-def _check_choice(option: str, given: object, first: str, second: str) -> None:
-    if given not in (first, second):
-        raise ConfigurationError(f'{NAME}: {option}={given!r} is not "{first}" or "{second}"')
 
 
 def _check_function(option: str, given: object) -> None:

@@ -20,8 +20,9 @@ from typing import (
 from resilient.engine.drivers.sync import drive
 from resilient.engine.durations import Duration
 from resilient.engine.flights import NO_LIMITS, Errand, Late, Limits, ashare, share
-from resilient.engine.keys import key_function, refuse_missing_parentheses
+from resilient.engine.keys import key_function
 from resilient.engine.names import label
+from resilient.engine.options import checked_call
 from resilient.engine.plan import Plan
 from resilient.engine.signatures import (
     RESERVED,
@@ -60,6 +61,7 @@ _numbers = count()
 class CachedBatch:
     """A function of many items, whose results are cached one by one: `@cached.batch(...)`."""
 
+    @checked_call(BATCH)
     def __call__(
         self,
         template: str | None = None,
@@ -139,7 +141,6 @@ class CachedBatch:
             computed [3]
             ({1: 'user 1', 2: 'user 2'}, {2: 'user 2', 3: 'user 3'})
         """
-        refuse_missing_parentheses(template, policy=BATCH)
         given: object = error_ttl
         if given is not None:
             raise ConfigurationError(

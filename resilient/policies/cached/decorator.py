@@ -7,8 +7,9 @@ from inspect import Signature
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from resilient.engine.durations import Duration
-from resilient.engine.keys import key_function, refuse_missing_parentheses
+from resilient.engine.keys import key_function
 from resilient.engine.names import label
+from resilient.engine.options import checked_call
 from resilient.engine.signatures import signature_of
 from resilient.engine.typing import Decorator
 from resilient.engine.wrap import Shape, layer_of, shape_of, unpacked
@@ -43,6 +44,7 @@ class Cached:
 
         return CachedBatch()
 
+    @checked_call(POLICY)
     def __call__(
         self,
         template: str | None = None,
@@ -129,7 +131,6 @@ class Cached:
             computed
             ({'id': 7}, {'id': 7})
         """
-        refuse_missing_parentheses(template, policy=POLICY)
         options = Options(
             policy=POLICY,
             ttl=ttl,

@@ -49,7 +49,7 @@ class LocalCache:
     def __post_init__(self) -> None:
         if type(self.maxsize) is not int or self.maxsize < 1:
             raise ConfigurationError(f"LocalCache(maxsize={self.maxsize!r}): expected 1 or more")
-        object.__setattr__(self, "ttl", seconds(self.ttl, option="LocalCache(ttl)"))
+        object.__setattr__(self, "ttl", seconds(self.ttl, option="LocalCache: ttl"))
 
     @property
     def seconds(self) -> float:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from resilient.config import Source
 from resilient.engine.durations import Duration, optional_seconds
 from resilient.engine.durations import seconds as in_seconds
-from resilient.engine.keys import compile_fingerprint, key_function, refuse_missing_parentheses
+from resilient.engine.keys import compile_fingerprint, key_function
+from resilient.engine.options import checked_call, one_of
 from resilient.engine.wrap import around, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
 from resilient.policies.checkpointed.controls import CheckpointedControls, CheckpointedLayer
@@ -110,6 +111,7 @@ class Checkpointed:
         backend: BackendLike | None = None,
     ) -> SkippingJobDecorator[S, K]: ...
 
+    @checked_call(POLICY)
     def __call__(
         self,
         template: str | None = None,
@@ -204,17 +206,10 @@ class Checkpointed:
             ...     total("a", [1, 2, 3]), checkpointed.of(total).at("a", []).status().phase
             (6, 'finished')
         """
-        refuse_missing_parentheses(template, policy=POLICY)
         _check(version, every, keep, migrate)
-        for option, value, choices in (
-            ("on_busy", on_busy, ("raise", "skip")),
-            ("on_complete", on_complete, ("return", "rerun")),
-            ("on_backend_error", on_backend_error, ("raise", "run")),
-        ):
-            if value not in choices:
-                raise ConfigurationError(
-                    f'@{POLICY}: {option}={value!r} is not "{choices[0]}" or "{choices[1]}"'
-                )
+        one_of(f"@{POLICY}", "on_busy", on_busy, "raise", "skip")
+        one_of(f"@{POLICY}", "on_complete", on_complete, "return", "rerun")
+        one_of(f"@{POLICY}", "on_backend_error", on_backend_error, "raise", "run")
         if progress is not None:
             from resilient.policies.checkpointed.bars import check_bar
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resilient.engine.options import one_of
 from resilient.engine.plan import Plan
 from resilient.errors import ConfigurationError, LeaseLost
 from resilient.policies.checkpointed.steps import once
@@ -44,8 +45,7 @@ class Mapping:
         for option, value, least in (("workers", workers, 1), ("retries", retries, 0)):
             if type(value) is not int or value < least:
                 raise ConfigurationError(f"map: {option}={value!r} is not a number from {least} on")
-        if on_error not in ("raise", "collect"):
-            raise ConfigurationError(f'map: on_error={on_error!r} is not "raise" or "collect"')
+        one_of("map", "on_error", on_error, "raise", "collect")
         self._run = run
         self._codec = codec
         self._retries = retries

@@ -86,7 +86,7 @@ class CircuitBreaker:
     ) -> None:
         self._template = template
         self._name = compile_keyword_template(template, policy="CircuitBreaker")
-        self._declaration = declared(**options)
+        self._declaration = declared("CircuitBreaker", options)
         self._settings = self._declaration.settings(None)
         self.rules = self._settings.rules
 

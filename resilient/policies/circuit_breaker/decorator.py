@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, get_args, overload
 
-from resilient.engine.keys import key_function, refuse_missing_parentheses
+from resilient.engine.keys import key_function
+from resilient.engine.options import checked_call, one_of
 from resilient.engine.typing import Decorator, SkippingDecorator
 from resilient.engine.wrap import ALL, PLAIN, Shape, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
@@ -69,6 +70,7 @@ class _CircuitBreaker:
         **options: Unpack[Options],
     ) -> SkippingDecorator[B]: ...
 
+    @checked_call(POLICY, Options.__optional_keys__)
     def __call__(
         self,
         template: str | None = None,
@@ -114,14 +116,10 @@ class _CircuitBreaker:
             ...         rate("EUR")
             1.0
         """
-        refuse_missing_parentheses(template, policy=POLICY)
-        declaration = declared(**options)
+        declaration = declared(f"@{POLICY}", options)
         if fallback is not None and not callable(fallback):
             raise ConfigurationError(f"@{POLICY}: fallback={fallback!r} is not callable")
-        if fallback_on not in get_args(FallbackOn):
-            raise ConfigurationError(
-                f"@{POLICY}: fallback_on={fallback_on!r}: expected 'open' or 'error'"
-            )
+        one_of(f"@{POLICY}", "fallback_on", fallback_on, *get_args(FallbackOn))
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
             # What stands for a refused call has no place in a stream of items.

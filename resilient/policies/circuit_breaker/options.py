@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 from resilient.config import Source
 from resilient.engine.durations import Duration
+from resilient.engine.options import one_of, refuse_unknown
 from resilient.errors import ConfigurationError
 from resilient.policies.circuit_breaker.recovery import Backoff, HalfOpen, Quorum, Ramp
 from resilient.policies.circuit_breaker.rules import (
@@ -57,7 +58,21 @@ class Declaration:
         return Settings(Source("circuits", POLICY, mode, self._backend), **self._settings)
 
 
-def declared(
+def declared(where: str, options: Options) -> Declaration:
+    """Read the options.
+
+    Args:
+        where: Who has them, for messages.
+        options: The options.
+
+    Raises:
+        ConfigurationError: One is wrong.
+    """
+    refuse_unknown(where, options, Options.__optional_keys__)
+    return _declared(**options)
+
+
+def _declared(
     *,
     trip: Trip = DEFAULT_TRIP,
     window: Window = DEFAULT_WINDOW,
@@ -73,18 +88,10 @@ def declared(
     consistency: Consistency = "eventual",
     backend: BackendLike | None = None,
 ) -> Declaration:
-    """Read the options.
-
-    Raises:
-        ConfigurationError: One is wrong.
-    """
     for option, value in (("record_result", record_result), ("retry_after", retry_after)):
         if value is not None and not callable(value):
             raise ConfigurationError(f"@{POLICY}: {option}={value!r} is not callable")
-    if consistency not in get_args(Consistency):
-        raise ConfigurationError(
-            f"@{POLICY}: consistency={consistency!r}: expected one of {get_args(Consistency)}"
-        )
+    one_of(f"@{POLICY}", "consistency", consistency, *get_args(Consistency))
     if consistency == "strict" and quorum is not None:
         raise ConfigurationError(
             f'@{POLICY}: quorum={quorum!r} with consistency="strict": a quorum counts the '

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from resilient.engine.durations import Duration, seconds
+from resilient.engine.options import one_of
 from resilient.errors import ConfigurationError
 from resilient.policies.circuit_breaker.checks import at_least_one, number, share
 
@@ -40,7 +41,7 @@ class Backoff:
         jitter: float = 0.1,
         calm: Duration = 60,
     ) -> None:
-        self.first = seconds(first, option="Backoff")
+        self.first = seconds(first, option="Backoff: first")
         self.factor = number(factor, 1.0, 1e6, "Backoff: factor")
         self.max = seconds(max, option="Backoff: max")
         self.jitter = number(jitter, 0.0, 0.99, "Backoff: jitter")
@@ -139,8 +140,7 @@ class HalfOpen:
             None if concurrency is None else at_least_one(concurrency, "HalfOpen: concurrency")
         )
         self.lease = seconds(lease, option="HalfOpen: lease")
-        if policy not in ("rate", "all"):
-            raise ConfigurationError(f"HalfOpen: policy={policy!r}: expected 'rate' or 'all'")
+        one_of("HalfOpen", "policy", policy, "rate", "all")
         self.policy = policy
 
     def __repr__(self) -> str:

@@ -111,7 +111,7 @@ class Consecutive(Trip):
     """
 
     def __init__(self, failures: int) -> None:
-        self.failures = at_least_one(failures, "Consecutive")
+        self.failures = at_least_one(failures, "Consecutive: failures")
 
     def __repr__(self) -> str:
         return f"Consecutive({self.failures})"
@@ -133,7 +133,7 @@ class CountWindow:
     """
 
     def __init__(self, calls: int) -> None:
-        self.calls = at_least_one(calls, "CountWindow")
+        self.calls = at_least_one(calls, "CountWindow: calls")
 
     def __repr__(self) -> str:
         return f"CountWindow({self.calls})"
@@ -156,7 +156,7 @@ class TimeWindow:
     """
 
     def __init__(self, duration: Duration, *, buckets: int = 10) -> None:
-        self.seconds = seconds(duration, option="TimeWindow")
+        self.seconds = seconds(duration, option="TimeWindow: duration")
         self.buckets = at_least_one(buckets, "TimeWindow: buckets")
         if self.buckets > MOST_BUCKETS:
             raise ConfigurationError(f"TimeWindow: {buckets=}: at most {MOST_BUCKETS}")

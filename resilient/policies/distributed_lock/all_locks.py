@@ -33,6 +33,9 @@ class HeldLocks:
     def __init__(self, leases: list[HeldLock]) -> None:
         self._leases = leases
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._leases!r}>"
+
     @property
     def fences(self) -> dict[str, int]:
         """The fence of each lock, by its key."""

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, TypeVar, Unpack, overload
 
-from resilient.engine.keys import key_function, refuse_missing_parentheses
+from resilient.engine.keys import key_function
+from resilient.engine.options import checked_call, one_of
 from resilient.engine.signatures import signature_of
 from resilient.engine.typing import Decorator, SkippingDecorator
 from resilient.engine.wrap import ALL, PLAIN, Layer, Shape, around, layer_of, shape_of, unpacked
-from resilient.errors import ConfigurationError
 from resilient.policies.distributed_lock.leases import AsyncLease, LockLease
 from resilient.policies.distributed_lock.lock import Lock
 from resilient.policies.distributed_lock.plan import guarded
@@ -58,6 +58,7 @@ class DistributedLock:
         **options: Unpack[LockOptions],
     ) -> SkippingDecorator[S]: ...
 
+    @checked_call(POLICY, LockOptions.__optional_keys__)
     def __call__(
         self,
         template: str | None = None,
@@ -98,13 +99,8 @@ class DistributedLock:
             ...     settle(7)
             'settled under fence True'
         """
-        refuse_missing_parentheses(template, policy=POLICY)
-        if on_busy not in ("raise", "skip"):
-            raise ConfigurationError(f'@{POLICY}: on_busy={on_busy!r} is not "raise" or "skip"')
-        if on_backend_error not in ("raise", "run"):
-            raise ConfigurationError(
-                f'@{POLICY}: on_backend_error={on_backend_error!r} is not "raise" or "run"'
-            )
+        one_of(f"@{POLICY}", "on_busy", on_busy, "raise", "skip")
+        one_of(f"@{POLICY}", "on_backend_error", on_backend_error, "raise", "run")
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
             # What stands for a skipped call has no place in a stream of items.

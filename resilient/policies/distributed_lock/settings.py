@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from resilient.config import Source
 from resilient.engine.durations import Duration, optional_seconds, seconds
+from resilient.engine.options import refuse_unknown
 from resilient.errors import ConfigurationError
 from resilient.protocols.locks import LOCK, LockMode
 from resilient.resolving import BackendLike
@@ -104,11 +105,7 @@ def settings_of(
     Raises:
         ConfigurationError: One of them is wrong.
     """
-    if not options.keys() <= _OPTIONS:
-        unknown = ", ".join(sorted(options.keys() - _OPTIONS))
-        raise ConfigurationError(
-            f"{where} has no option {unknown}; it has {', '.join(sorted(_OPTIONS))}"
-        )
+    refuse_unknown(where, options, _OPTIONS)
     ttl = seconds(options.get("ttl", 30), option="ttl")
     max_hold = optional_seconds(options.get("max_hold"), option="max_hold")
     min_hold = optional_seconds(options.get("min_hold"), option="min_hold") or 0.0

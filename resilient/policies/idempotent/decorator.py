@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from resilient.config import Source
 from resilient.engine.durations import Duration, optional_seconds, seconds
-from resilient.engine.keys import compile_fingerprint, key_function, refuse_missing_parentheses
+from resilient.engine.keys import compile_fingerprint, key_function
+from resilient.engine.options import checked_call, one_of
 from resilient.engine.signatures import signature_of
 from resilient.engine.typing import Decorator, SkippingDecorator
 from resilient.engine.wrap import Layer, Shape, around, layer_of, shape_of, unpacked
@@ -108,6 +109,7 @@ class Idempotent:
         backend: BackendLike | None = None,
     ) -> SkippingDecorator[S]: ...
 
+    @checked_call(POLICY)
     def __call__(
         self,
         template: str | None = None,
@@ -183,9 +185,11 @@ class Idempotent:
             charged
             ('receipt for 5', 'receipt for 5')
         """
-        refuse_missing_parentheses(template, policy=POLICY)
-        _check_choices(on_busy, on_takeover, on_cancel, on_backend_error)
-        _check_rest(replay_errors, local)
+        one_of(f"@{POLICY}", "on_busy", on_busy, "raise", "skip")
+        one_of(f"@{POLICY}", "on_takeover", on_takeover, "rerun", "raise")
+        one_of(f"@{POLICY}", "on_cancel", on_cancel, "release", "keep")
+        one_of(f"@{POLICY}", "on_backend_error", on_backend_error, "raise", "run")
+        _check(replay_errors, local)
         kept = optional_seconds(ttl, option="ttl")
         lifetime = seconds(lease, option="lease")
         patience = optional_seconds(wait, option="wait", allow_zero=True)
@@ -260,22 +264,7 @@ class Idempotent:
         return IdempotencyControls(bound.layer, bound.arguments)
 
 
-def _check_choices(
-    on_busy: object, on_takeover: object, on_cancel: object, on_backend_error: object
-) -> None:
-    for option, given, first, second in (
-        ("on_busy", on_busy, "raise", "skip"),
-        ("on_takeover", on_takeover, "rerun", "raise"),
-        ("on_cancel", on_cancel, "release", "keep"),
-        ("on_backend_error", on_backend_error, "raise", "run"),
-    ):
-        if given not in (first, second):
-            raise ConfigurationError(
-                f'@{POLICY}: {option}={given!r} is not "{first}" or "{second}"'
-            )
-
-
-def _check_rest(replay_errors: object, local: object) -> None:
+def _check(replay_errors: object, local: object) -> None:
     if not isinstance(replay_errors, tuple) or not all(
         isinstance(each, type) and issubclass(each, Exception) for each in replay_errors
     ):

@@ -1,0 +1,90 @@
+"""What options are checked for where they are written: each message names option and value."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+from resilient.errors import ConfigurationError
+
+__all__ = ["checked_call", "one_of", "refuse_unknown"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def checked_call(policy: str, further: Collection[str] = ()) -> Callable[[F], F]:
+    """Have a decorator with options say by its own name what is wrong with its call.
+
+    Python would take a function that stands below `@cached`, without parentheses, for a template,
+    or tell of the options that are missing then, and not why.
+
+    Args:
+        policy: The decorator's name.
+        further: The options that it takes as `**options`.
+    """
+
+    def checking(decorator: F) -> F:
+        code, defaults = decorator.__code__, decorator.__kwdefaults__ or {}
+        own = code.co_varnames[:1].count("self")
+        unnamed = code.co_argcount - own
+        named = code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
+        known = {*code.co_varnames[own : code.co_argcount], *named, *further}
+        needed = [name for name in named if name not in defaults]
+
+        @functools.wraps(decorator)
+        def called(*args: Any, **options: Any) -> Any:
+            given = args[own:]
+            if given and _is_decorated(given[0]):
+                raise ConfigurationError(
+                    f"write @{policy}(...): the decorator needs its parentheses"
+                )
+            if len(given) > unnamed:
+                raise ConfigurationError(
+                    f"@{policy}: {given[unnamed]!r} stands without the name of its option"
+                )
+            refuse_unknown(f"@{policy}", options, known)
+            for option in needed:
+                if option not in options:
+                    raise ConfigurationError(f"@{policy} needs {option}=, which has no default")
+            return decorator(*args, **options)
+
+        return called  # type: ignore[return-value]  # it is called as the decorator is
+
+    return checking
+
+
+def _is_decorated(given: Any) -> bool:
+    """Whether it stands below an `@`; an exception's type is the option of somebody's `@retry`."""
+    if isinstance(given, type):
+        return not issubclass(given, BaseException)
+    return callable(given) or isinstance(given, classmethod | staticmethod | property)
+
+
+def one_of(where: str, option: str, value: object, *choices: str) -> None:
+    """Refuse what is none of a few words.
+
+    Raises:
+        ConfigurationError: The option's value is another one.
+    """
+    if value not in choices:
+        *others, last = (f'"{choice}"' for choice in choices)
+        raise ConfigurationError(
+            f"{where}: {option}={value!r} is not {', '.join(others)} or {last}"
+        )
+
+
+def refuse_unknown(where: str, given: Collection[str], known: Collection[str]) -> None:
+    """Refuse options that are not there, and name those that are.
+
+    Raises:
+        ConfigurationError: One of the given names is none of the known ones.
+    """
+    for option in sorted(set(given) - set(known)):
+        from difflib import get_close_matches  # after a mistake only
+
+        meant = get_close_matches(option, known, n=1)
+        raise ConfigurationError(
+            f"{where} has no option {option}{f': is {meant[0]} meant?' if meant else ''} "
+            f"(it has {', '.join(sorted(known))})"
+        )
