@@ -36,7 +36,12 @@ from resilient.engine.transactional.jobs import (
     steps_of,
     trimmed,
 )
-from resilient.engine.transactional.store import Optimistic, Transaction, TransactionalStore
+from resilient.engine.transactional.store import (
+    Optimistic,
+    Transaction,
+    TransactionalStore,
+    changing,
+)
 from resilient.engine.transactional.waiters import wake_all
 from resilient.protocols.checkpoints import (
     Checkpoint,
@@ -58,9 +63,10 @@ class TransactionalCheckpoints:
 
     def __init__(self, store: TransactionalStore, max_ttl: Callable[[], float]) -> None:
         self._store = store
+        self._change = changing(store)
         self._max_ttl = max_ttl
 
-    async def start(
+    def start(
         self,
         task: str,
         *,
@@ -71,9 +77,9 @@ class TransactionalCheckpoints:
         fingerprint: str = "",
         rerun: bool = False,
         waiter: str | None = None,
-    ) -> Answer:
+    ) -> CoroutineType[Any, Any, Answer]:
         """Become the runner of the job, and get everything needed to resume it."""
-        return await self._store.change(
+        return self._change(
             lambda tx: start(tx, task, owner, lease, ttl, version, fingerprint, rerun, waiter)
         )
 
@@ -115,13 +121,13 @@ class TransactionalCheckpoints:
         lease: float | None = None,
     ) -> CoroutineType[Any, Any, bool]:
         """Store the result of a step; the first writer wins."""
-        work = Optimistic(lambda tx: step(tx, task, name, value, fence, ttl, lease))
-        # The store's own coroutine, as in `GuardedStore`: one less to be driven.
-        return self._store.change(work)  # type: ignore[return-value]  # a coroutine, by its protocol
+        return self._change(Optimistic(lambda tx: step(tx, task, name, value, fence, ttl, lease)))
 
-    async def finish(self, task: str, result: Encoded, *, fence: int, ttl: float) -> bool:
+    def finish(
+        self, task: str, result: Encoded, *, fence: int, ttl: float
+    ) -> CoroutineType[Any, Any, bool]:
         """Store the job's result, end the run and wake all waiters."""
-        return await self._store.change(lambda tx: finish(tx, task, result, fence, ttl))
+        return self._change(lambda tx: finish(tx, task, result, fence, ttl))
 
     async def stop(self, task: str, *, owner: str) -> bool:
         """End the run without a result, and wake all waiters."""

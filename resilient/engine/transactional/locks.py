@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import CoroutineType
 from typing import Any
 
 from msgspec.structs import replace
@@ -16,6 +17,7 @@ from resilient.engine.transactional.store import (
     Transaction,
     TransactionalStore,
     Work,
+    changing,
 )
 from resilient.errors import CapabilityMissing
 from resilient.protocols.locks import HANDED_OVER, LOCK, LOSSES_KNOWN, Grant, Held, LockMode
@@ -88,8 +90,9 @@ class TransactionalLocks:
 
     def __init__(self, store: TransactionalStore) -> None:
         self._store = store
+        self._change = changing(store)
 
-    async def acquire(
+    def acquire(
         self,
         key: str,
         *,
@@ -100,14 +103,14 @@ class TransactionalLocks:
         fair: bool = True,
         note: str = "",
         replicas: int = 0,
-    ) -> Grant | Held:
+    ) -> CoroutineType[Any, Any, Grant | Held]:
         """Take the lock if it is free, expired, or already this owner's."""
         if replicas:
             raise CapabilityMissing(
                 f"replicas={replicas}: this backend has no replicas to wait for"
             )
         place = Place(waiter or "", new_owner() if owner is None else owner, ttl, mode, note)
-        return await self._store.change(lambda tx: acquire(tx, key, place, fair))
+        return self._change(lambda tx: acquire(tx, key, place, fair))
 
     async def acquire_all(
         self, keys: Sequence[str], *, ttl: float, owner: str, note: str = ""
@@ -120,7 +123,7 @@ class TransactionalLocks:
         """Start the owner's TTL anew."""
         return await self._store.change(lambda tx: renew(tx, key, owner, ttl, mode))
 
-    async def release(
+    def release(
         self,
         key: str,
         *,
@@ -128,9 +131,9 @@ class TransactionalLocks:
         fence: int = 0,
         mode: LockMode = LOCK,
         fair: bool = True,
-    ) -> bool:
+    ) -> CoroutineType[Any, Any, bool]:
         """Free the lock, and hand it over or wake one waiter."""
-        return await self._store.change(lambda tx: release(tx, key, owner, fence, mode, fair))
+        return self._change(lambda tx: release(tx, key, owner, fence, mode, fair))
 
     async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
         """Make another owner the holder, under a new fence."""

@@ -17,6 +17,7 @@ import msgspec
 from resilient.engine.guard import in_force
 
 __all__ = [
+    "Change",
     "GuardedStore",
     "Optimistic",
     "Record",
@@ -24,6 +25,7 @@ __all__ = [
     "Transaction",
     "TransactionalStore",
     "Work",
+    "changing",
 ]
 
 T = TypeVar("T")
@@ -155,11 +157,25 @@ class TransactionalStore(Protocol):
         ...
 
 
+class Change(Protocol):
+    """`TransactionalStore.change`, as the answer of a method of a capability."""
+
+    def __call__(self, work: Callable[[Transaction], T], /) -> CoroutineType[Any, Any, T]:
+        """The store's own coroutine: to await it in one of the capability's own would cost."""
+        ...
+
+
+def changing(store: TransactionalStore) -> Change:
+    """What changes a store."""
+    return store.change  # type: ignore[return-value]  # mypy: what an `async def` answers is one
+
+
 class GuardedStore:
     """The same store, for what may be written under a lock on it (`resilient.engine.guard`)."""
 
     def __init__(self, store: TransactionalStore) -> None:
         self._store = store
+        self._change = changing(store)
         self.read = store.read
 
     def change(self, work: Callable[[Transaction], T]) -> CoroutineType[Any, Any, T]:
@@ -167,5 +183,4 @@ class GuardedStore:
         for guard in in_force.get():
             if guard.server is self._store:
                 work = guard.wrap(work)
-        # Passed on as it is, for one more coroutine would cost: what an `async def` answers.
-        return self._store.change(work)  # type: ignore[return-value]  # a coroutine, by its protocol
+        return self._change(work)

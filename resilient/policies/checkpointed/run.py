@@ -288,7 +288,8 @@ class Run:
             return
         if lease.inherited:
             raise lease.error()
-        if self.unsaved or self._label is not None or self._differs_from_saved():
+        is_news = self._last is not None and self._last != self._encoded_state()
+        if self.unsaved or self._label is not None or is_news:
             await self.save_due(always=True)
         result, _ = stored(self.settings.result, answer)
         lease.drop()  # first, so that no renewal outlives the run
@@ -376,10 +377,6 @@ class Run:
         self._last = state
         self._save_due = began + settings.seconds
         self.lease.renewed(began)
-
-    def _differs_from_saved(self) -> bool:
-        """Whether the state in the last checkpoint is not the one with which the job ends."""
-        return self._last is not None and self._last != self._encoded_state()
 
     @property
     def _is_dirty(self) -> bool:

@@ -168,7 +168,7 @@ class HeldLock(Lease):
         if self.inherited:
             return self.error()
         try:
-            held = await self._given_back()
+            held = await (self._kept_on() if self.settings.min_hold else self._freed())
         except BackendError as error:
             held = await shielded(self._released_later(error))
         except BaseException:  # cancelled: was it done, or did the connection break?
