@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ def _steps(mode: Mode) -> Group:
 def _steps_in_a_file(mode: Mode) -> Group:
     """Beside a raw commit that survives as much: any process's death."""
     group = Group(f"checkpoint: a step in a SQLite file, of a job with {STEPS}", mode)
-    group.case("sqlite3: INSERT and commit, NORMAL", per=STEPS)(_inserts("NORMAL"))
+    _raw_commits(group, mode, "NORMAL")
     group.case("resilient, sqlite", per=STEPS)(_job_of_steps("sqlite"))
     group.case("DBOS, sqlite", per=STEPS)(_dbos)
     return group
@@ -54,7 +56,7 @@ def _steps_in_a_file(mode: Mode) -> Group:
 def _steps_on_the_disk(mode: Mode) -> Group:
     """Beside a raw commit that survives as much: a loss of power too."""
     group = Group(f"checkpoint: a step synced to a SQLite file, of a job with {STEPS}", mode)
-    group.case("sqlite3: INSERT and commit, FULL", per=STEPS)(_inserts("FULL"))
+    _raw_commits(group, mode, "FULL")
     group.case("resilient, sqlite, synchronous=full", per=STEPS)(_job_of_steps("sqlite-full"))
     return group
 
@@ -165,20 +167,33 @@ def _double(n: int) -> int:
     return 2 * n
 
 
-def _inserts(synchronous: str) -> Any:
+def _raw_commits(group: Group, mode: Mode, synchronous: str) -> None:
+    """Commits in the calling thread; in async code those that block no loop as well, as ours."""
+    if mode == "async":
+        name = f"sqlite3: the same in a thread, {synchronous}"
+        group.case(name, per=STEPS)(_inserts(synchronous, aside=True))
+    name = f"sqlite3: INSERT and commit, {synchronous}"
+    group.case(name, per=STEPS)(_inserts(synchronous, aside=False))
+
+
+def _inserts(synchronous: str, *, aside: bool) -> Any:
     def make(place: Place) -> Any:
-        connection = sqlite3.connect(place.directory / "raw.db", isolation_level=None)
+        path = place.directory / f"raw-{aside}.db"
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("CREATE TABLE steps (id INTEGER PRIMARY KEY, result BLOB)")
         place.exits.callback(connection.close)
 
+        insert = partial(connection.execute, "INSERT INTO steps (result) VALUES (?)", (b"result",))
+
         def call(n: int) -> None:
             for _ in range(STEPS):
-                connection.execute("INSERT INTO steps (result) VALUES (?)", (b"result",))
+                insert()
 
         async def acall(n: int) -> None:
-            call(n)
+            for _ in range(STEPS):
+                await asyncio.to_thread(insert) if aside else insert()
 
         return call if place.mode == "sync" else acall
 

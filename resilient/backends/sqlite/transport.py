@@ -79,7 +79,11 @@ class SqliteTransport:
             raise translated(error, self._database.path) from error
 
     def asend(self, command: Work | Look) -> asyncio.Future[Any]:
-        """Run a transaction in a thread of ours, and answer the running loop."""
+        """Run a transaction in a thread of ours, and answer the running loop.
+
+        Most would be over before a thread has woken up. But none can be known to be: a write may
+        wait for the disk at any time, because others have written much, or to make a checkpoint.
+        """
         loop = asyncio.get_running_loop()
         reply = Reply(loop=loop)
         context = copy_context()  # the caller's budget

@@ -40,7 +40,7 @@ from resilient.engine.transactional.store import (
     Optimistic,
     Transaction,
     TransactionalStore,
-    changing,
+    passed_on,
 )
 from resilient.engine.transactional.waiters import wake_all
 from resilient.protocols.checkpoints import (
@@ -62,8 +62,7 @@ class TransactionalCheckpoints:
     """
 
     def __init__(self, store: TransactionalStore, max_ttl: Callable[[], float]) -> None:
-        self._store = store
-        self._change = changing(store)
+        self._store = passed_on(store)
         self._max_ttl = max_ttl
 
     def start(
@@ -79,7 +78,7 @@ class TransactionalCheckpoints:
         waiter: str | None = None,
     ) -> CoroutineType[Any, Any, Answer]:
         """Become the runner of the job, and get everything needed to resume it."""
-        return self._change(
+        return self._store.change(
             lambda tx: start(tx, task, owner, lease, ttl, version, fingerprint, rerun, waiter)
         )
 
@@ -121,13 +120,15 @@ class TransactionalCheckpoints:
         lease: float | None = None,
     ) -> CoroutineType[Any, Any, bool]:
         """Store the result of a step; the first writer wins."""
-        return self._change(Optimistic(lambda tx: step(tx, task, name, value, fence, ttl, lease)))
+        return self._store.change(
+            Optimistic(lambda tx: step(tx, task, name, value, fence, ttl, lease))
+        )
 
     def finish(
         self, task: str, result: Encoded, *, fence: int, ttl: float
     ) -> CoroutineType[Any, Any, bool]:
         """Store the job's result, end the run and wake all waiters."""
-        return self._change(lambda tx: finish(tx, task, result, fence, ttl))
+        return self._store.change(lambda tx: finish(tx, task, result, fence, ttl))
 
     async def stop(self, task: str, *, owner: str) -> bool:
         """End the run without a result, and wake all waiters."""

@@ -17,7 +17,7 @@ from resilient.engine.transactional.store import (
     Transaction,
     TransactionalStore,
     Work,
-    changing,
+    passed_on,
 )
 from resilient.errors import CapabilityMissing
 from resilient.protocols.locks import HANDED_OVER, LOCK, LOSSES_KNOWN, Grant, Held, LockMode
@@ -89,8 +89,7 @@ class TransactionalLocks:
     """`LockStore` (`resilient.protocols.locks`) over any store with transactions."""
 
     def __init__(self, store: TransactionalStore) -> None:
-        self._store = store
-        self._change = changing(store)
+        self._store = passed_on(store)
 
     def acquire(
         self,
@@ -110,7 +109,7 @@ class TransactionalLocks:
                 f"replicas={replicas}: this backend has no replicas to wait for"
             )
         place = Place(waiter or "", new_owner() if owner is None else owner, ttl, mode, note)
-        return self._change(lambda tx: acquire(tx, key, place, fair))
+        return self._store.change(lambda tx: acquire(tx, key, place, fair))
 
     async def acquire_all(
         self, keys: Sequence[str], *, ttl: float, owner: str, note: str = ""
@@ -133,7 +132,7 @@ class TransactionalLocks:
         fair: bool = True,
     ) -> CoroutineType[Any, Any, bool]:
         """Free the lock, and hand it over or wake one waiter."""
-        return self._change(lambda tx: release(tx, key, owner, fence, mode, fair))
+        return self._store.change(lambda tx: release(tx, key, owner, fence, mode, fair))
 
     async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
         """Make another owner the holder, under a new fence."""

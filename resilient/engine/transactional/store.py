@@ -17,15 +17,15 @@ import msgspec
 from resilient.engine.guard import in_force
 
 __all__ = [
-    "Change",
     "GuardedStore",
     "Optimistic",
+    "PassedOn",
     "Record",
     "Table",
     "Transaction",
     "TransactionalStore",
     "Work",
-    "changing",
+    "passed_on",
 ]
 
 T = TypeVar("T")
@@ -157,25 +157,24 @@ class TransactionalStore(Protocol):
         ...
 
 
-class Change(Protocol):
-    """`TransactionalStore.change`, as the answer of a method of a capability."""
+class PassedOn(TransactionalStore, Protocol):
+    """A store whose coroutine a capability passes on: to await it in one of its own would cost."""
 
-    def __call__(self, work: Callable[[Transaction], T], /) -> CoroutineType[Any, Any, T]:
-        """The store's own coroutine: to await it in one of the capability's own would cost."""
+    def change(self, work: Callable[[Transaction], T]) -> CoroutineType[Any, Any, T]:
+        """See `TransactionalStore`."""
         ...
 
 
-def changing(store: TransactionalStore) -> Change:
-    """What changes a store."""
-    return store.change  # type: ignore[return-value]  # mypy: what an `async def` answers is one
+def passed_on(store: TransactionalStore) -> PassedOn:
+    """The store itself."""
+    return store  # type: ignore[return-value]  # mypy: what an `async def` answers is a coroutine
 
 
 class GuardedStore:
     """The same store, for what may be written under a lock on it (`resilient.engine.guard`)."""
 
     def __init__(self, store: TransactionalStore) -> None:
-        self._store = store
-        self._change = changing(store)
+        self._store = passed_on(store)
         self.read = store.read
 
     def change(self, work: Callable[[Transaction], T]) -> CoroutineType[Any, Any, T]:
@@ -183,4 +182,4 @@ class GuardedStore:
         for guard in in_force.get():
             if guard.server is self._store:
                 work = guard.wrap(work)
-        return self._change(work)
+        return self._store.change(work)
