@@ -12,6 +12,7 @@ import os
 import select
 import time
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from psycopg import errors, pq
@@ -121,8 +122,15 @@ class Line:
 
     def forget(self) -> None:
         """Close the socket in a forked child, whose parent goes on with the connection."""
-        # libpq would say farewell in the parent's name; it is left as it is.
-        os.close(self.pgconn.socket)
+        # libpq closes its number itself, or it would once more when it is another file's. Its
+        # farewell in the parent's name leads nowhere.
+        with suppress(errors.OperationalError):  # the connection was lost before
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            try:
+                os.dup2(nowhere, self.pgconn.socket, inheritable=False)
+            finally:
+                os.close(nowhere)
+        self.pgconn.finish()
 
     def hear(self) -> None:
         """Take in what has arrived."""
