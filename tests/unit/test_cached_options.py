@@ -288,8 +288,8 @@ def test_bad_options_when_decorated(bad: Callable[[], Any], word: str) -> None:
 
 def test_what_does_not_exist_is_not_accepted() -> None:
     """An option that has no effect is no option."""
-    with pytest.raises(ConfigurationError, match="no option single_flight"):
-        cached(ttl=60, single_flight="cluster")  # type: ignore[call-arg]
+    with pytest.raises(ConfigurationError, match="no option coherence"):
+        cached(ttl=60, coherence="ttl")  # type: ignore[call-arg]
 
 
 def test_ttl_is_required() -> None:

@@ -92,6 +92,8 @@ async def asked(
     budget = budget_of(settings, near, [call])
     contest = FetchContest(near, call, owner, budget, flight)
     patience = PATIENCE if flight.is_nested else None
+    if not settings.waits:
+        patience = 0.0
     while True:
         began, answer = await obtained(
             contest, near.backend.hub, patience, await NOW, budget=budget
@@ -236,7 +238,7 @@ class FetchContest:
             await within(self.budget, self.store.abandon(self.call.key, owner=self.owner))
 
     def refusal(self, answer: Entry | Leased | Busy, waited: float) -> CallInProgress:
-        """What ends a wait that may never end; no caller sees it."""
+        """What ends a wait that may never end, or is not wanted; no caller sees it."""
         assert isinstance(answer, Busy)
         return CallInProgress(
             f"{self.call.key!r} is being computed by {describe(answer.owner)}",

@@ -78,6 +78,7 @@ class CachedBatch:
         key: Callable[..., Any] | None = None,
         tags: Sequence[str] = (),
         local: LocalCache | Literal["auto"] | None = "auto",
+        single_flight: Literal["cluster", "local"] = "cluster",
         codec: Codec | Literal["json"] | None = None,
         compute_timeout: Budget | None = None,
         backend_timeout: Budget = ("50ms", "250ms"),
@@ -115,6 +116,8 @@ class CachedBatch:
                 that answers what identifies that item, instead of a template.
             tags: Templates of the tags of a value, over an item and the other arguments.
             local: The layer in this process in front of the backend.
+            single_flight: `"local"`: what another process computes is not waited for, but computed
+                here too.
             codec: How values are stored.
             compute_timeout: For how long a call waits for its computation.
             backend_timeout: For how long one request to the backend may take.
@@ -157,6 +160,7 @@ class CachedBatch:
             jitter=jitter,
             cache_if=cache_if,
             local=local,
+            single_flight=single_flight,
             codec=codec,
             compute_timeout=compute_timeout,
             backend_timeout=backend_timeout,

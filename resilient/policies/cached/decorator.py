@@ -60,6 +60,7 @@ class Cached:
         key: Callable[..., Any] | None = None,
         tags: Sequence[str] = (),
         local: LocalCache | Literal["auto"] | None = "auto",
+        single_flight: Literal["cluster", "local"] = "cluster",
         codec: Codec | Literal["json"] | None = None,
         compute_timeout: Budget | None = None,
         backend_timeout: Budget = ("50ms", "250ms"),
@@ -100,6 +101,9 @@ class Cached:
             local: The layer in this process in front of the backend: a `LocalCache`, or `None`.
                 By default there is one, for 30 s a value, where the backend tells of what other
                 processes invalidate.
+            single_flight: Of all callers in all processes one computes a value (`"cluster"`).
+                With `"local"` a process does not wait for another one that is at it: it computes
+                the value itself, once for all its callers, and does not store it.
             codec: How values are stored: `"json"`, or a codec such as `Encrypted(key)`, of
                 `resilient.engine.codecs`. By default typed msgpack, guided by the annotation.
             compute_timeout: For how long callers wait for a computation: one duration, after
@@ -142,6 +146,7 @@ class Cached:
             error_ttl=error_ttl,
             cache_if=cache_if,
             local=local,
+            single_flight=single_flight,
             codec=codec,
             compute_timeout=compute_timeout,
             backend_timeout=backend_timeout,

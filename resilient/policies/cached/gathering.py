@@ -148,7 +148,10 @@ class Gathering:
             if self._trouble is not None and self.wanted:
                 self._troubled(self._trouble)
                 await self.alone()
-            elif self.wanted and await NOW - start > PATIENCE:  # it may be waited for itself
+            elif self.wanted and (
+                not self._settings.waits
+                or await NOW - start > PATIENCE  # it may be waited for itself
+            ):
                 await self.alone()
             elif theirs:
                 await self._rested(theirs)

@@ -43,6 +43,7 @@ class Options:
     error_ttl: Mapping[type[Exception], Duration] | None = None
     cache_if: Callable[[Any], bool] | None
     local: LocalCache | Literal["auto"] | None
+    single_flight: Literal["cluster", "local"]
     codec: Codec | Literal["json"] | None
     compute_timeout: Budget | None
     backend_timeout: Budget
@@ -56,6 +57,10 @@ class Options:
         if not (self.local is None or self.local == "auto" or isinstance(self.local, LocalCache)):
             raise ConfigurationError(
                 f'@{self.policy}: local={self.local!r} is neither a LocalCache nor None nor "auto"'
+            )
+        if self.single_flight not in ("cluster", "local"):
+            raise ConfigurationError(
+                f'@{self.policy}: single_flight={self.single_flight!r} is not "cluster" or "local"'
             )
         if not callable(self.ttl):
             optional_seconds(self.ttl, option="ttl")
@@ -105,6 +110,7 @@ class Options:
                 cache_if=self.cache_if,
             ),
             local=self.local,
+            waits=self.single_flight == "cluster",
             unguarded=self.on_backend_error == "run",
             computing=limits_of(self.compute_timeout, "compute_timeout"),
             asking=limits_of(self.backend_timeout, "backend_timeout"),

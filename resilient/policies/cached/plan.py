@@ -83,7 +83,7 @@ async def loaded(settings: Settings, near: Near, call: Call, flight: Flight) -> 
         if near.wants_to_watch:
             await watched(near, budget_of(settings, near, [call]))
         began, answer, stale = await asked(settings, near, call, owner, flight)
-    except CallInProgress:  # it would wait too long, with others waiting for it
+    except CallInProgress:  # not to be waited for, or for too long with others waiting for it
         return await computed(near, call)
     except BackendError as error:
         troubled(settings, near, call, error)

@@ -32,6 +32,7 @@ class Settings:
         records: Turns its results into their stored form and back.
         freshness: How long they are fresh, served and kept.
         local: The layer in this process, `None` for none, `"auto"` where it can be trusted.
+        waits: Whether what another process computes is waited for.
         unguarded: Whether the function is called when the backend is away.
         computing: How long callers wait for a computation.
         asking: How long one request to the backend may take.
@@ -46,6 +47,7 @@ class Settings:
         "records",
         "source",
         "unguarded",
+        "waits",
     )
 
     def __init__(
@@ -56,6 +58,7 @@ class Settings:
         records: Records,
         freshness: Freshness,
         local: LocalCache | str | None,
+        waits: bool,
         unguarded: bool,
         computing: Limits,
         asking: Limits,
@@ -65,6 +68,7 @@ class Settings:
         self.records = records
         self.freshness = freshness
         self.local = local
+        self.waits = waits
         self.unguarded = unguarded
         self.computing = computing
         self.asking = asking
