@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
 from resilient.engine import clock
-from resilient.engine.drivers.sync import drive
+from resilient.engine.drivers.sync import Flag, drive
 from resilient.engine.forks import forget_in_child
 from resilient.engine.plan import Plan
 
@@ -60,7 +60,7 @@ class Worker:
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
-        self._event = threading.Event()
+        self._event = Flag()  # no lock of its own is left behind where a caller is interrupted
         self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake_task: Callable[[], None] | None = None

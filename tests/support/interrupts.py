@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import dis
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
+from types import FrameType
+from typing import Any
 
 import pytest
 
-__all__ = ["interrupted"]
+import resilient
+
+__all__ = ["at_each_moment", "interrupted"]
+
+OURS = os.path.dirname(resilient.__file__)
+LOOKS = {"CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME"}
+"""Instructions behind which the interpreter looks whether a signal has come."""
 
 
 @contextmanager
@@ -43,3 +55,54 @@ def interrupted(seconds: float) -> Iterator[None]:
         timer.join()
         # What is on its way has been delivered, and ignored, before this is done.
         signal.signal(signal.SIGUSR1, before)
+
+
+def at_each_moment(operation: Callable[[], object]) -> Iterator[int]:
+    """Run it again and again, interrupted one moment later each time, until it ends by itself.
+
+    A moment is one in which the interpreter would have a signal handled, in this package's code.
+    Signals mostly come while something blocks: so what a call has begun must be in good hands as
+    soon as the call is over.
+    """
+    for moment in count(1):
+        if not _interrupted_at(moment, operation):
+            return
+        yield moment
+
+
+def _interrupted_at(moment: int, operation: Callable[[], object]) -> bool:
+    """Whether it came to that: it ended earlier otherwise."""
+    before: dict[FrameType, str] = {}
+    left = moment
+
+    def each(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if event == "return":
+            before.pop(frame, None)
+        elif event == "opcode":
+            here = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            last, before[frame] = before.get(frame), here
+            if last in LOOKS:
+                left -= 1
+                if not left:
+                    sys.settrace(None)
+                    before.clear()
+                    raise KeyboardInterrupt
+        return each
+
+    def called(frame: FrameType, event: str, _: object) -> Any:
+        name = frame.f_code.co_filename
+        if not name.startswith((OURS, "<resilient")):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return each
+
+    others = sys.gettrace()
+    sys.settrace(called)
+    try:
+        operation()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(others)
+    return False

@@ -113,3 +113,27 @@ def test_a_state_that_became_unstorable_says_so(mode: Mode) -> None:
     with pytest.raises(resilient.CodecError, match="Lock"):
         mode.call(decorated)
     assert mode.call(checkpointed.of(decorated).at().status).checkpoint.state == {"n": 1}
+
+
+@pytest.mark.parametrize("by_key", [False, True], ids=["in order", "by key"])
+def test_an_item_whose_state_was_unstorable_is_not_done(mode: Mode, by_key: bool) -> None:
+    """Once that is mended, the job goes on with it: nothing that it adds is left out."""
+    unstorable: list[Any] = [asyncio.Lock()]
+
+    async def body(job: Any) -> int:
+        job.state.setdefault("sum", 0)
+        async for item in each(
+            job.iterate(lambda after: range((after or 0) + 1, 5), key=int)
+            if by_key
+            else job.iterate(range(1, 5))
+        ):
+            job.state["sum"] += item
+            job.state["extra"] = unstorable[0] if item == 3 else None
+        answer: int = job.state["sum"]
+        return answer
+
+    decorated = mode.decorate(checkpointed("k"), body)
+    with pytest.raises(resilient.CodecError, match="Lock"):
+        mode.call(decorated)
+    unstorable[0] = 0
+    assert mode.call(decorated) == 1 + 2 + 3 + 4

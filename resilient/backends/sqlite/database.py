@@ -101,20 +101,17 @@ class Database(Forkable):
         """A connection to the file that is there now, for one transaction: `with` it."""
         return Borrowed(self)
 
-    def borrow(self) -> Connection:
+    def borrow(self, user: Borrowed) -> Connection:
         """A connection for one transaction, to be given back."""
         # Twice under the lock in all, here and in `give_back`: every transaction comes this way.
-        lock = self._lock
-        lock.acquire()  # `with` takes twice as long
-        try:
+        with self._lock:
             while self._forking:
                 self._rested.wait()
             self._users += 1
-            connection = self._idle.pop() if self._idle else None
+            user.is_one = True
+            user.connection = connection = self._idle.pop() if self._idle else None
             if connection is not None:
                 self._used.add(connection)
-        finally:
-            lock.release()
         if connection is not None:
             try:
                 status = os.stat(self._path)
@@ -123,15 +120,9 @@ class Database(Forkable):
             else:
                 if connection.inode == status.st_ino and connection.device == status.st_dev:
                     return connection
-        try:
-            return self._replaced(connection)
-        except BaseException:
-            with self._lock:
-                self._users -= 1
-                self._rested.notify_all()
-            raise
+        return self._replaced(user, connection)
 
-    def _replaced(self, connection: Connection | None) -> Connection:
+    def _replaced(self, user: Borrowed, connection: Connection | None) -> Connection:
         """Another connection, where there is none, or only to a file that is there no more.
 
         The file was removed or replaced: what was in it is gone, for us as for everybody.
@@ -142,34 +133,38 @@ class Database(Forkable):
                     self._used.discard(connection)
                     self._stale.discard(connection)
                     connection.close()
-                connection = self._idle.pop() if self._idle else None
+                user.connection = connection = self._idle.pop() if self._idle else None
                 if connection is not None:
                     self._used.add(connection)
             if connection is None:
                 connection = self.open()
                 with self._lock:
+                    user.connection = connection
                     self._used.add(connection)
                 return connection
         return connection
 
-    def give_back(self, connection: Connection, error: BaseException | None = None) -> None:
+    def give_back(self, user: Borrowed, error: BaseException | None = None) -> None:
         """The transaction is over; a connection of which SQLite has complained is closed."""
         # Whatever is wrong with it: the next one is new.
         broken = error is not None and isinstance(error, sqlite3.Error) and not is_busy(error)
-        lock = self._lock
-        lock.acquire()
-        try:
-            self._used.discard(connection)
-            if not broken and connection not in self._stale and len(self._idle) < IDLE:
-                self._idle.append(connection)
-            else:
-                self._stale.discard(connection)
-                connection.close()
+        with self._lock:
+            if not user.is_one:
+                return
+            user.is_one = False
             self._users -= 1
+            connection, user.connection = user.connection, None
+            if connection is not None:
+                self._used.discard(connection)
+                # In a transaction: its thread was interrupted before it could end that.
+                unfit = broken or connection.in_transaction or connection in self._stale
+                if not unfit and len(self._idle) < IDLE:
+                    self._idle.append(connection)
+                else:
+                    self._stale.discard(connection)
+                    connection.close()
             if self._forking:
                 self._rested.notify_all()
-        finally:
-            lock.release()
 
     def close(self) -> None:
         """Close all connections; those in use when they are given back."""
@@ -302,19 +297,36 @@ class Database(Forkable):
 
 
 class Borrowed:
-    """A connection for the length of a `with` block."""
+    """A connection for the length of a `with` block.
 
-    __slots__ = ("_connection", "_database")
+    A thread is interrupted (Ctrl-C) after any call, also as it enters the block or leaves it: then
+    the end of this gives the connection back.
+
+    Attributes:
+        connection: The connection.
+        is_one: Whether it counts among those who use one.
+    """
+
+    __slots__ = ("_database", "connection", "is_one")
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.connection: Connection | None = None
+        self.is_one = False
 
     def __enter__(self) -> Connection:
-        self._connection = self._database.borrow()
-        return self._connection
+        try:
+            return self._database.borrow(self)
+        except BaseException:
+            self._database.give_back(self)
+            raise
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self._database.give_back(self._connection, error)
+        self._database.give_back(self, error)
+
+    def __del__(self) -> None:
+        if self.is_one:
+            self._database.give_back(self)
 
 
 ABANDONED: list[Connection] = []

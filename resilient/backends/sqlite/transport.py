@@ -107,19 +107,22 @@ class SqliteTransport:
     def _look(self, work: Work) -> Any:
         with self._database.connection() as connection:
             cursor = connection.cursor()
-            cursor.execute("BEGIN")
             try:
+                cursor.execute("BEGIN")
                 return work(SqliteTransaction(cursor, self._database.clock, self._prefix))
             finally:
                 roll_back(connection)
 
     def _change(self, work: Work) -> Any:
-        database = self._database
-        if not self._writing.acquire(False):
-            patience = database.patience()
-            if not self._writing.acquire(timeout=patience):
-                raise BackendError(f"{database.path}: other threads wrote for {patience:g} seconds")
+        database, writing = self._database, self._writing
         try:
+            # Inside: a thread is interrupted (Ctrl-C) after calls, also after one of these.
+            if not writing.acquire(False):
+                patience = database.patience()
+                if not writing.acquire(timeout=patience):
+                    raise BackendError(
+                        f"{database.path}: other threads wrote for {patience:g} seconds"
+                    )
             if self._open is not None:
                 # The garbage collector closed a suspended generator inside a transaction, and the
                 # generator released something: that becomes part of the transaction.
@@ -131,35 +134,35 @@ class SqliteTransport:
                         return answer
                 answer, signals = database.patiently(partial(self._commit, work))
         finally:
-            self._writing.release()
+            try:  # noqa: SIM105 - to enter a `with` is a call, after which it may be interrupted
+                writing.release()
+            except RuntimeError:  # it could not be had
+                pass
         if signals:
             self._signals.send(signals)
         return answer
 
     def _foreseen(self, work: Optimistic[Any]) -> Any:
         """Try it in one statement; `UNFORESEEN`, and nothing done, if that cannot be had now."""
-        database = self._database
-        connection = database.borrow()
         try:
-            answer = self._foresight.attempt(connection, work)
-        except BaseException as error:
-            database.give_back(connection, error)
-            if isinstance(error, sqlite3.OperationalError) and is_busy(error):
+            with self._database.connection() as connection:
+                return self._foresight.attempt(connection, work)
+        except sqlite3.OperationalError as error:
+            if is_busy(error):
                 return UNFORESEEN  # others write: the transaction waits for them
             raise
-        database.give_back(connection)
-        return answer
 
     def _commit(self, work: Work) -> tuple[Any, list[Signal]]:
         with self._database.connection() as connection:
             cursor = connection.cursor()
-            cursor.execute("BEGIN IMMEDIATE")
-            self._open = connection
             try:
+                cursor.execute("BEGIN IMMEDIATE")  # inside: after that it may be interrupted
+                self._open = connection
                 outcome = self._run(cursor, work)
                 cursor.execute("COMMIT")
             except BaseException:
-                self._database.clock.rolled_back()
+                if self._open is not None:
+                    self._database.clock.rolled_back()
                 roll_back(connection)
                 raise
             finally:

@@ -19,7 +19,7 @@ from resilient.engine.stopwatch import paused
 from resilient.errors import CapabilityMissing, ConfigurationError
 from resilient.protocols.signals import Bell
 
-__all__ = ["ThreadWaiter", "advance", "drive", "throw_stop", "unawaited"]
+__all__ = ["Flag", "ThreadWaiter", "advance", "drive", "throw_stop", "unawaited"]
 
 T = TypeVar("T")
 

@@ -145,7 +145,7 @@ class Ledger:
             count, *self._after = self.in_hand
             self.in_hand = None
             self._pending += count
-            self.loop.next_item(0)
+            self.loop.next_item(0, self.loop.cursor, self.loop.digest)
         return (
             self._pending >= self._run.settings.every
             or clock.now() >= self._due
@@ -169,7 +169,7 @@ class Ledger:
         await self._commit()
         loop.cursor, loop.digest = self._after
         pending, self._pending = self._pending, 0
-        return run.item_done(loop, pending) if pending else False
+        return run.item_done(loop, pending, *self._after) if pending else False
 
     async def end(self) -> bool:
         """The loop is over, and what the body has in hand is done: commit it, as `settle` does.

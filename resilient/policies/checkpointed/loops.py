@@ -47,8 +47,7 @@ class ItemsInHand(Generic[T]):
             return False
         if self.ledger is not None:
             return self.ledger.item_done()
-        self._loop.cursor, self._loop.digest = self._cursor, self._digest
-        return self._run.item_done(self._loop, count)
+        return self._run.item_done(self._loop, count, self._cursor, self._digest)
 
     async def _tend(self) -> None:
         if self.ledger is None or await self.ledger.settle():

@@ -85,9 +85,10 @@ class Place:
             return self.name
         return f"{around.path}[{around.done}]/{self.name}"
 
-    def next_item(self, count: int = 1) -> None:
+    def next_item(self, count: int, cursor: Any, digest: bytes) -> None:
         """What was in hand, so many items, is done, and what was inside it is over."""
         self.done += count
+        self.cursor, self.digest = cursor, digest
         self._begun = 0
         if self.loops:
             self.loops = {}

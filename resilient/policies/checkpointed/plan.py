@@ -196,6 +196,8 @@ async def carried_out(run: Run, started: Started | None = None) -> Any:
         await run.abandon(error)
         raise
     finally:
+        if lease is not None:
+            lease.heartbeat.leases.discard(lease)  # wherever this is interrupted
         run.close()
     return answer
 

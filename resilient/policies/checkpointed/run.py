@@ -157,32 +157,41 @@ class Run:
             self._display = self.settings.display(self.task)
         return place_in(self).enter(name, items, total)
 
-    def item_done(self, loop: Place, count: int = 1) -> bool:
+    def item_done(
+        self, loop: Place, count: int = 1, cursor: Any = None, digest: bytes = b""
+    ) -> bool:
         """What was in hand, so many items, is done; whether there is something to `tend`.
+
+        Args:
+            loop: The loop.
+            count: How many items.
+            cursor: The key of the last of them.
+            digest: Of all up to it.
 
         Raises:
             StaleRunner: The job may have another runner now.
             CodecError: The state has no stored form.
         """
         now = clock.now()
-        meter = self._meter
+        meter, lease = self._meter, self.lease
         assert meter is not None
-        loop.next_item(count)
+        state, is_saved = None, lease is not None and not loop.is_provisional
+        if is_saved:
+            state = self._reached()  # first: if it has no stored form, this item is not done
+            self._boundary = None  # nor does the old one belong to the new position
+        loop.next_item(count, cursor, digest)
         if loop.around is self.whole:
             meter.add(count)
             if now >= meter.due:
                 meter.mark(now)
             if self._display is not None and now >= self._display.due:
                 self._display.show(self.progress(), now)
-        lease = self.lease
-        if lease is None:
-            return False
-        if now >= lease.deadline or lease.reason is not None:
+        if lease is not None and (now >= lease.deadline or lease.reason is not None):
             raise lease.error()
-        if loop.is_provisional:
+        if not is_saved:
             return False
         self.unsaved += count
-        self._reach_boundary()
+        self._boundary = state
         return self._is_save_due(now) or now >= self.look_due
 
     def _is_save_due(self, now: float) -> bool:
@@ -229,12 +238,14 @@ class Run:
 
     def loop_done(self, loop: Place) -> None:
         """The loop has come to its end."""
-        loop.complete()
         if loop.is_provisional:
+            loop.complete()
             return
+        state = None if self.lease is None else self._reached()  # first, as above
+        self._boundary = None
+        loop.complete()
         self._has_news = True
-        if self.lease is not None:
-            self._reach_boundary()
+        self._boundary = state
 
     def progress(self) -> Progress:
         """How far it is."""
@@ -382,12 +393,9 @@ class Run:
     def _is_dirty(self) -> bool:
         return self.unsaved > 0 or self._has_news
 
-    def _reach_boundary(self) -> None:
-        """Take the state, unless that would cost too much after each item."""
-        if not self._is_small:
-            self._boundary = None
-            return
-        self._boundary = self._encoded_state()
+    def _reached(self) -> Encoded | None:
+        """The state between two items, unless that would cost too much after each of them."""
+        return self._encoded_state() if self._is_small else None
 
     def _encoded_state(self) -> Encoded:
         state = self.settings.state.codec.encode(self.state)

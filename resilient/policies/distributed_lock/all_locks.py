@@ -128,23 +128,26 @@ async def all_guarded(settings: Settings, keys: tuple[str, ...]) -> Any:
     leases = await at_once(settings, backend, keys) or await in_turn(settings, backend, keys)
     outer = current.get()
     held: Any = HeldLocks(leases)
-    on_lost = settings.on_lost
+    on_lost, kept = settings.on_lost, backend.heartbeat.leases
     try:
-        for lease in leases:
-            lease.outer = current.get()
-            lease.is_entered = True
-            lease.keep()
-            current.set(lease)
-        if callable(on_lost):
-            held.when_lost(partial(told, on_lost, ref(held)))
-        held.check()  # the first may have been lost while the last was waited for
-        answer = await Body(held, held, cancel=on_lost == "cancel")
-    except BaseException as error:
+        try:
+            for lease in leases:
+                lease.outer = current.get()
+                lease.is_entered = True
+                lease.keep()
+                current.set(lease)
+            if callable(on_lost):
+                held.when_lost(partial(told, on_lost, ref(held)))
+            held.check()  # the first may have been lost while the last was waited for
+            answer = await Body(held, held, cancel=on_lost == "cancel")
+        except BaseException as error:
+            current.set(outer)
+            report(error, await given_back(leases))
+            raise
         current.set(outer)
-        report(error, await given_back(leases))
-        raise
-    current.set(outer)
-    lost = await given_back(leases)
+        lost = await given_back(leases)
+    finally:
+        kept.difference_update(leases)  # wherever this is interrupted
     if lost is not None:
         raise lost
     return answer

@@ -59,20 +59,23 @@ async def unprotected(settings: Settings, key: str) -> Any:
 async def held(settings: Settings, lease: HeldLock) -> Any:
     """Run the body under a lease, give the lease back, and report its loss."""
     outer = lease.outer = current.get()
-    on_lost = settings.on_lost
+    on_lost, kept = settings.on_lost, lease.heartbeat.leases
     try:
-        lease.keep()
-        if callable(on_lost):
-            lease.when_lost(partial(told, on_lost, ref(lease)))
-        current.set(lease)
-        lease.is_entered = True
-        answer = await Body(lease, lease, on_lost == "cancel")
-    except BaseException as error:
+        try:
+            lease.keep()
+            if callable(on_lost):
+                lease.when_lost(partial(told, on_lost, ref(lease)))
+            current.set(lease)
+            lease.is_entered = True
+            answer = await Body(lease, lease, on_lost == "cancel")
+        except BaseException as error:
+            current.set(outer)
+            report(error, await lease.releasing())
+            raise
         current.set(outer)
-        report(error, await lease.releasing())
-        raise
-    current.set(outer)
-    lost = await lease.releasing()
+        lost = await lease.releasing()
+    finally:
+        kept.discard(lease)  # wherever this is interrupted, nothing renews it for ever
     if lost is not None:
         raise lost
     return answer

@@ -105,8 +105,9 @@ async def run(
     claim.answer = answer
     claim.tenant = backend.prefix
     claim.kept = contest.ttl
-    claim.keep()
+    kept = heartbeat.leases
     try:
+        claim.keep()
         outer = current.set(claim)
         try:
             result = await Body(None, claim, True)
@@ -122,7 +123,7 @@ async def run(
         await complete(settings, store, claim, at_hand, *stored(settings.codec, result))
         return result
     finally:
-        claim.drop()
+        kept.discard(claim)  # wherever this is interrupted, nothing renews it for ever
 
 
 async def given_up(

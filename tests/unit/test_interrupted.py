@@ -1,0 +1,79 @@
+"""A thread that is interrupted (Ctrl-C, a time limit by a signal), at whatever moment.
+
+What it held may have to wait for the end of a TTL; but nothing is renewed for it, and nobody else
+is kept waiting by what it has left behind.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import resilient
+from resilient import Job, checkpointed, idempotent, lock, lock_all
+from resilient.backends.sqlite import SqliteBackend
+from tests.support.interrupts import at_each_moment
+
+pytestmark = [
+    # A plan that is interrupted between two steps is closed in the middle.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+]
+
+
+@pytest.fixture(params=["memory", "sqlite"], name="backend")
+def _backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[resilient.Backend]:
+    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/state.db"
+    with resilient.using(url) as backend:
+        backend.sync.locks.release("nobody's", owner="nobody")  # the file is there
+        yield backend
+
+
+def with_lock() -> None:
+    with lock("k", ttl=30, wait=0):
+        pass
+
+
+def with_locks() -> None:
+    with lock_all("k", "l", ttl=30, wait=0):
+        pass
+
+
+@idempotent("k", ttl=60, wait=0)
+def call() -> int:
+    return 1
+
+
+@checkpointed("k", every=1, wait=0)
+def job(job: Job) -> int:
+    return sum(job.iterate(range(2)))
+
+
+@pytest.mark.parametrize("operation", [with_lock, with_locks, call, job])
+def test_nothing_is_renewed_for_it(
+    backend: resilient.Backend, operation: Callable[[], object]
+) -> None:
+    """And every other thread reads and writes what it likes at once."""
+    moments = 0
+    with ThreadPoolExecutor(1) as others, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for moments in at_each_moment(operation):
+            assert not backend.heartbeat.leases, moments
+            others.submit(_all_is_free, backend).result(20)
+    assert moments > 50
+
+
+def _all_is_free(backend: resilient.Backend) -> None:
+    """Another thread can do anything; what was held is taken away by it."""
+    for key in ("k", "l"):
+        backend.sync.locks.force_release(key)
+        backend.sync.idempotency.delete(key)
+        backend.sync.checkpoints.delete(key)
+    if isinstance(backend, SqliteBackend):
+        database: Any = backend._transport._database
+        assert (database._users, len(database._used)) == (0, 0)
