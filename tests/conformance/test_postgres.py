@@ -1,36 +1,34 @@
 """The PostgreSQL backend against the conformance suite, on every version that is installed."""
 
-import uuid
-
 import pytest
 
-from resilient.backends.postgres import PostgresBackend, from_url
 from resilient.testing.conformance import (
     CacheConformance,
     CheckpointConformance,
     CircuitConformance,
-    Conformance,
     IdempotencyConformance,
     LockConformance,
-    ProcessConformance,
 )
+from tests.conformance.at_a_url import AtUrl, ProcessesAtUrl
 from tests.support.postgres import PostgresAt
 
 
-class Postgres(Conformance):
+@pytest.fixture
+def url(every_postgres: PostgresAt) -> str:
+    """Of each version in turn."""
+    return every_postgres.url
+
+
+class Postgres(AtUrl):
     """Random prefixes in one database, judged by the server's clock."""
 
     examples = 12
     steps = 30
 
     @pytest.fixture(autouse=True)
-    def _on_a_server(self, every_postgres: PostgresAt, postgres_server: PostgresAt) -> None:
-        self._url = every_postgres.url
-        if every_postgres is not postgres_server:  # what differs is found by few histories, too
+    def _few_histories(self, every_postgres: PostgresAt, postgres_server: PostgresAt) -> None:
+        if every_postgres is not postgres_server:  # what differs is found by few as well
             self.examples = 3
-
-    def backend(self) -> PostgresBackend:
-        return from_url(self._url, prefix=f"test-{uuid.uuid4().hex[:12]}:")
 
 
 class TestLocks(Postgres, LockConformance):
@@ -53,14 +51,9 @@ class TestCheckpoints(Postgres, CheckpointConformance):
     """Jobs on a server."""
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-class TestProcesses(ProcessConformance):
+class TestProcesses(ProcessesAtUrl):
     """Processes that share a database, which is empty when they start."""
 
-    @pytest.fixture(autouse=True)
-    def _on_a_server(self, postgres: PostgresAt) -> None:
-        self._url = postgres.url
-
-    def url(self) -> str:
-        return f"{self._url}?timeout=30&connect_timeout=30"  # the machine may be busy
+    @pytest.fixture(name="url")
+    def _empty(self, postgres: PostgresAt) -> str:
+        return f"{postgres.url}?timeout=30&connect_timeout=30"  # the machine may be busy

@@ -1,21 +1,19 @@
 """The PostgreSQL backend behind a real PgBouncer in transaction mode: four sessions for all."""
 
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from resilient.backends.postgres import PostgresBackend, from_url
 from resilient.testing.conformance import (
     CacheConformance,
     CheckpointConformance,
     CircuitConformance,
-    Conformance,
     IdempotencyConformance,
     LockConformance,
     Run,
 )
+from tests.conformance.at_a_url import AtUrl
 from tests.support.pgbouncer import installed, pgbouncer
 from tests.support.postgres import PostgresAt
 
@@ -30,7 +28,7 @@ SELECT (SELECT count(*) FROM pg_stat_activity
 
 
 @pytest.fixture(scope="module")
-def pooler(postgres_server: PostgresAt) -> Iterator[str]:
+def url(postgres_server: PostgresAt) -> Iterator[str]:
     """A pooler over a database of its own, in which nothing is stranded when all is over."""
     with postgres_server.database() as database:
         with pgbouncer(database.url, sessions=4) as url:
@@ -40,7 +38,7 @@ def pooler(postgres_server: PostgresAt) -> Iterator[str]:
         assert found == (0, 0), "a transaction is left open, or a lock of a session is left behind"
 
 
-class Pooled(Conformance):
+class Pooled(AtUrl):
     """Random prefixes; nobody has a session of its own, and what was prepared may be gone."""
 
     examples = 4
@@ -52,13 +50,6 @@ class Pooled(Conformance):
         run = Run(request.param)
         yield run
         run.close()
-
-    @pytest.fixture(autouse=True)
-    def _behind_a_pooler(self, pooler: str) -> None:
-        self._url = pooler
-
-    def backend(self) -> PostgresBackend:
-        return from_url(self._url, prefix=f"test-{uuid.uuid4().hex[:12]}:")
 
 
 class TestLocks(Pooled, LockConformance):

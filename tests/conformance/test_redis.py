@@ -1,31 +1,31 @@
 """The Redis backend against the conformance suite, on every server that is installed."""
 
-import uuid
-
 import pytest
 
-from resilient.backends.redis import RedisBackend, from_url
 from resilient.testing.conformance import (
     CacheConformance,
     CheckpointConformance,
     CircuitConformance,
-    Conformance,
     IdempotencyConformance,
     LockConformance,
-    ProcessConformance,
 )
+from tests.conformance.at_a_url import AtUrl, ProcessesAtUrl
 from tests.support.servers import RedisAt
 
 
-class Redis(Conformance):
+@pytest.fixture
+def url(every_redis: RedisAt) -> str:
+    """Of each server in turn."""
+    return every_redis.url
+
+
+class Redis(AtUrl):
     """Random prefixes on one server, judged by its own clock."""
 
     @pytest.fixture(autouse=True)
-    def _on_a_server(self, every_redis: RedisAt) -> None:
-        self._url = every_redis.url
-
-    def backend(self) -> RedisBackend:
-        return from_url(self._url, prefix=f"test-{uuid.uuid4().hex[:12]}:")
+    def _few_histories(self, every_redis: RedisAt) -> None:
+        if getattr(every_redis, "flavour", "valkey") != "valkey":  # what differs is found by few
+            self.examples = 12
 
 
 class TestLocks(Redis, LockConformance):
@@ -48,16 +48,7 @@ class TestCheckpoints(Redis, CheckpointConformance):
     """Jobs on a server."""
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-class TestProcesses(ProcessConformance):
+class TestProcesses(ProcessesAtUrl):
     """Processes that share a server."""
 
     newcomers = 4  # nothing is made
-
-    @pytest.fixture(autouse=True)
-    def _on_a_server(self, every_redis: RedisAt) -> None:
-        self._url = every_redis.url
-
-    def url(self) -> str:
-        return self._url

@@ -1,37 +1,32 @@
 """The Redis backend against the conformance suite, on a cluster of three servers."""
 
-import uuid
-
 import pytest
 
-from resilient.backends.redis import RedisBackend, from_url
 from resilient.testing.conformance import (
     CacheConformance,
     CheckpointConformance,
     CircuitConformance,
-    Conformance,
     IdempotencyConformance,
     LockConformance,
-    ProcessConformance,
 )
+from tests.conformance.at_a_url import AtUrl, ProcessesAtUrl
 from tests.support.acl import as_user, let_in
 from tests.support.clusters import Cluster
 
 
-class RedisCluster(Conformance):
-    """Random prefixes on one cluster, as a user with no more rights than the documentation says."""
+@pytest.fixture(scope="module")
+def url(redis_cluster: Cluster) -> str:
+    """As a user who has no more rights than the documentation says."""
+    for server in redis_cluster.primaries:
+        let_in(server, "test-", cluster=True)
+    return as_user(redis_cluster.url)
+
+
+class RedisCluster(AtUrl):
+    """Random prefixes on one cluster."""
 
     examples = 12
     steps = 30
-
-    @pytest.fixture(autouse=True)
-    def _on_a_cluster(self, redis_cluster: Cluster) -> None:
-        for server in redis_cluster.primaries:
-            let_in(server, "test-", cluster=True)
-        self._url = as_user(redis_cluster.url)
-
-    def backend(self) -> RedisBackend:
-        return from_url(self._url, prefix=f"test-{uuid.uuid4().hex[:12]}:")
 
 
 class TestLocks(RedisCluster, LockConformance):
@@ -54,16 +49,11 @@ class TestCheckpoints(RedisCluster, CheckpointConformance):
     """Jobs on a cluster."""
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-class TestProcesses(ProcessConformance):
+class TestProcesses(ProcessesAtUrl):
     """Processes that share a cluster."""
 
     newcomers = 4  # nothing is made
 
-    @pytest.fixture(autouse=True)
-    def _on_a_cluster(self, redis_cluster: Cluster) -> None:
-        self._url = redis_cluster.url
-
-    def url(self) -> str:
-        return self._url
+    @pytest.fixture(name="url")
+    def _everywhere(self, redis_cluster: Cluster) -> str:
+        return redis_cluster.url

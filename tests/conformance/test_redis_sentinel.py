@@ -1,34 +1,29 @@
 """The Redis backend against the conformance suite, at the primary that sentinels name."""
 
-import uuid
-
 import pytest
 
-from resilient.backends.redis import RedisBackend, from_url
 from resilient.testing.conformance import (
     CacheConformance,
     CheckpointConformance,
     CircuitConformance,
-    Conformance,
     IdempotencyConformance,
     LockConformance,
-    ProcessConformance,
 )
+from tests.conformance.at_a_url import AtUrl, ProcessesAtUrl
 from tests.support.sentinels import Sentinels
 
 
-class RedisSentinel(Conformance):
+@pytest.fixture
+def url(redis_sentinels: Sentinels) -> str:
+    """Of the sentinels."""
+    return redis_sentinels.url
+
+
+class RedisSentinel(AtUrl):
     """Random prefixes at one primary, which has a replica."""
 
     examples = 12
     steps = 30
-
-    @pytest.fixture(autouse=True)
-    def _behind_sentinels(self, redis_sentinels: Sentinels) -> None:
-        self._url = redis_sentinels.url
-
-    def backend(self) -> RedisBackend:
-        return from_url(self._url, prefix=f"test-{uuid.uuid4().hex[:12]}:")
 
 
 class TestLocks(RedisSentinel, LockConformance):
@@ -51,16 +46,7 @@ class TestCheckpoints(RedisSentinel, CheckpointConformance):
     """Jobs behind sentinels."""
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-class TestProcesses(ProcessConformance):
+class TestProcesses(ProcessesAtUrl):
     """Processes that share a primary."""
 
     newcomers = 4  # nothing is made
-
-    @pytest.fixture(autouse=True)
-    def _behind_sentinels(self, redis_sentinels: Sentinels) -> None:
-        self._url = redis_sentinels.url
-
-    def url(self) -> str:
-        return self._url
