@@ -112,7 +112,7 @@ def test_a_fallback_must_suit_the_function() -> None:
 
 def test_an_unknown_option_is_refused() -> None:
     """An option that is not there is never accepted and ignored."""
-    for option in ("on_backend_error", "max_keys", "windows"):
+    for option in ("on_backend_down", "max_keys", "windows"):
         with pytest.raises(ConfigurationError, match=f"has no option {option}"):
             circuit_breaker("x", **{option: None})  # type: ignore[call-overload]  # on purpose
 

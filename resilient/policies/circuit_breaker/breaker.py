@@ -57,6 +57,9 @@ class CircuitBreaker:
         consistency: `"eventual"`: closed calls ask nobody, and are told of in the background.
             `"strict"`: each call asks and reports, two requests. `"local"`: a breaker of this
             process alone.
+        on_backend_error: While the backend is away: `"local"`, a breaker of this process alone goes
+            on by the same rules; or `"raise"` `BackendError`: nobody calls the dependency who may
+            not have heard that it is to be left alone.
         backend: A URL, client or backend of its own instead of the configured one.
 
     Attributes:

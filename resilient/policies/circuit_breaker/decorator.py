@@ -95,13 +95,14 @@ class _CircuitBreaker:
             fallback_on: `"error"`: it answers calls that have failed too, called with the error.
             **options: Those of `CircuitBreaker`: `trip`, `window`, `min_calls`, `open_for`,
                 `half_open`, `ramp`, `quorum`, `record`, `ignore`, `record_result`, `retry_after`,
-                `consistency`, `backend`.
+                `consistency`, `on_backend_error`, `backend`.
 
         Raises:
             ConfigurationError: When decorated: an option, the template or the kind of function is
                 wrong.
             CircuitOpen: The dependency is being left alone; nothing has run. While the backend is
                 away each process decides that by itself.
+            BackendError: The backend is away, and `on_backend_error="raise"`; nothing has run.
 
         Example:
             >>> import resilient

@@ -18,7 +18,13 @@ from resilient.policies.circuit_breaker.rules import (
     Window,
     circuit_rules,
 )
-from resilient.policies.circuit_breaker.settings import POLICY, Consistency, Errors, Settings
+from resilient.policies.circuit_breaker.settings import (
+    POLICY,
+    Consistency,
+    Errors,
+    OnBackendError,
+    Settings,
+)
 from resilient.policies.circuit_breaker.upstream import asked_pause
 from resilient.resolving import BackendLike
 
@@ -43,6 +49,7 @@ class Options(TypedDict, total=False):
     record_result: Callable[[Any], bool] | None
     retry_after: Callable[[Exception], float] | None
     consistency: Consistency
+    on_backend_error: OnBackendError
     backend: BackendLike | None
 
 
@@ -86,6 +93,7 @@ def _declared(
     record_result: Callable[[Any], bool] | None = None,
     retry_after: Callable[[Exception], float] | None = asked_pause,
     consistency: Consistency = "eventual",
+    on_backend_error: OnBackendError = "local",
     backend: BackendLike | None = None,
 ) -> Declaration:
     for option, value in (("record_result", record_result), ("retry_after", retry_after)):
@@ -97,6 +105,11 @@ def _declared(
             f'@{POLICY}: quorum={quorum!r} with consistency="strict": a quorum counts the '
             "processes that find the service bad, and in strict consistency none judges by itself"
         )
+    one_of(f"@{POLICY}", "on_backend_error", on_backend_error, *get_args(OnBackendError))
+    if consistency == "local" and on_backend_error == "raise":
+        raise ConfigurationError(
+            f'@{POLICY}: on_backend_error="raise" with consistency="local": no backend is asked'
+        )
     rules = circuit_rules(trip, window, min_calls, open_for, half_open, ramp, quorum, policy=POLICY)
     return Declaration(
         backend,
@@ -106,6 +119,7 @@ def _declared(
         record_result=record_result,
         retry_after=retry_after,
         consistency=consistency,
+        insists=on_backend_error == "raise",
     )
 
 

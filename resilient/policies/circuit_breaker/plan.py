@@ -42,7 +42,10 @@ async def guarded(settings: Settings, key: str, fallback: FallbackOn | None = No
     if circuits is None:
         return await Body()
     circuit = await known(circuits, key, settings.rules)
-    call = await admitted(circuits, circuit, strict=settings.consistency == "strict")
+    if settings.insists and (circuits.is_away or circuits.is_slow):
+        raise unanswered(key)
+    strict = settings.consistency == "strict"
+    call = await admitted(circuits, circuit, strict=strict, insists=settings.insists)
     if call is not None:
         return await counted(settings, call, falls_back=fallback == "error")
     if fallback is not None:
@@ -83,9 +86,16 @@ async def known(circuits: KnownCircuits, key: str, rules: CircuitRules) -> Known
 
 
 async def admitted(
-    circuits: KnownCircuits, circuit: KnownCircuit, *, strict: bool = False
+    circuits: KnownCircuits, circuit: KnownCircuit, *, strict: bool = False, insists: bool = False
 ) -> Call | None:
-    """Let a call through, as one of many or as a probe; `None` if it is refused."""
+    """Let a call through, as one of many or as a probe; `None` if it is refused.
+
+    Args:
+        circuits: Those of the backend.
+        circuit: That of the call.
+        strict: Whether the server is asked before each call.
+        insists: Whether its error is raised, instead of going by this process's own judgement.
+    """
     may_ask = not circuits.is_away and not circuits.is_slow
     if not (strict and may_ask):
         counter = circuit.hits
@@ -99,13 +109,15 @@ async def admitted(
     if may_ask and circuit.is_own and circuit.has_unsent:
         # This process alone has opened it: that is to be judged before a permit is asked for.
         await circuits.send(circuit)
-        return await admitted(circuits, circuit, strict=strict)
+        return await admitted(circuits, circuit, strict=strict, insists=insists)
     if not may_ask and not circuits.is_away:
         circuit.put_off(SLOW_SERVER_PAUSE)
         return None
     token = await NEW_OWNER
     asks = may_ask and not (circuit.is_own and circuit.rules.quorum is not None)
     answer = await asked(circuits, circuit, token) if asks else None
+    if answer is None and asks and insists:
+        raise unanswered(circuit.key)
     if answer is None and circuit.state.lets_through:  # only a strict call asks then
         return await ramped(circuit, await NOW)
     admission = answer or await judged(circuits, circuit, token)
@@ -166,6 +178,14 @@ async def judged(circuits: KnownCircuits, circuit: KnownCircuit, token: str) -> 
     admission = await judge.admit(key, rules=rules, token=token)
     circuit.judged(admission.view)
     return admission
+
+
+def unanswered(key: str) -> BackendError:
+    """The error of a call that nothing but the backend may let through."""
+    return BackendError(
+        f'the backend of the circuit {key!r} is away, and on_backend_error="raise" does not go by '
+        "what this process has seen: nothing has run"
+    )
 
 
 def refusal(circuit: KnownCircuit, now: float) -> CircuitOpen:

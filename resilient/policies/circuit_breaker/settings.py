@@ -20,13 +20,14 @@ from resilient.resolving import resolve
 if TYPE_CHECKING:
     from resilient.engine.circuits.in_flight import Flight
 
-__all__ = ["POLICY", "Consistency", "Errors", "FallbackOn", "Settings"]
+__all__ = ["POLICY", "Consistency", "Errors", "FallbackOn", "OnBackendError", "Settings"]
 
 POLICY = "circuit_breaker"
 log = logging.getLogger("resilient")
 Errors = tuple[type[Exception], ...]
 Consistency = Literal["eventual", "strict", "local"]
 FallbackOn = Literal["open", "error"]
+OnBackendError = Literal["local", "raise"]
 LOCAL = "_circuits_of_this_process"
 
 
@@ -51,12 +52,14 @@ class Settings:
         record_result: Whether what the function has answered is a failure.
         retry_after: For how long a failure asks that the dependency be left alone.
         consistency: What is asked of the backend, and when.
+        insists: Whether a call is refused while the backend cannot be asked.
         memo: What the fast path knows.
     """
 
     __slots__ = (
         "consistency",
         "ignore",
+        "insists",
         "memo",
         "record",
         "record_result",
@@ -75,6 +78,7 @@ class Settings:
         record_result: Callable[[Any], bool] | None = None,
         retry_after: Callable[[Exception], float] | None = None,
         consistency: Consistency = "eventual",
+        insists: bool = False,
     ) -> None:
         self.source = source
         self.rules = rules
@@ -83,6 +87,7 @@ class Settings:
         self.record_result = record_result
         self.retry_after = retry_after
         self.consistency = consistency
+        self.insists = insists
         self.memo = Memo(-2, {})  # no configuration has this number
 
     def circuits(self) -> KnownCircuits | None:
@@ -95,10 +100,14 @@ class Settings:
             own = vars(backend).get(LOCAL)
             backend = own or vars(backend).setdefault(LOCAL, resolve("memory://"))
         circuits = known_circuits(backend, _own_judge)
-        # The fast path asks nobody: a strict breaker has none.
-        if self.memo.epoch != epoch >= 0 and self.consistency != "strict":
+        if self.memo.epoch != epoch >= 0 and self.is_fast:
             self.memo = Memo(epoch, circuits.catalogue.table(self.rules))
         return circuits
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether there is a fast path: it asks nobody, not even whether the backend is away."""
+        return self.consistency != "strict" and not self.insists
 
     def outcome(self, error: BaseException) -> str:
         """What an exception of the function says about the dependency.

@@ -84,7 +84,7 @@ def guarding(
     """
     either = None if fallback is None else _either(layer, fallback)
     slow = through_plan(layer, settings, names, either, fallback_on)
-    if layer.shape not in PLAIN or settings.consistency == "strict":
+    if layer.shape not in PLAIN or not settings.is_fast:
         return slow
     is_async = layer.shape is Shape.COROUTINE
     signature = signature_of(layer.function, policy=POLICY)
