@@ -1,6 +1,6 @@
 """The whole suite: `python -m tests`; arguments go to pytest.
 
-In three passes: tests that mostly wait run in two processes a core; those that start processes of
+In three passes: tests that mostly wait run in three processes a core; those that start processes of
 their own, in one a core; those that compare how long things take want the machine to themselves.
 
 What fails is looked at again, alone: a busy machine may have done it. Such a test must then pass
@@ -23,9 +23,11 @@ from pathlib import Path
 import pytest
 
 CORES = os.cpu_count() or 1
+STEALING = ["--dist", "worksteal"]
+"""Each worker has a part of the tests that belong together, and starts fewer servers."""
 PASSES = {
-    "side by side": ["-n", str(2 * CORES), "-m", "not (process or timing)"],
-    "processes": ["-n", str(CORES), "--dist", "worksteal", "-m", "process and not timing"],
+    "side by side": ["-n", str(3 * CORES), *STEALING, "-m", "not (process or timing)"],
+    "processes": ["-n", str(CORES), *STEALING, "-m", "process and not timing"],
     "timing": ["-n", "0", "-m", "timing"],
 }
 TIMES = 3

@@ -13,6 +13,22 @@ from resilient.testing.conformance import Conformance, ProcessConformance
 __all__ = ["AtUrl", "ProcessesAtUrl"]
 
 
+PATIENCE = {
+    "postgresql": "timeout=30&connect_timeout=30",
+    "mongodb": "timeout=30&serverSelectionTimeoutMS=30000",
+    "redis": "socket_timeout=30&socket_connect_timeout=30",
+}
+
+
+def patient(url: str) -> str:
+    """The URL with time for a server that is slow: it has as much to do as the machine has."""
+    scheme, _, rest = url.partition("://")
+    options = PATIENCE.get(scheme.partition("+")[0])
+    if options is None:
+        return url
+    return f"{url}{'&' if '?' in rest else '?'}{options}"
+
+
 class AtUrl(Conformance):
     """Random prefixes at one URL."""
 
@@ -21,7 +37,7 @@ class AtUrl(Conformance):
         self._url = url
 
     def backend(self) -> Backend:
-        return resolve(self._url, f"test-{uuid.uuid4().hex[:12]}:")
+        return resolve(patient(self._url), f"test-{uuid.uuid4().hex[:12]}:")
 
 
 @pytest.mark.slow
@@ -34,4 +50,4 @@ class ProcessesAtUrl(ProcessConformance):
         self._url = url
 
     def url(self) -> str:
-        return self._url
+        return patient(self._url)

@@ -56,4 +56,4 @@ class TestProcesses(ProcessesAtUrl):
 
     @pytest.fixture(name="url")
     def _empty(self, postgres: PostgresAt) -> str:
-        return f"{postgres.url}?timeout=30&connect_timeout=30"  # the machine may be busy
+        return postgres.url
