@@ -11,7 +11,7 @@ from resilient.errors import ConfigurationError
 __all__ = ["SCHEMA", "VERSION", "WRONG_VERSION", "checked_name", "ddl", "script", "version_query"]
 
 SCHEMA = "resilient"
-VERSION = 2
+VERSION = 3
 WRONG_VERSION = "RSL02"
 """The SQLSTATE for tables that another version has made."""
 PARTS = (

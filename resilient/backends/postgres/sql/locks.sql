@@ -205,14 +205,6 @@ $$;
 
 -- --- operations
 
--- The fence itself, when what has expired was looked for.
-CREATE FUNCTION {schema}.lock_swept(_fence bigint) RETURNS bigint LANGUAGE plpgsql AS $$
-BEGIN
-  PERFORM {schema}.sweep('lock', {schema}.clock());
-  RETURN _fence;
-END
-$$;
-
 -- A lock that nobody holds or waits for is the common case: it is granted without the rest, and to
 -- most by the statement `lock_take.sql` alone.
 CREATE FUNCTION {schema}.lock_acquire(_key text, _owner text, _ttl bigint, _shared boolean,
@@ -229,6 +221,20 @@ BEGIN
       {schema}.clock());
   END IF;
   RETURN ROW(true, _owner, _fence, _ttl, 0, '', 0, 0)::{schema}.held;
+END
+$$;
+
+-- The same, and what has expired is looked for. Where locks are always free, nothing else does that:
+-- so now and then it is called instead. Last, for then nobody is waited for any more.
+CREATE FUNCTION {schema}.lock_acquire_and_sweep(_key text, _owner text, _ttl bigint,
+  _shared boolean, _note text, _address text, _most bigint, _fair boolean) RETURNS {schema}.held
+LANGUAGE plpgsql AS $$
+DECLARE
+  _held {schema}.held :=
+    {schema}.lock_acquire(_key, _owner, _ttl, _shared, _note, _address, _most, _fair);
+BEGIN
+  PERFORM {schema}.sweep('lock', {schema}.clock());
+  RETURN _held;
 END
 $$;
 
