@@ -67,7 +67,7 @@ def read_write(path: Path, who: str, chance: random.Random) -> Visit:
     """A reader mostly, a writer sometimes."""
     if chance.random() < 0.3:
         return resilient.write_lock("k", **OPTIONS), [(Room(path), f"writer-{who}", alone)]
-    readers_only = lambda inside: not any(n.startswith("writer") for n in inside)  # noqa: E731
+    readers_only = lambda inside: not any(n.startswith("writer") for n in inside)  # noqa: E731 - a fact by its name
     return resilient.read_lock("k", **OPTIONS), [(Room(path), f"reader-{who}", readers_only)]
 
 

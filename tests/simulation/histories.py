@@ -106,7 +106,7 @@ class LateLease(HeldLock):
 
     def renewed(self, began: float, ttl: float | None = None) -> None:
         """Count from now, when the reply is here."""
-        super().renewed(self.heartbeat.worker._client.clock(), ttl)  # type: ignore[attr-defined]
+        super().renewed(self.heartbeat.worker._client.clock(), ttl)  # type: ignore[attr-defined]  # a simulated worker
 
 
 class HopefulLease(HeldLock):

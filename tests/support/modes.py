@@ -77,7 +77,7 @@ class Mode:
 
         # Decorators look through wrapt- and functools-made wrappers when they ask whether a
         # function is a coroutine function; this one is none, whatever it wraps.
-        as_def.__signature__ = inspect.signature(body)  # type: ignore[attr-defined]
+        as_def.__signature__ = inspect.signature(body)  # type: ignore[attr-defined]  # inspect reads it
         del as_def.__wrapped__
         return as_def
 

@@ -173,9 +173,8 @@ class Worker:
                 raise _TimedOut(f"{self!r} has not {awaited} in time") from None
             if not self._keep_end(message):
                 return message
-        raise _Ended(
-            f"{self!r} ended before it {awaited}:\n{self._end.get('error', self._end)}"  # type: ignore[union-attr]
-        )
+        end = self._end or {}
+        raise _Ended(f"{self!r} ended before it {awaited}:\n{end.get('error', end)}")
 
     def _keep_end(self, message: dict[str, Any]) -> bool:
         if "event" in message:

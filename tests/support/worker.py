@@ -38,7 +38,7 @@ def main(name: str, arguments: str) -> int:
         fn = functools.reduce(getattr, qualified.split("."), importlib.import_module(module))
         say({"event": "ready", "value": os.getpid()})
         INBOX.get()
-        result = fn(*json.loads(arguments))  # type: ignore[operator]
+        result = fn(*json.loads(arguments))  # type: ignore[operator]  # found by its name
         if inspect.iscoroutine(result):
             result = asyncio.run(result)
         say({"result": result})

@@ -350,7 +350,7 @@ def test_no_store(mode: Mode) -> None:
     """A call may say that its result is for those who wait only."""
     ran: list[int] = []
 
-    async def f(x: int, *, ctx: CacheContext = CacheContext()) -> int:  # noqa: B008
+    async def f(x: int, *, ctx: CacheContext = CacheContext()) -> int:  # noqa: B008 - how it is declared
         ran.append(x)
         ctx.no_store()
         return x

@@ -145,16 +145,15 @@ def test_class_and_static_methods() -> None:
 def test_methods_of_objects_without_identity(mode: Mode) -> None:
     """The default key of a method is refused where the object does not say what it is."""
 
-    class Plain:
-        pass
+    plain: Any = type("Plain", (), {})
 
     async def method(self: Any, x: int) -> int:
         return x
 
     method.__qualname__ = "Plain.method"
-    Plain.method = mode.decorate(cached(ttl=60), method)  # type: ignore[attr-defined]
+    plain.method = mode.decorate(cached(ttl=60), method)
     with pytest.raises(ConfigurationError, match="__resilient_key__"):
-        mode.call(Plain().method, 1)  # type: ignore[attr-defined]
+        mode.call(plain().method, 1)
 
 
 def test_stacks(mode: Mode) -> None:
@@ -223,55 +222,59 @@ def with_required_context(n: int, ctx: CacheContext) -> int:
     return n
 
 
+untyped: Any = cached
+untyped_layer: Any = LocalCache
+"""The same, as the type checkers do not know them: what follows is wrong by its types."""
+
 BAD: list[tuple[Callable[[], Any], str]] = [
-    (lambda: cached(f, ttl=60), "parentheses"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=0), "ttl"),
-    (lambda: cached(ttl=-1), "ttl"),
-    (lambda: cached(ttl=float("nan")), "ttl"),
-    (lambda: cached(ttl=True), "ttl"),
-    (lambda: cached(ttl="10 parsecs"), "ttl"),
-    (lambda: cached("{usr}", ttl=60)(f), "usr"),
-    (lambda: cached("{user", ttl=60)(f), "template"),
-    (lambda: cached("", ttl=60)(f), "template"),
-    (lambda: cached("{user}", key=lambda user, page: 1, ttl=60)(f), "not both"),
-    (lambda: cached(key=lambda: "x", ttl=60)(f), "arguments"),
-    (lambda: cached(ttl=60, tags=("{usr}",))(f), "usr"),
-    (lambda: cached(ttl=60, tags="{user}")(f), "tuple"),
-    (lambda: cached(ttl=60, tags=(7,))(f), "template"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=60, tags=7)(f), "tuple"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=60, local=100), "local"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=60, local="on"), "local"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=60, on_backend_error="ignore"), "on_backend_error"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=60, namespace="")(f), "namespace"),
-    (lambda: cached(ttl=60, namespace="#x")(f), "namespace"),
-    (lambda: cached(ttl=60, version=True)(f), "version"),
-    (lambda: cached(ttl=60, version=1.5)(f), "version"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=60, backend="nowhere://x")(f), "nowhere"),
-    (lambda: cached(ttl=60, backend=object())(f), "backend"),
-    (lambda: cached(ttl=60, soft_ttl=60)(f), "soft_ttl"),
-    (lambda: cached(ttl=60, soft_ttl=0)(f), "soft_ttl"),
-    (lambda: cached(ttl=60, stale_if_error="soon")(f), "stale_if_error"),
-    (lambda: cached(ttl=60, throttle=0)(f), "throttle"),
-    (lambda: cached(ttl=60, early=1)(f), "early"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=60, jitter=1)(f), "jitter"),
-    (lambda: cached(ttl=60, jitter=True)(f), "jitter"),
-    (lambda: cached(ttl=60, jitter="x")(f), "jitter"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=60, error_ttl=5)(f), "error_ttl"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=60, error_ttl={int: 5})(f), "error_ttl"),  # type: ignore[dict-item]
-    (lambda: cached(ttl=60, error_ttl={KeyError: 0})(f), "KeyError"),
-    (lambda: cached(ttl=60, cache_if=5)(f), "cache_if"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=60, codec="xml")(f), "codec"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=60, codec=5)(f), "codec"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=60, codec="json", error_ttl={KeyError: 5})(f), "error_ttl"),
-    (lambda: cached(ttl=60, compute_timeout=(2, 1))(f), "compute_timeout"),
-    (lambda: cached(ttl=60, compute_timeout=(1,))(f), "compute_timeout"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=60, backend_timeout="x")(f), "backend_timeout"),
-    (lambda: cached(ttl=60, backend_timeout=None)(f), "backend_timeout"),  # type: ignore[arg-type]
-    (lambda: cached(ttl=60)(with_required_context), "ctx"),
-    (lambda: cached(ttl=60)(7), "functions"),  # type: ignore[type-var]
+    (lambda: untyped(f, ttl=60), "parentheses"),
+    (lambda: untyped(ttl=0), "ttl"),
+    (lambda: untyped(ttl=-1), "ttl"),
+    (lambda: untyped(ttl=float("nan")), "ttl"),
+    (lambda: untyped(ttl=True), "ttl"),
+    (lambda: untyped(ttl="10 parsecs"), "ttl"),
+    (lambda: untyped("{usr}", ttl=60)(f), "usr"),
+    (lambda: untyped("{user", ttl=60)(f), "template"),
+    (lambda: untyped("", ttl=60)(f), "template"),
+    (lambda: untyped("{user}", key=lambda user, page: 1, ttl=60)(f), "not both"),
+    (lambda: untyped(key=lambda: "x", ttl=60)(f), "arguments"),
+    (lambda: untyped(ttl=60, tags=("{usr}",))(f), "usr"),
+    (lambda: untyped(ttl=60, tags="{user}")(f), "tuple"),
+    (lambda: untyped(ttl=60, tags=(7,))(f), "template"),
+    (lambda: untyped(ttl=60, tags=7)(f), "tuple"),
+    (lambda: untyped(ttl=60, local=100), "local"),
+    (lambda: untyped(ttl=60, local="on"), "local"),
+    (lambda: untyped(ttl=60, on_backend_error="ignore"), "on_backend_error"),
+    (lambda: untyped(ttl=60, namespace="")(f), "namespace"),
+    (lambda: untyped(ttl=60, namespace="#x")(f), "namespace"),
+    (lambda: untyped(ttl=60, version=True)(f), "version"),
+    (lambda: untyped(ttl=60, version=1.5)(f), "version"),
+    (lambda: untyped(ttl=60, backend="nowhere://x")(f), "nowhere"),
+    (lambda: untyped(ttl=60, backend=object())(f), "backend"),
+    (lambda: untyped(ttl=60, soft_ttl=60)(f), "soft_ttl"),
+    (lambda: untyped(ttl=60, soft_ttl=0)(f), "soft_ttl"),
+    (lambda: untyped(ttl=60, stale_if_error="soon")(f), "stale_if_error"),
+    (lambda: untyped(ttl=60, throttle=0)(f), "throttle"),
+    (lambda: untyped(ttl=60, early=1)(f), "early"),
+    (lambda: untyped(ttl=60, jitter=1)(f), "jitter"),
+    (lambda: untyped(ttl=60, jitter=True)(f), "jitter"),
+    (lambda: untyped(ttl=60, jitter="x")(f), "jitter"),
+    (lambda: untyped(ttl=60, error_ttl=5)(f), "error_ttl"),
+    (lambda: untyped(ttl=60, error_ttl={int: 5})(f), "error_ttl"),
+    (lambda: untyped(ttl=60, error_ttl={KeyError: 0})(f), "KeyError"),
+    (lambda: untyped(ttl=60, cache_if=5)(f), "cache_if"),
+    (lambda: untyped(ttl=60, codec="xml")(f), "codec"),
+    (lambda: untyped(ttl=60, codec=5)(f), "codec"),
+    (lambda: untyped(ttl=60, codec="json", error_ttl={KeyError: 5})(f), "error_ttl"),
+    (lambda: untyped(ttl=60, compute_timeout=(2, 1))(f), "compute_timeout"),
+    (lambda: untyped(ttl=60, compute_timeout=(1,))(f), "compute_timeout"),
+    (lambda: untyped(ttl=60, backend_timeout="x")(f), "backend_timeout"),
+    (lambda: untyped(ttl=60, backend_timeout=None)(f), "backend_timeout"),
+    (lambda: untyped(ttl=60)(with_required_context), "ctx"),
+    (lambda: untyped(ttl=60)(7), "functions"),
     (lambda: LocalCache(0), "maxsize"),
     (lambda: LocalCache(True), "maxsize"),
-    (lambda: LocalCache(1.5), "maxsize"),  # type: ignore[arg-type]
+    (lambda: untyped_layer(1.5), "maxsize"),
     (lambda: LocalCache(ttl=0), "ttl"),
     (lambda: LocalCache(ttl="soon"), "ttl"),
 ]
@@ -289,13 +292,13 @@ def test_bad_options_when_decorated(bad: Callable[[], Any], word: str) -> None:
 def test_what_does_not_exist_is_not_accepted() -> None:
     """An option that has no effect is no option."""
     with pytest.raises(ConfigurationError, match="no option coherence"):
-        cached(ttl=60, coherence="ttl")  # type: ignore[call-arg]
+        untyped(ttl=60, coherence="ttl")
 
 
 def test_ttl_is_required() -> None:
     """Nothing is kept without a TTL that somebody chose."""
     with pytest.raises(ConfigurationError, match="needs ttl="):
-        cached()  # type: ignore[call-arg]
+        untyped()
 
 
 def test_arguments_without_identity(mode: Mode) -> None:

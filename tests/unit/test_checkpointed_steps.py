@@ -83,7 +83,7 @@ def test_an_async_step_is_awaited() -> None:
             raise Flaky
         return list(answers)
 
-    of = checkpointed("k", fingerprint=())(load.__wrapped__)  # type: ignore[attr-defined]
+    of = checkpointed("k", fingerprint=())(load.__wrapped__)  # type: ignore[attr-defined]  # functools sets it
 
     async def main() -> list[tuple[int, ...]]:
         with pytest.raises(Flaky):

@@ -273,7 +273,7 @@ def test_how_long_a_service_asks_to_be_left_alone(error: Exception, seconds: flo
 def test_the_service_says_for_how_long(mode: Mode, clock: ManualClock) -> None:
     """The failure that opens it makes it wait at least so long; not if that is not wanted."""
     for option, expected in (({}, 90), ({"retry_after": None}, 30)):
-        breaker = CircuitBreaker(f"s{expected}", trip=Consecutive(2), **option)  # type: ignore[arg-type]
+        breaker = CircuitBreaker(f"s{expected}", trip=Consecutive(2), **option)  # type: ignore[arg-type]  # each is right
         fail(mode, breaker, 2, Unavailable(retry_after=90))
         assert _wait(mode, breaker) == pytest.approx(expected)
 

@@ -24,7 +24,7 @@ class Echo(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         with contextlib.suppress(OSError):
             while data := self.request.recv(65536):
-                self.server.seen.append(data)  # type: ignore[attr-defined]
+                self.server.seen.append(data)  # type: ignore[attr-defined]  # ours
                 self.request.sendall(b"got " + data)
 
 
@@ -263,7 +263,7 @@ def test_wrong_use_is_told() -> None:
     with pytest.raises(RuntimeError, match="not running"):
         proxy.reset_all()
     with pytest.raises(ValueError, match="direction"):
-        proxy.latency(1, direction="sideways")  # type: ignore[arg-type]
+        proxy.latency(1, direction="sideways")  # type: ignore[arg-type]  # to be refused
 
 
 def test_url_keeps_everything_but_the_address() -> None:

@@ -143,7 +143,7 @@ def test_a_lease_that_others_share_is_refused() -> None:
 def test_what_is_no_client_is_refused(leases: tuple[Any, Any]) -> None:
     """A pipeline neither: its answers come too late."""
     with pytest.raises(ConfigurationError, match="is not a client"):
-        resilient.fenced(object(), "k", leases[1])  # type: ignore[call-overload]
+        resilient.fenced(object(), "k", leases[1])  # type: ignore[call-overload]  # what is to be refused
     with redis.Redis() as client, pytest.raises(ConfigurationError, match="is not a client"):
         resilient.fenced(client.pipeline(), "k", leases[1])
     with pytest.raises(KeyMissing):

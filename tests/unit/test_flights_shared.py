@@ -72,7 +72,7 @@ def test_a_closed_loop_strands_nobody(flights: Flights, monkeypatch: pytest.Monk
         loop.close()
         assert waiting.result(5) == ("own", True)
     for task in (leading, flying):  # as they were left; nothing can run them any more
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own
         task.get_coro().close()
     flights._tasks.clear()
 

@@ -98,7 +98,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         look: Callable[[], Any] = server.connect
         url = server.url.replace("postgresql://", "postgresql+psycopg://")
     else:
-        look = lambda: sqlite3.connect(path, timeout=20)  # noqa: E731
+        look = lambda: sqlite3.connect(path, timeout=20)  # noqa: E731 - as short as it is
         url = f"sqlite:///{path}"
     with contextlib.closing(look()) as connection, connection:
         connection.execute("CREATE TABLE charge (amount integer)")

@@ -307,7 +307,7 @@ def test_the_key_is_global_and_methods_work(mode: Mode) -> None:
         def charge(self, order_id: str) -> str:
             return self.name
 
-    Bank.charge = idempotent("bank:{order_id}", ttl=60)(Bank.charge)  # type: ignore[method-assign]
+    Bank.charge = idempotent("bank:{order_id}", ttl=60)(Bank.charge)  # type: ignore[method-assign]  # as a patch does
     assert Bank("one").charge("A-7") == "one"
     assert Bank("two").charge("A-7") == "one"
 

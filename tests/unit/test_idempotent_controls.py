@@ -456,7 +456,7 @@ def test_controls(mode: Mode) -> None:
                 return status.state, str(os.getpid()) in status.owner
             return [order]
 
-    Bank.charge = mode.decorate(  # type: ignore[method-assign]
+    Bank.charge = mode.decorate(  # type: ignore[method-assign]  # as a patch does
         idempotent("bank:{order}", ttl=60, replay_errors=(Failed,)), Bank.charge
     )
     bank: Any = Bank()

@@ -29,7 +29,7 @@ Connect = Callable[[], Any]
 def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Connect:
     """Connects to a database of the user's that has one account."""
     if request.param == "sqlite":
-        made: Connect = lambda: sqlite3.connect(tmp_path / "user.db", timeout=20)  # noqa: E731
+        made: Connect = lambda: sqlite3.connect(tmp_path / "user.db", timeout=20)  # noqa: E731 - as short as it is
     else:
         server: PostgresAt = request.getfixturevalue("postgres")
         made = server.connect

@@ -111,7 +111,7 @@ def test_entered_uses_the_right_form(mode: Mode) -> None:
             return self.by_with.__enter__()
 
         def __exit__(self, *exc: object) -> bool | None:
-            return self.by_with.__exit__(*exc)  # type: ignore[arg-type]
+            return self.by_with.__exit__(*exc)  # type: ignore[arg-type]  # three of them
 
     with mode.entered(Both()) as value:
         _ = {"a": 1}["missing"]

@@ -104,6 +104,19 @@ def test_files_stay_short() -> None:
     assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
 
 
+def test_what_a_check_must_not_see_has_a_reason() -> None:
+    """Each `type: ignore` and `noqa` says on its line why it is there."""
+    silent = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in python_files(
+            PACKAGE, *(ROOT / name for name in ("tests", "examples", "benchmarks"))
+        )
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"# (type: ignore\[[^\]]+\]|noqa: \w+(, \w+)*)\s*$", line)
+    ]
+    assert silent == []
+
+
 def test_no_module_imports_the_public_names() -> None:
     """The top of the package is for users: inside, names come from where they are defined."""
     submodules = {path.stem for path in PACKAGE.iterdir()}

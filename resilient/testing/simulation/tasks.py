@@ -173,7 +173,7 @@ class Task:
         self.client.resume(go_on)
 
     def _ask(self, operation: Ask) -> None:
-        operation.transport.ask(operation.command, self.step)  # type: ignore[attr-defined]
+        operation.transport.ask(operation.command, self.step)  # type: ignore[attr-defined]  # a simulated transport
 
     def _sleep(self, operation: Sleep) -> None:
         self.client.simulation.after(operation.seconds, partial(self._answered, self._turn))
