@@ -38,10 +38,12 @@ class Block(ABC, Generic[S, A]):
         """The plan of one entry."""
 
     def __enter__(self) -> S:
-        warn_if_in_loop(f"with {self!r}", f"async with {self!r}", stacklevel=3)
+        who = caller()
+        if not isinstance(who, threading.Thread):  # else the words for it need not be made
+            warn_if_in_loop(f"with {self!r}", f"async with {self!r}", stacklevel=3)
         plan = self._plan("sync")
         value: S = _entered(advance(plan))
-        self._entries.setdefault(caller(), []).append(plan)
+        self._entries.setdefault(who, []).append(plan)
         return value
 
     def __exit__(

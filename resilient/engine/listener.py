@@ -25,7 +25,9 @@ FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 """Seconds between two attempts to connect."""
 REST = 0.01
-"""Seconds for which nobody reads at most, after a thread that waited and read has been woken."""
+"""Seconds between two looks whether others read still: if both times nobody did, this one does."""
+NAP = 0.2
+"""The same where nothing is heard but what wakes those who read by themselves."""
 GRACE = 1.0
 """Seconds past its time after which a thread that reads is given up: an interrupt may have hit it
 where it could tell nobody."""
@@ -65,6 +67,8 @@ class Listener(threading.Thread):
         """Set while this thread is to read by itself."""
         self._is_relieved = False
         self._reads_until = -math.inf
+        self._turns = 0
+        """How often others have begun to read."""
         self._left: deque[tuple[str, str | None]] = deque()
         """What another thread has read that is not its own affair."""
         self._broken: BackendError | None = None
@@ -118,13 +122,15 @@ class Listener(threading.Thread):
             return
         bell, own = self.subscription.bell, self._source.own_name()
         try:
+            self._turns += 1
             until = self._reads_until = time.monotonic() + seconds
-            flag.bell = bell
-            while not (flag.is_set() or self._called.is_set()):
+            while True:
+                flag.bell = bell
                 bell.limit = until - time.monotonic()
-                if bell.limit <= 0:
+                if flag.is_set() or self._called.is_set() or bell.limit <= 0:
                     break
                 for channel, message in self.subscription.receive():
+                    flag.bell = None  # what it is woken by now, it reads here
                     if channel == own and message is not None:
                         self._source.heard(channel, message)
                     else:
@@ -204,8 +210,16 @@ class Listener(threading.Thread):
         self._reads_until = time.monotonic()
         self._called.clear()
         self._reading.release()
+        idle_since = -1
+        pause = REST if len(self._source.channels()) > 1 else NAP
         try:
-            while not self._taken_back():
+            while not self._called.wait(pause) or not self._reading.acquire(timeout=REST):
+                if self._reading.locked():
+                    idle_since = -1
+                elif idle_since != self._turns:
+                    idle_since = self._turns
+                elif self._reading.acquire(blocking=False):
+                    break
                 if time.monotonic() > self._reads_until + GRACE:
                     self._reading = threading.Lock()
                     self._reading.acquire()
@@ -217,12 +231,6 @@ class Listener(threading.Thread):
             self._source.heard(*self._left.popleft())
         if broken is not None:
             raise broken
-
-    def _taken_back(self) -> bool:
-        """Wait a moment; whether this thread reads again, as nobody else does or it is called."""
-        if self._called.wait(REST):
-            return self._reading.acquire(timeout=REST)
-        return self._reading.acquire(blocking=False)
 
     def _tell(self, error: Exception | None) -> None:
         """Let those who wait for the confirmation look again."""

@@ -7,7 +7,7 @@ of it wait for, a lock or the pause before another attempt, the drivers take out
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -43,18 +43,22 @@ running: ContextVar[Stopwatch | None] = ContextVar("resilient.stopwatch", defaul
 last, which nobody reads any more. To put the outer one back would take longer than all the rest."""
 
 
-@contextmanager
-def paused() -> Iterator[None]:
-    """Take the time of this block out of all calls around it."""
+def paused() -> AbstractContextManager[None]:
+    """Takes the time of a block out of all calls around it."""
     innermost = running.get()
-    if innermost is None:
-        yield
-        return
+    return _UNTIMED if innermost is None else _paused(innermost)
+
+
+@contextmanager
+def _paused(innermost: Stopwatch) -> Iterator[None]:
     _each(innermost, lambda watch, now: watch.pause(now))
     try:
         yield
     finally:
         _each(innermost, lambda watch, now: watch.resume(now))
+
+
+_UNTIMED = nullcontext()
 
 
 def _each(innermost: Stopwatch, do: Callable[[Stopwatch, float], None]) -> None:
