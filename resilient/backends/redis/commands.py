@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from importlib.resources import files
@@ -12,6 +11,7 @@ from typing import Any
 
 from redis.crc import key_slot
 
+from resilient.backends.redis.linking import linked
 from resilient.backends.redis.resp import pack
 from resilient.errors import ConfigurationError
 
@@ -34,9 +34,6 @@ __all__ = [
 Argument = str | bytes | int | float
 
 _ASKING = pack(("ASKING",))
-_COMMENT = re.compile(r" *--[^\n]*")
-_FUNCTION = re.compile(r"^local function (?P<name>\w+)\(.*?^end\n", re.MULTILINE | re.DOTALL)
-_WORD = re.compile(r"\w+")
 
 
 class Command:
@@ -300,7 +297,7 @@ class Script:
     @cached_property
     def text(self) -> str:
         """What the server runs."""
-        return self._text or _linked("".join(map(_lua, self._files)))
+        return self._text or linked("".join(map(_lua, self._files)))
 
     @cached_property
     def digest(self) -> str:
@@ -331,27 +328,6 @@ def _packed(words: Sequence[Argument]) -> bytes:
 
 def _lua(name: str) -> str:
     return (files("resilient.backends.redis") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
-
-
-def _linked(text: str) -> str:
-    """The script without comments, and without the functions that it does not call.
-
-    The server makes every function anew each time it runs the script, which takes it longer than
-    a command of a script does. What is called stands above what calls it.
-    """
-    text = _COMMENT.sub("", text)
-    parts: list[str] = []
-    called: set[str] = set()
-    end = len(text)
-    for function in reversed(list(_FUNCTION.finditer(text))):
-        parts.append(text[function.end() : end])
-        called.update(_WORD.findall(parts[-1]))
-        if function["name"] in called:
-            parts.append(function[0])
-            called.update(_WORD.findall(function[0]))
-        end = function.start()
-    parts.append(text[:end])
-    return "".join(reversed(parts))
 
 
 def milliseconds(seconds: float, option: str) -> int:

@@ -6,6 +6,12 @@ local function microseconds()
   return now[1] * 1000000 + now[2]
 end
 
+-- The same as text, for less than `digits` of it.
+local function moment()
+  local now = redis.call('TIME')
+  return now[1] .. string.format('%06d', now[2])
+end
+
 -- A whole number as text; Lua by itself would write 1.7e+15.
 local function digits(number)
   return string.format('%.0f', number)
@@ -20,9 +26,10 @@ end
 -- died without a farewell is dropped by the first wake-up that finds nobody on its channel.
 local WAITERS_LIVE = 3600000
 
-local function enlist(queue, address, arrival)
+-- `arrival`, also as text.
+local function enlist(queue, address, arrival, text)
   if address ~= '' then
-    local joined = redis.call('ZADD', queue, 'NX', digits(arrival), address)
+    local joined = redis.call('ZADD', queue, 'NX', text or digits(arrival), address)
     if joined == 1 or arrival % 64 == 0 then redis.call('PEXPIRE', queue, WAITERS_LIVE) end
   end
 end

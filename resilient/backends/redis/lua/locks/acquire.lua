@@ -8,24 +8,27 @@ if mine then
   if waiter ~= '' then forget(KEYS, waiter) end
   return {1, mine}
 end
-local left
+local first = not one[1] and fair == '1' and redis.call('ZRANGE', KEYS[3], 0, 0)[1]
+if first and first ~= waiter then
+  -- What became free without a release is theirs who have waited longer.
+  first = hand_over(KEYS, waiter, not KEYS[4])
+end
+local free = not one[1] and (not first or first == waiter)
+if free and KEYS[4] then
+  free = has_room(KEYS, shared, limit)
+end
+if free then
+  local fence, lost = drawn(remembered(KEYS))
+  grant(KEYS, owner, ttl, shared, note, fence, lost)
+  remember(KEYS)
+  if waiter ~= '' then forget(KEYS, waiter) end
+  return {1, fence}
+end
+local left, waiting
 if one[1] then
   left = shorten_one(KEYS, one[5])
-else
-  one = nil
-  local free = not KEYS[4]  -- nobody holds it, which need not be looked up
-  -- What became free without a release is theirs who have waited longer.
-  local first = fair == '1' and hand_over(KEYS, waiter, free)
-  if (not first or first == waiter) and (free or has_room(KEYS, shared, limit)) then
-    local fence, lost = drawn(remembered(KEYS))
-    grant(KEYS, owner, tonumber(ttl), shared, note, fence, lost)
-    remember(KEYS)
-    if waiter ~= '' then forget(KEYS, waiter) end
-    return {1, fence}
-  end
 end
-local waiting
 if waiter ~= '' then
   waiting = enroll(KEYS, waiter, cmsgpack.pack({owner, ttl, shared, limit, note}))
 end
-return {0, unpack(described(KEYS, one, waiting, left))}
+return {0, unpack(described(KEYS, one[1] and one, waiting, left))}

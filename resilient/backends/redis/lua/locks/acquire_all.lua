@@ -18,7 +18,7 @@ for _, k in ipairs(locks) do
   else
     local lost
     fence, lost = drawn(remembered(k))
-    grant(k, owner, tonumber(ttl), '0', note, fence, lost)
+    grant(k, owner, ttl, '0', note, fence, lost)
     remember(k)
   end
   fences[#fences + 1] = fence

@@ -7,7 +7,8 @@
 -- and where several may hold it
 --   4 the end of each hold in microseconds; of a hold that was released, minus the moment of that
 --   5 of each hold its fence, when it was granted, and a note; under '' the largest TTL
-local us = microseconds()
+local now = moment()
+local us = tonumber(now)
 local MEMORY_LIVES = 604800000
 local RELEASES_LIVE = 60000
 local HANDED_OVER = 2000
@@ -15,7 +16,7 @@ local LOSSES_KNOWN = 16
 
 -- Forget the holds that are over, and the releases that nobody will send again.
 local function tidy(k)
-  for _, owner in ipairs(redis.call('ZRANGEBYSCORE', k[4], 0, digits(us))) do
+  for _, owner in ipairs(redis.call('ZRANGEBYSCORE', k[4], 0, now)) do
     redis.call('ZREM', k[4], owner)
     redis.call('HDEL', k[5], owner)
   end
@@ -23,7 +24,7 @@ local function tidy(k)
 end
 
 local function holders(k)
-  return k[4] and redis.call('ZCOUNT', k[4], '(' .. digits(us), '+inf') or 0
+  return k[4] and redis.call('ZCOUNT', k[4], '(' .. now, '+inf') or 0
 end
 
 -- A server's clock that is stepped back would have a hold live for that much longer: none is left
@@ -49,8 +50,8 @@ local function has_room(k, shared, limit)
     return false
   end
   if not k[4] then return true end
-  local now = holders(k)
-  local room = now == 0 or shared == '1' and (limit == '0' or now < tonumber(limit))
+  local held = holders(k)
+  local room = held == 0 or shared == '1' and (limit == '0' or held < tonumber(limit))
   if not room then shorten_all(k) end
   return room
 end
@@ -69,7 +70,8 @@ end
 -- The fence of the next grant; and what is lost, if that must be remembered anew: for `grant`.
 local function drawn(memory)
   local newest, released, lost = memory[1], memory[2], memory[3]
-  local fence = digits(next_fence(newest, us))
+  local fence = now  -- as `next_fence`
+  if newest and tonumber(newest) >= us then fence = digits(newest + 1) end
   -- Of what was before nothing is known.
   local known = lost or digits((newest or fence) - 1)
   if newest and newest ~= released then
@@ -81,17 +83,18 @@ local function drawn(memory)
   return fence, known ~= lost and known or nil
 end
 
+-- `ttl` as text.
 local function grant(k, owner, ttl, shared, note, fence, lost)
   if shared == '1' then
     tidy(k)
     redis.call('ZADD', k[4], digits(us + ttl * 1000), owner)
-    redis.call('HSET', k[5], owner, cmsgpack.pack({fence, digits(us), note}))
-    note_ttl(k, ttl)
+    redis.call('HSET', k[5], owner, cmsgpack.pack({fence, now, note}))
+    note_ttl(k, tonumber(ttl))
     extend(k[4], digits(ttl + RELEASES_LIVE))
     extend(k[5], digits(ttl + RELEASES_LIVE))
   else
-    redis.call('HSET', k[1], 'owner', owner, 'fence', fence, 'granted', digits(us), 'note', note,
-      'ttl', digits(ttl))
+    redis.call('HSET', k[1], 'owner', owner, 'fence', fence, 'granted', now, 'note', note,
+      'ttl', ttl)
     redis.call('PEXPIRE', k[1], ttl)
   end
   redis.call('HSET', k[2], 'fence', fence, shared == '1' and 'released' or 'fence', fence)
@@ -104,7 +107,7 @@ end
 
 -- Register a waiter, with what it wants, unless it waits already: how many wait.
 local function enroll(k, address, wants)
-  enlist(k[3], address, us)
+  enlist(k[3], address, us, now)
   redis.call('HSET', k[2], address, wants)
   local waiting = redis.call('ZCARD', k[3])
   -- Where there is a queue all the time, it is kept up by one of many who join it.
@@ -130,21 +133,21 @@ local function offer(k, address, memory)
   local owner, ttl, shared, limit, note = unpack(cmsgpack.unpack(memory[4]))
   local fence, lost = drawn(memory)
   if wake(address, '=' .. fence) == 0 then return false end
-  grant(k, owner, math.min(tonumber(ttl), HANDED_OVER), shared, note, fence, lost)
+  if tonumber(ttl) > HANDED_OVER then ttl = tostring(HANDED_OVER) end
+  grant(k, owner, ttl, shared, note, fence, lost)
   return true
 end
 
--- Give a hold that nobody shares to who has waited longest, in the place of who ends it: whether
--- anybody was there.
-local function pass_on(k, fence)
-  while true do
-    local address = redis.call('ZPOPMIN', k[3])[1]
-    if not address then return false end
-    local memory = remembered(k, address)
+-- Give a hold that nobody shares to who has waited longest, taken from the queue already, in the
+-- place of who ends it: whether anybody was there.
+local function pass_on(k, fence, address)
+  while address do
+    local lost, wants = unpack(redis.call('HMGET', k[2], 'lost', address))
     redis.call('HDEL', k[2], address)
-    memory[1], memory[2] = fence, fence
-    if memory[4] and offer(k, address, memory) then return true end
+    if wants and offer(k, address, {fence, fence, lost, wants}) then return true end
+    address = redis.call('ZPOPMIN', k[3])[1]
   end
+  return false
 end
 
 -- Give the lock to those who have waited longest, as long as there is room for the first of them,
@@ -214,7 +217,7 @@ local function let_go(k, owner, one)
     return true
   end
   if not held_by(k, owner, held) then return false end
-  redis.call('ZADD', k[4], digits(-us), owner)
+  redis.call('ZADD', k[4], '-' .. now, owner)
   redis.call('HDEL', k[5], owner)
   return true
 end
@@ -240,10 +243,10 @@ local function described(k, one, waiting, left)
     return {held[1], held[2], left, us - held[3], held[4] or '', waiting, 1}
   end
   local fence = redis.call('HGET', k[2], 'fence') or '0'
-  local now = holders(k)
-  if now == 0 then return {'', fence, HANDED_OVER, 0, '', waiting, 0} end
-  local first = redis.call('ZRANGEBYSCORE', k[4], '(' .. digits(us), '+inf', 'WITHSCORES',
-    'LIMIT', 0, 1)
+  local holding = holders(k)
+  if holding == 0 then return {'', fence, HANDED_OVER, 0, '', waiting, 0} end
+  local first = redis.call('ZRANGEBYSCORE', k[4], '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   local _, granted, note = unpack(cmsgpack.unpack(redis.call('HGET', k[5], first[1])))
-  return {first[1], fence, math.floor((first[2] - us) / 1000), us - granted, note, waiting, now}
+  return {first[1], fence, math.floor((first[2] - us) / 1000), us - granted, note, waiting,
+    holding}
 end
