@@ -316,7 +316,9 @@ class LocalStore:
         alias, entry._alias = entry._alias, None
         if alias is None:
             return
-        names: dict[Any, Entry] = self.singles[alias[1]] if len(alias) == SINGLE else self.tuples
+        # Where there is none, the thread that named it was interrupted before it could.
+        single = len(alias) == SINGLE
+        names: dict[Any, Entry] = self.singles.get(alias[1], {}) if single else self.tuples
         name = alias[0] if len(alias) == SINGLE else alias
         if names.get(name) is entry:
             del names[name]

@@ -9,8 +9,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import count
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ def at_each_moment(operation: Callable[[], object]) -> Iterator[int]:
 
 def _interrupted_at(moment: int, operation: Callable[[], object]) -> bool:
     """Whether it came to that: it ended earlier otherwise."""
-    before: dict[FrameType, str] = {}
+    before: dict[FrameType, int] = {}
     left = moment
 
     def each(frame: FrameType, event: str, _: object) -> Any:
@@ -80,9 +81,8 @@ def _interrupted_at(moment: int, operation: Callable[[], object]) -> bool:
         if event == "return":
             before.pop(frame, None)
         elif event == "opcode":
-            here = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            last, before[frame] = before.get(frame), here
-            if last in LOOKS:
+            last, before[frame] = before.get(frame), frame.f_lasti
+            if last is not None and _is_moment(frame.f_code, last, frame.f_lasti):
                 left -= 1
                 if not left:
                     sys.settrace(None)
@@ -106,3 +106,27 @@ def _interrupted_at(moment: int, operation: Callable[[], object]) -> bool:
     finally:
         sys.settrace(others)
     return False
+
+
+def _is_moment(code: CodeType, last: int, here: int) -> bool:
+    """Whether a signal would be handled behind the last instruction, and as if before this one.
+
+    It is raised by the last one. Who has the error then is not the same where a block ends.
+    """
+    is_looked = dis.opname[code.co_code[last]] in LOOKS
+    return is_looked and _handler(code, last) == _handler(code, here)
+
+
+def _handler(code: CodeType, place: int) -> int | None:
+    """Where it goes on after an error at this place."""
+    for each in _handlers(code):
+        if each.start <= place < each.end:
+            target: int = each.target
+            return target
+    return None
+
+
+@cache
+def _handlers(code: CodeType) -> list[Any]:
+    parse: Callable[[CodeType], list[Any]] = vars(dis)["_parse_exception_table"]
+    return parse(code)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import resilient
-from resilient import Job, checkpointed, idempotent, lock, lock_all
+from resilient import Job, cached, checkpointed, idempotent, lock, lock_all
 from resilient.backends.sqlite import SqliteBackend
 from tests.support.interrupts import at_each_moment
 
@@ -66,6 +66,30 @@ def test_nothing_is_renewed_for_it(
             assert not backend.heartbeat.leases, moments
             others.submit(_all_is_free, backend).result(20)
     assert moments > 50
+
+
+@pytest.mark.parametrize("options", [{}, {"soft_ttl": 30, "compute_timeout": 20}])
+def test_nobody_waits_for_a_value_that_it_would_have_brought(
+    backend: resilient.Backend, options: dict[str, Any]
+) -> None:
+    """Its flight is over, and what it has kept of values at hand is in order."""
+
+    @cached("{n}", ttl=60, **options)
+    def value(n: int) -> int:
+        return n
+
+    def there() -> int:
+        backend.sync.cache.delete(cached.of(value).key(1))  # and with it the right to compute
+        return value(1)
+
+    moments = 0
+    with ThreadPoolExecutor(1) as others, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for moments in at_each_moment(lambda: value(1)):
+            assert not backend.heartbeat.leases, moments
+            assert others.submit(there).result(20) == 1
+            cached.of(value).clear()
+    assert moments > 20
 
 
 def _all_is_free(backend: resilient.Backend) -> None:

@@ -175,11 +175,16 @@ Outcome: TypeAlias = Returned[Any] | Raised | None
 
 
 class ThreadRider:
-    """A thread that waits."""
+    """A thread that waits.
 
-    __slots__ = ("_landed",)
+    Attributes:
+        flight: The flight that it has to fly, or to have flown by others.
+    """
+
+    __slots__ = ("_landed", "flight")
 
     def __init__(self) -> None:
+        self.flight: Flight | None = None
         # An event that is set once: every flight has a rider, though most land without one waiting.
         self._landed = threading.Lock()
         self._landed.acquire()

@@ -103,27 +103,33 @@ def share(flights: Flights, errand: Errand[T], limits: Limits = NO_LIMITS) -> tu
     """
     while True:
         rider = ThreadRider()
-        flight, leads = flights.board(errand.key, errand.tags, rider, running_loop())
-        if flight is None:
-            return drive(errand.alone(), errand.function), True
-        if leads and limits == NO_LIMITS:
-            return _lead(flights, flight, rider, errand), True
-        if leads:
-            _make_ready(flight, partial(_lead, flights, flight, None, errand))
-        patience = _Patience(flights, flight, limits)
-        while True:
-            if flight.is_waiting:
-                _get_going(flights, flight, rider, limits)
-            if rider.wait(patience.next()):
-                break
-            if patience.is_over():
-                flights.left(flight, rider)
-                if patience.alone:
-                    return drive(errand.alone(), errand.function), True
-                return patience.otherwise(), False
-        outcome = flights.taken(flight, rider)
-        if outcome is not None:
-            return outcome.value, leads
+        try:
+            flight, leads = flights.board(errand.key, errand.tags, rider, running_loop())
+            if flight is None:
+                return drive(errand.alone(), errand.function), True
+            if leads and limits == NO_LIMITS:
+                return _lead(flights, flight, rider, errand), True
+            if leads:
+                _make_ready(flight, partial(_lead, flights, flight, None, errand))
+                rider.flight = None
+            patience = _Patience(flights, flight, limits)
+            while True:
+                if flight.is_waiting:
+                    _get_going(flights, flight, rider, limits)
+                if rider.wait(patience.next()):
+                    break
+                if patience.is_over():
+                    flights.left(flight, rider)
+                    if patience.alone:
+                        return drive(errand.alone(), errand.function), True
+                    return patience.otherwise(), False
+            outcome = flights.taken(flight, rider)
+            if outcome is not None:
+                return outcome.value, leads
+        except BaseException:
+            if rider.flight is not None:  # interrupted, perhaps before it began: others may fly
+                flights.land(rider.flight, None)
+            raise
         if leads:
             limits = NO_LIMITS  # what ended the crew's thread is for the caller to see
 

@@ -119,7 +119,7 @@ class Flights:
             flight = self._flying.get(key)
             leads = flight is None
             if flight is None:
-                flight = self._begun(key, tags, is_nested=bool(outer))
+                flight = self._begun(key, tags, is_nested=bool(outer), rider=rider)
             elif here is not None and flight.loop is here and isinstance(rider, ThreadRider):
                 return None, False
             flight._riders[rider] = self._recent.moment
@@ -147,8 +147,12 @@ class Flights:
             flight.pin()
         return flight
 
-    def _begun(self, key: str, tags: Iterable[str], *, is_nested: bool) -> Flight:
+    def _begun(
+        self, key: str, tags: Iterable[str], *, is_nested: bool, rider: Rider | None = None
+    ) -> Flight:
         flight = Flight(self, key, tags, self._recent.moment, is_nested=is_nested)
+        if isinstance(rider, ThreadRider):
+            rider.flight = flight  # before others can find it: it may be interrupted then
         self._flying[key] = flight
         return flight
 
