@@ -86,76 +86,85 @@ MOMENT = subtracted(NOW, argument("age"))
 
 
 def _has_any(outcomes: str) -> Expression:
-    return {"$regexMatch": {"input": USED, "regex": outcomes}}
+    return {"$regexMatch": {"input": USED, "regex": f"[{outcomes}]"}}
+
+
+COUNTS = equal("$turn", "counts")
+RECORDS = both(COUNTS, equal("$event", None), is_not(equal(argument("outcomes"), "")))
+
+WHOSE_TURN: tuple[Expression, ...] = (
+    put(
+        turn=chosen(
+            either(
+                IS_REPEATED,
+                both(is_not("$known"), argument("admitted")),  # of one that was lost
+            ),
+            "nothing",
+            "counts",
+        ),
+        is_theirs=either(
+            is_not(argument("admitted")), equal("$generation", argument("generation"))
+        ),
+        fingerprint_before="$fingerprint",
+    ),
+    put(generation=changed_if(both(is_not("$known"), COUNTS), "generation", DRAWN)),
+    put(known=either("$known", COUNTS)),
+    *TIME_OVER,
+    put(
+        turn=switch(
+            (equal("$turn", "nothing"), "nothing"),
+            (is_not(both(IS_PASSING, "$is_theirs")), "stale"),
+            (is_in_state("disabled"), "disabled"),
+            default="counts",
+        ),
+    ),
+)
+"""What becomes of the batch: it `counts`, or why not."""
+
+POLLED: tuple[Expression, ...] = (
+    put(
+        polls=both(COUNTS, is_set(rule("quorum")), is_not(equal(NODE, ""))),
+        batches=changed_if(
+            is_not(equal("$turn", "nothing")),
+            "batches",
+            {"$slice": [joined("$batches", [argument("batch")]), -BATCHES]},
+        ),
+        touched=either("$touched", is_not(equal("$turn", "nothing"))),
+    ),
+    put(nodes=changed_if("$polls", "nodes", joined(OTHERS, [SAID]))),
+    put(
+        event=chosen(
+            both("$polls", is_in_state("closed"), is_at_least(BAD, QUORUM)), "quorum", None
+        )
+    ),
+)
+"""What this node says of the service, and whether enough of them say that it is bad."""
+
+
+def _counted(folded: Expression, window: dict[str, Expression]) -> tuple[Expression, ...]:
+    """The outcomes in the window, which may open the circuit."""
+    return (
+        put(folded=chosen(RECORDS, folded, None)),
+        put(
+            **{name: changed_if(RECORDS, name, value) for name, value in window.items()},
+            consecutive=changed_if(RECORDS, "consecutive", "$folded.consecutive"),
+            breach=changed_if(
+                RECORDS, "breach", chosen(is_in_state("closed"), "", "$folded.breach")
+            ),
+            last_failure=changed_if(both(RECORDS, _has_any("13f")), "last_failure", MOMENT),
+            last_success=changed_if(both(RECORDS, _has_any("02o")), "last_success", MOMENT),
+            stale=changed_if(equal("$turn", "stale"), "stale", added("$stale", argument("calls"))),
+            event=chosen(RECORDS, chosen("$folded.opens", "$folded.breach", None), "$event"),
+        ),
+    )
 
 
 def _recorded(folded: Expression, window: dict[str, Expression]) -> Pipeline:
-    counts = equal("$turn", "counts")
-    records = both(counts, equal("$event", None), is_not(equal(argument("outcomes"), "")))
     return compiled(
         LIVE,
-        put(
-            turn=chosen(
-                either(
-                    IS_REPEATED,
-                    both(is_not("$known"), argument("admitted")),  # of one that was lost
-                ),
-                "nothing",
-                "counts",
-            ),
-            is_theirs=either(
-                is_not(argument("admitted")), equal("$generation", argument("generation"))
-            ),
-            fingerprint_before="$fingerprint",
-        ),
-        put(generation=changed_if(both(is_not("$known"), counts), "generation", DRAWN)),
-        put(known=either("$known", counts)),
-        *TIME_OVER,
-        put(
-            turn=switch(
-                (equal("$turn", "nothing"), "nothing"),
-                (is_not(both(IS_PASSING, "$is_theirs")), "stale"),
-                (is_in_state("disabled"), "disabled"),
-                default="counts",
-            ),
-        ),
-        # What this node says of the service.
-        put(
-            polls=both(counts, is_set(rule("quorum")), is_not(equal(NODE, ""))),
-            batches=changed_if(
-                is_not(equal("$turn", "nothing")),
-                "batches",
-                {"$slice": [joined("$batches", [argument("batch")]), -BATCHES]},
-            ),
-            touched=either("$touched", is_not(equal("$turn", "nothing"))),
-        ),
-        put(nodes=changed_if("$polls", "nodes", joined(OTHERS, [SAID]))),
-        put(
-            event=chosen(
-                both("$polls", is_in_state("closed"), is_at_least(BAD, QUORUM)), "quorum", None
-            )
-        ),
-        # The outcomes.
-        put(folded=chosen(records, folded, None)),
-        put(
-            **{name: changed_if(records, name, value) for name, value in window.items()},
-            consecutive=changed_if(records, "consecutive", "$folded.consecutive"),
-            breach=changed_if(
-                records, "breach", chosen(is_in_state("closed"), "", "$folded.breach")
-            ),
-            last_failure=changed_if(
-                both(records, {"$regexMatch": {"input": USED, "regex": "[13f]"}}),
-                "last_failure",
-                MOMENT,
-            ),
-            last_success=changed_if(
-                both(records, {"$regexMatch": {"input": USED, "regex": "[02o]"}}),
-                "last_success",
-                MOMENT,
-            ),
-            stale=changed_if(equal("$turn", "stale"), "stale", added("$stale", argument("calls"))),
-            event=chosen(records, chosen("$folded.opens", "$folded.breach", None), "$event"),
-        ),
+        *WHOSE_TURN,
+        *POLLED,
+        *_counted(folded, window),
         *MOVED,
         put(
             fingerprint=changed_if(

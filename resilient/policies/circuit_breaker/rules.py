@@ -173,9 +173,6 @@ class _AnyOf(Trip):
         return " | ".join(map(repr, self.parts))
 
 
-TRIPS = (FailureRate, SlowRate, Consecutive, _AnyOf)
-
-
 def circuit_rules(
     trip: Trip,
     window: Window,
