@@ -16,11 +16,11 @@ from contextvars import ContextVar
 from typing import Any, Literal
 
 from resilient.engine.backend import CAPABILITIES, Backend, Capability, Mode
-from resilient.engine.durations import Duration, seconds
+from resilient.engine.durations import Duration
 from resilient.engine.options import one_of, refuse_unknown
 from resilient.engine.passing import Passing, View
 from resilient.errors import ConfigurationError
-from resilient.resolving import BackendLike, resolve
+from resilient.resolving import BackendLike, Configuration, configuration_of, resolve
 
 __all__ = [
     "Source",
@@ -34,24 +34,6 @@ __all__ = [
 
 DEFAULT_URL = "sqlite:///.resilient/state.db"
 MAY_USE_MEMORY: frozenset[Capability] = frozenset({"circuits", "cache"})
-
-
-class Configuration:
-    """One choice of backends; `disabled` passes every call through."""
-
-    def __init__(
-        self, default: Backend | None, special: dict[Capability, Backend], *, disabled: bool = False
-    ) -> None:
-        self.default = default
-        self.special = special
-        self.disabled = disabled
-
-    def get(self, capability: Capability) -> Backend | None:
-        return self.special.get(capability, self.default)
-
-    def backends(self) -> list[Backend]:
-        both = [*self.special.values(), *([self.default] if self.default is not None else [])]
-        return list({id(backend): backend for backend in both}.values())
 
 
 epoch: int = 0
@@ -125,7 +107,7 @@ def configure(
         "idempotency": idempotency,
         "checkpoints": checkpoints,
     }
-    configuration = _build(chosen, chosen_prefix, given, max_ttl)
+    configuration = configuration_of(chosen, chosen_prefix, given, max_ttl)
     with _lock:
         replaced, _configured, _prefix = _configured, configuration, chosen_prefix
         _changed()
@@ -174,7 +156,7 @@ def using(
         False
     """
     refuse_unknown("using()", capabilities, CAPABILITIES)
-    configuration = _build(backend, prefix, capabilities, max_ttl)
+    configuration = configuration_of(backend, prefix, capabilities, max_ttl)
     with _active(configuration, scope):
         try:
             assert configuration.default is not None
@@ -309,28 +291,6 @@ def _memory_fallback() -> Backend:
         if _fallback is None:
             _fallback = resolve("memory://")
         return _fallback
-
-
-def _build(
-    backend: BackendLike, prefix: object, given: dict[Any, BackendLike | None], max_ttl: Duration
-) -> Configuration:
-    longest = seconds(max_ttl, option="max_ttl")
-    if not isinstance(prefix, str):
-        raise ConfigurationError(f"prefix={prefix!r} is not a text")
-    made: dict[Any, Backend] = {}  # the same URL twice is one backend
-
-    def once(each: BackendLike, option: str) -> Backend:
-        known = each if isinstance(each, str) else id(each)
-        if known not in made:
-            made[known] = resolve(each, prefix, option=option)
-            made[known].max_ttl = longest
-        return made[known]
-
-    default = once(backend, "backend")
-    special = {name: once(each, name) for name, each in given.items() if each is not None}
-    for capability, chosen in special.items():
-        chosen.require(capability)
-    return Configuration(default, special)
 
 
 def _given(

@@ -1,15 +1,16 @@
-"""Which backend serves a URL or a client object; each is imported when it is asked for first."""
+"""Which backends serve URLs and client objects; each is imported when it is asked for first."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any, TypeAlias
 
-from resilient.engine.backend import Backend, adopt
+from resilient.engine.backend import Backend, Capability, adopt
+from resilient.engine.durations import Duration, seconds
 from resilient.engine.urls import without_secrets
 from resilient.errors import ConfigurationError
 
-__all__ = ["BackendLike", "resolve"]
+__all__ = ["BackendLike", "Configuration", "configuration_of", "resolve"]
 
 BackendLike: TypeAlias = Any
 """A URL, a `Backend` (or an object with its attributes), or a ready client object."""
@@ -32,6 +33,65 @@ CLIENTS = {
     "pymongo": _MONGODB,
     "sqlalchemy": _POSTGRES,
 }
+
+
+class Configuration:
+    """One choice of backends.
+
+    Attributes:
+        default: That of every capability that has none of its own; `None` while disabled.
+        special: Those that have.
+        disabled: Whether every call is passed through.
+    """
+
+    def __init__(
+        self, default: Backend | None, special: dict[Capability, Backend], *, disabled: bool = False
+    ) -> None:
+        self.default = default
+        self.special = special
+        self.disabled = disabled
+
+    def get(self, capability: Capability) -> Backend | None:
+        """The backend of a capability."""
+        return self.special.get(capability, self.default)
+
+    def backends(self) -> list[Backend]:
+        """All of them, each once."""
+        both = [*self.special.values(), *([self.default] if self.default is not None else [])]
+        return list({id(backend): backend for backend in both}.values())
+
+
+def configuration_of(
+    backend: BackendLike, prefix: object, given: dict[Any, BackendLike | None], max_ttl: Duration
+) -> Configuration:
+    """The backends that were chosen, with one for each URL, however often it is named.
+
+    Args:
+        backend: The default one.
+        prefix: Put before every key.
+        given: Those of single capabilities; `None`: the default.
+        max_ttl: How long a record is kept whose own TTL is `None`.
+
+    Raises:
+        ConfigurationError: One of them is wrong, or lacks its capability.
+    """
+    longest = seconds(max_ttl, option="max_ttl")
+    if not isinstance(prefix, str):
+        raise ConfigurationError(f"prefix={prefix!r} is not a text")
+    made: dict[Any, Backend] = {}
+
+    def once(each: BackendLike, option: str) -> Backend:
+        known = each if isinstance(each, str) else id(each)
+        if known not in made:
+            made[known] = resolve(each, prefix, option=option)
+            made[known].max_ttl = longest
+        return made[known]
+
+    default = once(backend, "backend")
+    special = {name: once(each, name) for name, each in given.items() if each is not None}
+    for capability, chosen in special.items():
+        chosen.require(capability)
+    return Configuration(default, special)
 
 
 def resolve(backend: BackendLike, prefix: str = "", *, option: str = "backend") -> Backend:
