@@ -103,6 +103,7 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) 
 return 0"""
 
 
+@pytest.mark.timing  # no other measurement is as close to its limit
 def test_a_lock_beside_set_nx_and_a_script(
     client: Any, ratio: Callable[..., float], prefix: str
 ) -> None:
@@ -164,6 +165,7 @@ def test_an_async_step_beside_an_hset(
     assert ratio(ours, theirs, 1, 1.1) <= 1.2
 
 
+@pytest.mark.timing
 def test_an_async_lock_beside_the_same(
     redis_server: RedisAt, ratio: Callable[..., float], prefix: str
 ) -> None:

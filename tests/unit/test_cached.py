@@ -478,8 +478,10 @@ def test_no_task_is_left(mode: Mode) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_fork_while_computing() -> None:
+def test_fork_while_computing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child forked inside a computation is nobody's follower, and stores nothing of its own."""
+    # In its copy of the memory nobody gives back what its parent computes: it is outlasted.
+    monkeypatch.setattr("resilient.policies.cached.asking.LEASE", 0.3)
     assert in_child(_fork_while_computing) == 0
 
 
