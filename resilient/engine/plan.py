@@ -159,12 +159,18 @@ class IsDead(Operation[bool]):
 
 
 class Listen(Operation["GiftedWaiter"]):
-    """A new waiter on a hub, once the hub's source hears every signal from now on."""
+    """A new waiter on a hub, once every signal for it will be heard.
 
-    __slots__ = ("hub",)
+    Args:
+        hub: The hub.
+        broadcasts: Whether what is told to all will be heard, too.
+    """
 
-    def __init__(self, hub: Hub) -> None:
+    __slots__ = ("broadcasts", "hub")
+
+    def __init__(self, hub: Hub, *, broadcasts: bool = False) -> None:
         self.hub = hub
+        self.broadcasts = broadcasts
 
 
 class Wait(Operation[bool]):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from resilient import CircuitBreaker
 from resilient.backends.redis import RedisBackend, from_url
 from resilient.backends.redis.multiplexed import Multiplexed
 from resilient.engine.drivers.aio import LoopWaiter, adrive
@@ -180,3 +181,16 @@ def test_a_user_who_may_not_listen() -> None:
             client.execute_command("ACL", "SETUSER", *user)
         backend = from_url(server.url.replace("redis://", "redis://app:secret@"), prefix="app:")
         asyncio.run(main())
+
+
+def test_a_circuit_is_listened_for_in_a_loop_too(every_redis: RedisAt, prefix: str) -> None:
+    """Before its state is asked for: what is told to all comes over no loop's own connection."""
+
+    async def known() -> bool:
+        await CircuitBreaker("heard", backend=backend).at().ametrics()
+        return backend.hub.is_listening
+
+    backend = from_url(every_redis.url, prefix=prefix)
+    assert not backend.hub.is_listening
+    assert asyncio.run(known())
+    backend.close()

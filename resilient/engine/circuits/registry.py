@@ -186,7 +186,7 @@ class KnownCircuits:
             if first:
                 hub.enlist(CHANNEL, self._hear)
                 self._listens = True
-        await Listen(hub)  # which does not block an event loop
+        await Listen(hub, broadcasts=True)  # which does not block an event loop
         if not first:
             self._must_reread = True
 

@@ -297,7 +297,9 @@ class LoopFlag:
 
 async def _listen(operation: Listen) -> LoopWaiter:
     hub = operation.hub
-    waiter = LoopWaiter(hub.channel_here() or await hub.listen_here())
+    # A loop hears by itself what is for its own waiters, and nothing else.
+    alone = not operation.broadcasts
+    waiter = LoopWaiter((hub.channel_here() or await hub.listen_here()) if alone else "")
     hub.add(waiter)
     if not waiter.channel:
         # Connecting may block: not in the loop. Once the source listens this costs nothing.
