@@ -175,6 +175,12 @@ class Hub:
             if doubts:
                 self._doubters.append(listener)
 
+    def dismiss(self, channel: str, listener: Listener) -> None:
+        """Have a listener called no more."""
+        with self._lock:
+            kept = [each for each in self._listeners.get(channel, ()) if each is not listener]
+            self._listeners[channel] = kept  # another list: one may be gone through just now
+
     def follow(self, follower: Follower) -> None:
         """Have a follower told what becomes of records, if the source can, once it has started."""
         self.follower = follower

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from resilient.engine.budget import within
 from resilient.engine.drivers.sync import drive
+from resilient.engine.plan import Listen
+from resilient.errors import BackendError, CapabilityMissing
 from resilient.protocols.cache import CacheStore
 from resilient.protocols.checkpoints import CheckpointStore
-from resilient.protocols.circuits import CircuitStore
+from resilient.protocols.circuits import CircuitStore, CircuitView, parse_announcement
 from resilient.protocols.idempotency import IdempotencyStore
 from resilient.protocols.locks import LockStore
 from resilient.protocols.values import Encoded
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncView", "SyncView"]
 
+log = logging.getLogger("resilient")
+
 PROTOCOLS: dict[str, type] = {
     "locks": LockStore,
     "circuits": CircuitStore,
@@ -32,6 +38,19 @@ PROTOCOLS: dict[str, type] = {
     "idempotency": IdempotencyStore,
     "checkpoints": CheckpointStore,
 }
+
+CHANNEL = "circuits"
+
+LOOKS = {
+    "locks": "holder",
+    "circuits": "view",
+    "cache": "has",
+    "idempotency": "get",
+    "checkpoints": "latest",
+}
+"""What is asked of a store, to see whether it answers."""
+PATIENCE = 2.0
+"""Seconds for which that answer is awaited."""
 
 
 class _View(ABC):
@@ -42,7 +61,7 @@ class _View(ABC):
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.locks = self._by_hand("locks")
-        self.circuits = self._by_hand("circuits")
+        self.circuits = CircuitsByHand(backend, self._by_hand("circuits"), self._drive)
         self.cache = self._by_hand("cache")
         self.idempotency = self._by_hand("idempotency")
         self.checkpoints = self._by_hand("checkpoints")
@@ -53,6 +72,13 @@ class _View(ABC):
             functools.partial(self._backend.require, capability, self._mode),
             self._drive,
         )
+
+    def is_connected(self) -> Any:
+        """Whether the backend answers now, within two seconds: it is asked for a key or the like.
+
+        There is nothing to connect by hand: each operation does that if need be.
+        """
+        return self._drive(_answers(self._backend, self._mode), lambda answer: answer)
 
     @staticmethod
     @abstractmethod
@@ -114,6 +140,68 @@ class ByHand:
 
     def __dir__(self) -> list[str]:
         return [name for name in vars(self._protocol) if not name.startswith("_")]
+
+
+class CircuitsByHand:
+    """The methods of the store of circuits, and its announcements."""
+
+    def __init__(self, backend: Backend, methods: ByHand, run: Callable[..., Any]) -> None:
+        self._backend = backend
+        self._methods = methods
+        self._run = run
+
+    def subscribe(self, callback: Callable[[str, CircuitView], object]) -> Any:
+        """Have a function called with key and view of every transition, whoever causes it.
+
+        It is called on the thread that listens, and should return at once. What is announced while
+        the connection is lost is not heard. Returns what ends that. (`resilient.subscribe` tells of
+        the circuits that this process uses itself, and misses nothing of them.)
+
+        Raises:
+            CapabilityMissing: The backend tells its processes nothing.
+            BackendError: It could not be listened to.
+        """
+        self._backend.require("circuits")
+        return self._run(_subscribed(self._backend, callback), lambda answer: answer)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return getattr(self._methods, name)  # type: ignore[no-any-return]  # as it says itself
+
+    def __dir__(self) -> list[str]:
+        return sorted({*dir(self._methods), "subscribe"})
+
+
+async def _answers(backend: Backend, mode: Mode) -> bool:
+    capability: Any = next(each for each in LOOKS if getattr(backend, each) is not None)
+    look = getattr(backend.require(capability, mode), LOOKS[capability])
+    try:
+        await within(PATIENCE, look("is-connected"))
+    except BackendError:
+        return False
+    return True
+
+
+async def _subscribed(
+    backend: Backend, callback: Callable[[str, CircuitView], object]
+) -> Callable[[], None]:
+    hub = backend.hub
+
+    def heard(message: str | None) -> None:
+        if message is not None:
+            try:
+                callback(*parse_announcement(message))
+            except Exception:
+                log.exception("a subscriber failed on a circuit's transition")
+
+    if not hub.has_source:
+        raise CapabilityMissing(f"{backend.name} tells no process what others do")
+    hub.enlist(CHANNEL, heard)
+    try:
+        await Listen(hub, broadcasts=True)
+    except BaseException:
+        hub.dismiss(CHANNEL, heard)
+        raise
+    return functools.partial(hub.dismiss, CHANNEL, heard)
 
 
 @functools.cache

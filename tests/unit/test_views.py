@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 import resilient
-from resilient.protocols.circuits import CircuitRules, CircuitState
+from resilient import CapabilityMissing
+from resilient.backends.memory import MemoryBackend
+from resilient.engine.backend import Backend
+from resilient.protocols.circuits import CircuitRules, CircuitState, CircuitView
 from tests.support.fixtures import Target
 from tests.support.modes import Mode
 
@@ -59,6 +63,54 @@ def test_circuits_by_hand(hand: Any, mode: Mode) -> None:
     assert view.state is CircuitState.OPEN
     assert mode.call(hand.circuits.force, "c", CircuitState.CLOSED).state is CircuitState.CLOSED
     assert mode.call(hand.circuits.delete, "c")
+
+
+def test_transitions_by_hand(hand: Any, mode: Mode) -> None:
+    """Whoever subscribes hears of every circuit's, until it has enough of them."""
+    heard: list[tuple[str, str]] = []
+    told = threading.Event()
+
+    def callback(key: str, view: CircuitView) -> None:
+        heard.append((key, view.state.value))
+        told.set()
+        if key == "bad":
+            raise ValueError(key)  # which is logged, and harms nobody
+
+    stop = mode.call(hand.circuits.subscribe, callback)
+    for key, state in (("bad", CircuitState.OPEN), ("k|1", CircuitState.FORCED_OPEN)):
+        told.clear()
+        mode.call(hand.circuits.force, key, state)
+        assert told.wait(30)
+    stop()
+    second = threading.Event()
+    mode.call(hand.circuits.subscribe, lambda key, view: second.set())
+    mode.call(hand.circuits.force, "k|1", CircuitState.CLOSED)
+    assert second.wait(30)
+    assert heard == [("bad", "open"), ("k|1", "forced_open")]
+    assert "subscribe" in dir(hand.circuits)
+    with pytest.raises(AttributeError, match="nosuch"):
+        hand.circuits.nosuch("k")
+
+
+def test_where_nobody_is_told_there_is_nothing_to_subscribe_to(mode: Mode) -> None:
+    """It is said at once, instead of silence for ever."""
+    backend = Backend("silent", circuits=MemoryBackend().circuits)
+    view: Any = backend.aio if mode.is_async else backend.sync
+    with pytest.raises(CapabilityMissing, match="silent tells no process"):
+        mode.call(view.circuits.subscribe, print)
+
+
+def test_is_connected(hand: Any, mode: Mode) -> None:
+    """A backend that answers says so."""
+    assert mode.call(hand.is_connected) is True
+
+
+def test_is_not_connected(mode: Mode) -> None:
+    """One that cannot be reached is no error here; nor does it need all capabilities."""
+    with resilient.using("redis://127.0.0.1:1/0") as backend:
+        assert mode.call((backend.aio if mode.is_async else backend.sync).is_connected) is False
+    jobs: Any = Backend("jobs", checkpoints=MemoryBackend().checkpoints)
+    assert mode.call((jobs.aio if mode.is_async else jobs.sync).is_connected) is True
 
 
 def test_the_cache_by_hand(hand: Any, mode: Mode) -> None:
