@@ -1,7 +1,7 @@
 """The whole suite: `python -m tests`; arguments go to pytest.
 
 In three passes: tests that mostly wait run in three processes a core; those that start processes of
-their own, in one a core; those that compare how long things take want the machine to themselves.
+their own, in half as many; those that compare how long things take want the machine to themselves.
 
 What fails is looked at again, alone: a busy machine may have done it. Such a test must then pass
 several times in a row, and is named at the end, for it is to be mended. So is a pass that ended
@@ -27,7 +27,7 @@ STEALING = ["--dist", "worksteal"]
 """Each worker has a part of the tests that belong together, and starts fewer servers."""
 PASSES = {
     "side by side": ["-n", str(3 * CORES), *STEALING, "-m", "not (process or timing)"],
-    "processes": ["-n", str(CORES), *STEALING, "-m", "process and not timing"],
+    "processes": ["-n", str(CORES + CORES // 2), *STEALING, "-m", "process and not timing"],
     "timing": ["-n", "0", "-m", "timing"],
 }
 TIMES = 3

@@ -32,7 +32,9 @@ def test_nobody_is_inside_who_may_not_be(kind: str, target: Target, tmp_path: Pa
     mode = MODES[target.kind]
     if (kind, target.kind) == ("lock_all", "redis"):
         mode = "async"
-    seconds = scaled(30, 1)
+    # Random subsets of several locks need the most turns until they have met in every order.
+    full = 30 if kind == "lock_all" and target.kind != "memory" else 10
+    seconds = scaled(full, 1)
     arguments = (kind, target.url, target.prefix, mode, MEMBERS, seconds, str(tmp_path))
     with group(workers.crowd, [arguments]) as (nursery,):
         outcomes = nursery.result(seconds + 90)
