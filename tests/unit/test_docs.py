@@ -19,6 +19,16 @@ def test_the_files_that_the_architecture_names_exist() -> None:
     assert [path for path in sorted(named) if not (package / path).exists()] == []
 
 
+def test_the_tree_names_all_of_the_engine() -> None:
+    """Whoever looks for a part of it finds its file by what it is for."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    tree = text.split("## The tree")[1].split("```")[1]
+    engine = ROOT / "resilient" / "engine"
+    parts = [path.name for path in engine.glob("*.py") if path.name != "__init__.py"]
+    parts += [f"{path.parent.name}/" for path in engine.glob("*/__init__.py")]
+    assert [part for part in sorted(parts) if part not in tree.split()] == []
+
+
 def test_each_way_has_at_most_ten_steps() -> None:
     """A way that cannot be told in ten steps is mended in the code, not here."""
     text = (ROOT / "docs" / "architecture.md").read_text()
