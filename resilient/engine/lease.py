@@ -70,6 +70,9 @@ class Lease:
     """Why it is lost, once that has been noticed."""
     _callbacks: list[Callable[[], object]] | None = None
     ttl: float
+    changes = 0
+    """How often its TTL was changed: a renewal that was sent before the last time says nothing of
+    what the server has now, even if the TTL is the same again."""
 
     def __init__(
         self,
@@ -201,12 +204,14 @@ class Lease:
         self.reason = "it belongs to the parent of this forked process"
         self._callbacks = None
 
-    def settle(self, answer: object, began: float, ttl: float) -> None:
-        """Take the answer to a renewal for `ttl` seconds that was sent at `began`."""
+    def settle(self, answer: object, began: float, ttl: float, changes: int) -> None:
+        """Take the answer to a renewal for `ttl` seconds that was sent at `began`, when the TTL had
+        been changed so many times.
+        """
         if answer is False:
             self.lose("the server says that it has expired or was taken over")
-        elif ttl != self.ttl:
-            # Changed meanwhile: nobody knows which request the server saw last.
+        elif changes != self.changes:
+            # It was changed meanwhile: nobody knows which request the server saw last.
             self.deadline = min(self.deadline, safe_until(began, ttl))
         elif answer is True:
             self.trouble = None
@@ -272,14 +277,14 @@ class Heartbeat:
             sent = []
             for lease in leases:
                 lease.asked = began, lease.ttl
-                sent.append((lease, lease.asked[1]))
-            answers = await Together([lease.renew(ttl) for lease, ttl in sent])
+                sent.append((lease, lease.asked[1], lease.changes))
+            answers = await Together([lease.renew(ttl) for lease, ttl, _ in sent])
             leases = []
-            for (lease, ttl), answer in zip(sent, answers, strict=True):
+            for (lease, ttl, changes), answer in zip(sent, answers, strict=True):
                 lease.asked = None
                 if lease in self.leases:
-                    lease.settle(answer, began, ttl)
-                if lease.ttl != ttl and answer is not False:
+                    lease.settle(answer, began, ttl, changes)
+                if lease.changes != changes and answer is not False:
                     leases.append(lease)
             began = await NOW
 

@@ -172,6 +172,39 @@ def test_a_shorter_ttl_counts_from_the_request_on(mode: Mode, store: Any) -> Non
     assert seen[0] <= 30
 
 
+def test_a_renewal_says_nothing_of_a_ttl_that_was_changed_twice(
+    mode: Mode, store: Any, clock: ManualClock
+) -> None:
+    """Shortened, and not lengthened again in vain: the server keeps to the shorter one."""
+    renew = store.renew
+    begun, answered, failed = threading.Event(), threading.Event(), threading.Event()
+
+    async def renews(*args: Any, ttl: float, **kwargs: Any) -> bool:
+        if threading.current_thread().name.startswith("resilient-worker"):
+            if begun.is_set():
+                failed.set()
+                raise resilient.BackendError("away")
+            held: bool = await renew(*args, ttl=ttl, **kwargs)
+            begun.set()
+            assert answered.wait(20)  # what is sent meanwhile is the server's last word
+            return held
+        if ttl == 60:
+            answered.set()
+            assert eventually(lambda: lease.asked is None or failed.is_set())
+            raise resilient.BackendError("no", transient=False)
+        return bool(await renew(*args, ttl=ttl, **kwargs))
+
+    with mode.entered(lock("k", ttl=60)) as lease:
+        store.renew = renews
+        clock.advance(21)
+        assert begun.wait(20)
+        mode.call(lease.extend, 10)
+        with pytest.raises(resilient.BackendError):
+            mode.call(lease.extend, 60)
+        assert lease.remaining() <= 10
+        store.renew = renew
+
+
 def test_a_lease_says_what_it_is(mode: Mode, store: Any, clock: ManualClock) -> None:
     """Which lock, which fence, and for how much longer it is held."""
     with (

@@ -121,6 +121,7 @@ class HeldLock(Lease):
         began = await NOW
         # At once, so that the heartbeat knows a renewal that is under way for an older one.
         before, self.ttl = self.ttl, ttl
+        self.changes += 1
         deadline = safe_until(began, ttl)
         if deadline < self.deadline:
             # A shorter TTL may count at the server long before its answer is here.
@@ -130,6 +131,7 @@ class HeldLock(Lease):
             held = await self._extended(ttl)
         except BaseException:
             self.ttl = before
+            self.changes += 1
             raise
         if not held:
             self.lose("the server says that it has expired or was taken over")
