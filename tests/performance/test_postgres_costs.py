@@ -27,7 +27,8 @@ pytestmark = [
 ]
 
 BATCHES, BATCH = 20, 20
-CHANCES = 12
+CHANCES, FEWEST = 30, 4
+STEPS = 100
 
 
 @pytest.fixture
@@ -52,12 +53,12 @@ def server_time(pid: int) -> int:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
 
 
-def cost(call: Callable[[], object], pid: int) -> float:
+def cost(call: Callable[[], object], pid: int, calls: int) -> float:
     """Processor time of one call on both sides, in one batch."""
     before, began = server_time(pid), time.thread_time_ns()
-    for _ in range(BATCH):
+    for _ in range(calls):
         call()
-    return (time.thread_time_ns() - began + server_time(pid) - before) / BATCH
+    return (time.thread_time_ns() - began + server_time(pid) - before) / calls
 
 
 def ratio(
@@ -66,23 +67,26 @@ def ratio(
     backend: PostgresBackend,
     raw: psycopg.Cursor[Any],
     limit: float,
+    *,
+    calls: int = BATCH,
 ) -> float:
-    """How much ours costs of theirs: the least of several rounds, until it is within the limit."""
+    """How much ours costs of theirs, each at its best, measured until it is within the limit."""
     for _ in range(5):
         ours()
         theirs()
     transport: Any = backend._transport
     pid = transport._blocking._idle[-1].pgconn.backend_pid
-    least = float("inf")
-    for _ in range(CHANCES):
-        best = [float("inf")] * 2
+    theirs_pid = raw.connection.info.backend_pid
+    best = [float("inf")] * 2
+    for chance in range(CHANCES):
         for _ in range(BATCHES):
-            best[0] = min(best[0], cost(ours, pid))
-            best[1] = min(best[1], cost(theirs, raw.connection.info.backend_pid))
-        least = min(least, best[0] / best[1])
-        if least <= limit:
+            best[0] = min(best[0], cost(ours, pid, calls))
+            best[1] = min(best[1], cost(theirs, theirs_pid, calls))
+        # Not after the first ones: who is alone on its core for a moment costs half as much.
+        if chance >= FEWEST and best[0] <= limit * best[1]:
             break
-    return least
+    print(f"{best[0] / best[1]:.2f} of {best[1] / 1000:.0f} µs")
+    return best[0] / best[1]
 
 
 def body(n: int) -> int:
@@ -165,20 +169,43 @@ def test_a_step_beside_an_upsert(backend: PostgresBackend, raw: psycopg.Cursor[A
 def test_a_locked_call_beside_two_upserts(
     backend: PostgresBackend, raw: psycopg.Cursor[Any]
 ) -> None:
-    """A decorated call, which is renewed as well: less than 1.75 of two upserts of one row."""
+    """A decorated call, which is renewed as well: about 1.3 of two upserts of one row."""
     locked = resilient.distributed_lock("k", backend=backend)(body)
 
     def upserts() -> None:
         upserted(raw)
         upserted(raw)
 
-    assert ratio(lambda: locked(7), upserts, backend, raw, 1.75) <= 1.75
+    assert ratio(lambda: locked(7), upserts, backend, raw, 1.4) <= 1.5
 
 
 def test_a_replayed_call_beside_a_select(
     backend: PostgresBackend, raw: psycopg.Cursor[Any]
 ) -> None:
-    """A decorated call that was made before: less than 2 of a select by the primary key."""
+    """A decorated call that was made before: about 1.35 of a select by the primary key."""
     once = resilient.idempotent("k:{n}", ttl=600, backend=backend)(body)
 
-    assert ratio(lambda: once(7), lambda: selected(raw), backend, raw, 2.0) <= 2.0
+    assert ratio(lambda: once(7), lambda: selected(raw), backend, raw, 1.45) <= 1.55
+
+
+def test_a_cached_call_beside_a_select(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
+    """A decorated call whose value the server has: about 1.3 of a select by the primary key."""
+    kept = resilient.cached("k:{n}", ttl=600, local=None, backend=backend)(body)
+
+    assert ratio(lambda: kept(7), lambda: selected(raw), backend, raw, 1.4) <= 1.5
+
+
+def test_a_job_of_steps_beside_upserts(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
+    """A decorated job with a hundred steps: about 1.35 of as many upserts of one row."""
+    numbers = count()
+
+    @resilient.checkpointed("steps:{number}", backend=backend)
+    def steps(job: resilient.Job, number: int) -> None:
+        for n in range(STEPS):
+            job.step(str(n), body, n)
+
+    def upserts() -> None:
+        for _ in range(STEPS):
+            upserted(raw)
+
+    assert ratio(lambda: steps(next(numbers)), upserts, backend, raw, 1.45, calls=1) <= 1.55

@@ -14,7 +14,7 @@ from typing import Any
 from resilient.backends.postgres.blocked import asked, driven
 from resilient.backends.postgres.commands import Call, Several
 from resilient.backends.postgres.failures import ConnectionLost, Refused
-from resilient.backends.postgres.line import Line
+from resilient.backends.postgres.line import LOOK_AFTER, Line
 from resilient.backends.postgres.settings import Settings
 from resilient.engine.budget import remaining
 from resilient.engine.forks import forget_in_child
@@ -46,7 +46,8 @@ class Blocking:
             ConnectionLost: The server could not be reached.
             TimeoutError: There was no answer in time.
         """
-        patience = self._patience()
+        left = remaining()
+        patience = self._settings.timeout if left is None else self._at_most(left)
         line = self._warm() or self._waited_for(patience)
         if line is not None:
             try:
@@ -67,10 +68,11 @@ class Blocking:
 
     def _speak(self, line: Line, call: Call | Several, patience: float) -> Any:
         try:
-            if isinstance(call, Call):
-                answer = asked(line, call, patience)
-            else:
+            if type(call) is Several:
                 answer = driven(line, line.run_all(call.calls), patience)
+            else:
+                assert type(call) is Call
+                answer = asked(line, call, patience)
         except Refused:
             self._rest(line)
             raise
@@ -78,14 +80,20 @@ class Blocking:
             # Interrupted between question and answer: the next user would get this answer.
             self._close(line)
             raise
-        self._rest(line)
+        self._idle.append(line)
+        if self._wanted:
+            self._told()
         return answer
 
     def _rest(self, line: Line) -> None:
         self._idle.append(line)
         if self._wanted:
-            with self._freed:
-                self._freed.notify()
+            self._told()
+
+    def _told(self) -> None:
+        """Tell one of those who wait that there is a connection for it."""
+        with self._freed:
+            self._freed.notify()
 
     def _close(self, line: Line) -> None:
         line.close()
@@ -99,7 +107,7 @@ class Blocking:
                 line = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
-            if line.is_alive():
+            if time.monotonic() - line.used < LOOK_AFTER or line.is_alive():
                 return line
             self._close(line)
         return None
@@ -141,9 +149,12 @@ class Blocking:
 
     def _patience(self) -> float:
         left = remaining()
+        return self._settings.timeout if left is None else self._at_most(left)
+
+    def _at_most(self, left: float) -> float:
         if left == 0:
             raise TimeoutError("the caller's budget is spent")
-        return self._settings.timeout if left is None else min(left, self._settings.timeout)
+        return min(left, self._settings.timeout)
 
     def _forget(self) -> None:
         idle = self._idle

@@ -36,6 +36,8 @@ STEPS = Function("job_steps", read=same, many=True)
 LIST = Function("job_list", read=same, many=True)
 TRIM = Function("job_trim", read=same)
 DELETE = Function("job_delete", read=same)
+LONG = 256
+"""Characters from which on the name of a step may be too long."""
 NEWEST = 0
 """Asks for the newest checkpoint: none has this number."""
 
@@ -145,7 +147,8 @@ class PostgresCheckpoints:
         """Store the result of a step; the first writer wins. False for a stale runner."""
         call = Call(
             STEP_ALONE if lease is None else STEP,
-            *(self._keys.name(task), self._step(name), value, fence, microseconds(ttl, "ttl")),
+            *(self._keys.name(task), name if len(name) < LONG else self._checked(name)),
+            *(value, fence, microseconds(ttl, "ttl")),
             None if lease is None else microseconds(lease, "lease"),
         )
         return bool(await Ask(self._transport, call))
@@ -194,7 +197,7 @@ class PostgresCheckpoints:
         call = Call(DELETE, self._keys.name(task))
         return bool(await Ask(self._transport, call))
 
-    def _step(self, name: str) -> str:
+    def _checked(self, name: str) -> str:
         self._keys.name(name)  # it is in an index, as a key is
         return name
 

@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 from psycopg import errors, pq
 from psycopg.pq.abc import PGconn, PGresult
 
-from resilient.backends.postgres.commands import Call, Function, Statement
+from resilient.backends.postgres.commands import Call, Function, Statement, same
 from resilient.backends.postgres.failures import ConnectionLost, Refused
 from resilient.backends.postgres.schema import VERSION, ddl, version_query
 from resilient.backends.postgres.texts import row, rows
 
-__all__ = ["READ", "UNFINISHED", "WRITE", "Dialogue", "Line", "Server"]
+__all__ = ["LOOK_AFTER", "READ", "UNFINISHED", "WRITE", "Dialogue", "Line", "Server"]
 
 T = TypeVar("T")
 READ, WRITE = select.POLLIN, select.POLLIN | select.POLLOUT
@@ -47,7 +47,7 @@ TRANSIENT = (*_UNPREPARED, *_COLLIDED, *_NOT_MADE)
 PIPELINES = 140000
 """The first libpq that sends several statements at once."""
 _LOST = ("57P01", "57P02", "57P03")
-TUPLES = pq.ExecStatus.TUPLES_OK
+_TUPLES = int(pq.ExecStatus.TUPLES_OK)  # a plain number, which is compared in no time
 _GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
 
 
@@ -96,9 +96,10 @@ class Line:
         return self.pgconn.socket
 
     def is_alive(self) -> bool:
-        """Whether, after a while without use, nothing that has arrived is the connection's end."""
-        if time.monotonic() - self.used < LOOK_AFTER:
-            return True
+        """Whether nothing that has arrived is the end of the connection.
+
+        It is asked about one that was not `used` for longer than `LOOK_AFTER`.
+        """
         if self._poll.poll(0):
             try:
                 self.hear()
@@ -173,7 +174,7 @@ class Line:
             if pgconn.is_busy():
                 return UNFINISHED
             result = pgconn.get_result()
-            if result is None or result.status != TUPLES or pgconn.is_busy():
+            if result is None or result.status != _TUPLES or pgconn.is_busy():
                 self._early = result
                 return UNFINISHED
             pgconn.get_result()  # `None`: that was all
@@ -380,8 +381,10 @@ def _read(function: Function, statement: Statement, result: PGresult) -> Any:
         return function.read(rows(result, decoders))
     if len(decoders) == 1:
         data = result.get_value(0, 0)
-        return function.read(None if data is None else decoders[0](data))
-    return function.read(row(result, 0, decoders))
+        answer = None if data is None else decoders[0](data)
+    else:
+        answer = row(result, 0, decoders)
+    return answer if function.read is same else function.read(answer)
 
 
 def _ignore(result: PGresult) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any
 
 from resilient.backends.postgres.commands import Call
 from resilient.backends.postgres.failures import ConnectionLost, Refused, raised
-from resilient.backends.postgres.line import READ, UNFINISHED, WRITE, Dialogue, Line
+from resilient.backends.postgres.line import LOOK_AFTER, READ, UNFINISHED, WRITE, Dialogue, Line
 from resilient.backends.postgres.settings import Settings
 from resilient.engine.budget import remaining
 from resilient.engine.crew import Crew
@@ -162,7 +163,8 @@ class Looped:
         flight.timer = self._loop.call_at(patience, self._late, flight)
         while self._idle:
             wire = self._idle.pop()
-            if wire.line.is_alive():  # the loop would notice by itself, but may have been blocked
+            line = wire.line  # the loop would notice its end by itself, but may have been blocked
+            if time.monotonic() - line.used < LOOK_AFTER or line.is_alive():
                 wire.begin(flight)
                 return reply
             self._drop(wire)
