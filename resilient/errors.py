@@ -35,6 +35,7 @@ __all__ = [
     "CircuitOpen",
     "CodecError",
     "ConfigurationError",
+    "DecoratorOrder",
     "FingerprintMismatch",
     "JobCancelled",
     "JobCodeChanged",
@@ -220,6 +221,10 @@ class OutcomeUnknown(ResultUnavailable):
 
 class JobCodeChanged(RuntimeWarning):
     """A job goes on with another source of its function than it was saved by, of one version."""
+
+
+class DecoratorOrder(UserWarning):
+    """A decorator stands above one that belongs above it: what goes wrong is in the message."""
 
 
 class TimedOut(ResilientError, TimeoutError):

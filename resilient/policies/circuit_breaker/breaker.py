@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from resilient.engine.block import Block
 from resilient.engine.keys import compile_keyword_template, key_function
+from resilient.engine.order import warn_if_above
 from resilient.engine.plan import Plan
 from resilient.engine.templates import parse_template
 from resilient.engine.wrap import ALL, Layer, Shape, shape_of, unpacked
@@ -15,7 +16,7 @@ from resilient.policies.circuit_breaker.circuit import Circuit
 from resilient.policies.circuit_breaker.options import Options, declared
 from resilient.policies.circuit_breaker.plan import guarded
 from resilient.policies.circuit_breaker.replay import Outcome, Replay, replayed
-from resilient.policies.circuit_breaker.settings import POLICY, Settings
+from resilient.policies.circuit_breaker.settings import BELOW, POLICY, Settings
 from resilient.policies.circuit_breaker.wrapper import guarding
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class CircuitBreaker:
 
     def _decorate(self, function: Callable[..., Any]) -> Callable[..., Any]:
         shape = shape_of(function, policy=POLICY, allowed=ALL)
+        warn_if_above(BELOW, function, policy=POLICY, frames=3)
         names = key_function(function, self._template, policy=POLICY)
         settings = self._declaration.settings(shape.mode)
         layer = CircuitLayer(function, shape, names, settings)

@@ -8,13 +8,14 @@ from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, get_args, overload
 
 from resilient.engine.keys import key_function
 from resilient.engine.options import checked_call, one_of
+from resilient.engine.order import warn_if_above
 from resilient.engine.typing import Decorator, SkippingDecorator
 from resilient.engine.wrap import ALL, PLAIN, Shape, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
 from resilient.policies.circuit_breaker.breaker import CircuitLayer, literal_of
 from resilient.policies.circuit_breaker.circuit import Circuit
 from resilient.policies.circuit_breaker.options import Options, declared
-from resilient.policies.circuit_breaker.settings import POLICY, FallbackOn
+from resilient.policies.circuit_breaker.settings import BELOW, POLICY, FallbackOn
 from resilient.policies.circuit_breaker.wrapper import guarding
 
 __all__ = ["CircuitControls", "circuit_breaker"]
@@ -126,6 +127,7 @@ class _CircuitBreaker:
             # What stands for a refused call has no place in a stream of items.
             allowed = ALL if fallback is None else PLAIN
             shape = shape_of(function, policy=POLICY, allowed=allowed)
+            warn_if_above(BELOW, function, policy=POLICY, frames=2)
             if shape is Shape.FUNCTION and inspect.iscoroutinefunction(fallback):
                 raise ConfigurationError(f"@{POLICY}: an async fallback needs an `async def`")
             settings = declaration.settings(shape.mode)

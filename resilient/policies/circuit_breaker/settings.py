@@ -20,7 +20,7 @@ from resilient.resolving import resolve
 if TYPE_CHECKING:
     from resilient.engine.circuits.in_flight import Flight
 
-__all__ = ["POLICY", "Consistency", "Errors", "FallbackOn", "OnBackendError", "Settings"]
+__all__ = ["BELOW", "POLICY", "Consistency", "Errors", "FallbackOn", "OnBackendError", "Settings"]
 
 POLICY = "circuit_breaker"
 log = logging.getLogger("resilient")
@@ -29,6 +29,12 @@ Consistency = Literal["eventual", "strict", "local"]
 FallbackOn = Literal["open", "error"]
 OnBackendError = Literal["local", "raise"]
 LOCAL = "_circuits_of_this_process"
+BELOW = {
+    "retry": "all the attempts of a call count as one, and go on while the circuit is open",
+    "cached": "stored values count as successes, and are refused while the circuit is open",
+    "idempotent": "stored answers count as successes, and are refused while the circuit is open",
+}
+"""What stands below a breaker by mistake, and what goes wrong then."""
 
 
 class Memo:

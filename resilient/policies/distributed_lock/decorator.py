@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, Unpack, overload
 
 from resilient.engine.keys import key_function
 from resilient.engine.options import checked_call, one_of
+from resilient.engine.order import warn_if_above
 from resilient.engine.signatures import signature_of
 from resilient.engine.typing import Decorator, SkippingDecorator
 from resilient.engine.wrap import ALL, PLAIN, Layer, Shape, around, layer_of, shape_of, unpacked
@@ -17,6 +18,9 @@ from resilient.policies.distributed_lock.plan import guarded
 from resilient.policies.distributed_lock.settings import POLICY, LockOptions, settings_of
 
 __all__ = ["LockControls", "distributed_lock"]
+
+BELOW = {"cached": "each call waits for the lock, also one whose value is stored"}
+"""What stands below a lock by mistake, and what goes wrong then."""
 
 S = TypeVar("S")
 
@@ -106,6 +110,7 @@ class DistributedLock:
             # What stands for a skipped call has no place in a stream of items.
             allowed = PLAIN if on_busy == "skip" else ALL
             shape = shape_of(function, policy=POLICY, allowed=allowed)
+            warn_if_above(BELOW, function, policy=POLICY, frames=2)
             settings = settings_of(
                 f"@{POLICY}",
                 shape.mode,
