@@ -6,6 +6,7 @@ is kept waiting by what it has left behind.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import pytest
 import resilient
 from resilient import Job, cached, checkpointed, idempotent, lock, lock_all
 from resilient.backends.sqlite import SqliteBackend
+from resilient.engine.flights import Flight
 from tests.support.interrupts import at_each_moment
 
 pytestmark = [
@@ -86,10 +88,25 @@ def test_nobody_waits_for_a_value_that_it_would_have_brought(
     with ThreadPoolExecutor(1) as others, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         for moments in at_each_moment(lambda: value(1)):
+            assert others.submit(_all_have_landed, backend).result(20), moments
             assert not backend.heartbeat.leases, moments
             assert others.submit(there).result(20) == 1
             cached.of(value).clear()
     assert moments > 20
+
+
+def _all_have_landed(backend: resilient.Backend) -> bool:
+    """Whether no flight is left over, once those of the crew's threads have come to their end.
+
+    But for those that the next caller will fly.
+    """
+    flying: dict[str, Flight] = backend.nearby.flights._flying
+    deadline = time.monotonic() + 10
+    while any(not each.is_waiting for each in list(flying.values())):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def _all_is_free(backend: resilient.Backend) -> None:
