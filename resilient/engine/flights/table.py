@@ -186,15 +186,17 @@ class Flights:
         return True
 
     def land(self, flight: Flight, outcome: Outcome) -> None:
-        """The flight is over: nobody can join it any more, and its riders are told."""
+        """The flight is over: nobody can join it any more, and its riders are told.
+
+        It may be said again: whoever said it first may have been interrupted before all was done.
+        """
         with self._lock:
-            if flight.landed:
-                return
-            flight.landed = True
-            self._remove(flight)
+            if not flight.landed:
+                self._remove(flight)
+                if flight._riders:
+                    flight._outcome = outcome
+                flight.landed = True
             riders = list(flight._riders)
-            if riders:
-                flight._outcome = outcome
         for rider in riders:
             rider.wake()
 
