@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from resilient.engine.backend import CAPABILITIES, Backend, Capability, Mode
 from resilient.engine.durations import Duration
-from resilient.engine.options import one_of, refuse_unknown
+from resilient.engine.options import check_choice, refuse_unknown
 from resilient.engine.passing import Passing, View
 from resilient.errors import ConfigurationError
 from resilient.resolving import BackendLike, Configuration, configuration_of, resolve
@@ -305,7 +305,7 @@ def _given(
 @contextmanager
 def _active(configuration: Configuration, scope: str) -> Iterator[None]:
     global _process, _contexts
-    one_of("using()", "scope", scope, "process", "context")
+    check_choice("using()", "scope", scope, "process", "context")
     if scope == "context":
         token = _context.set((*_context.get(), configuration))
         with _lock:

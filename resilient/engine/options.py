@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from resilient.errors import ConfigurationError
 
-__all__ = ["checked_call", "one_of", "refuse_unknown"]
+__all__ = ["check_choice", "check_function", "check_whole_number", "checked_call", "refuse_unknown"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,7 +61,7 @@ def _is_decorated(given: Any) -> bool:
     return callable(given) or isinstance(given, classmethod | staticmethod | property)
 
 
-def one_of(where: str, option: str, value: object, *choices: str) -> None:
+def check_choice(where: str, option: str, value: object, *choices: str) -> None:
     """Refuse what is none of a few words.
 
     Raises:
@@ -72,6 +72,28 @@ def one_of(where: str, option: str, value: object, *choices: str) -> None:
         raise ConfigurationError(
             f"{where}: {option}={value!r} is not {', '.join(others)} or {last}"
         )
+
+
+def check_whole_number(where: str, option: str, value: object, *, least: int = 1) -> None:
+    """Refuse what is no whole number, or too small a one.
+
+    Raises:
+        ConfigurationError: So it is.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigurationError(
+            f"{where}: {option}={value!r} is not a whole number from {least} on"
+        )
+
+
+def check_function(where: str, option: str, value: object) -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if not callable(value):
+        raise ConfigurationError(f"{where}: {option}={value!r} is not a function")
 
 
 def refuse_unknown(where: str, given: Collection[str], known: Collection[str]) -> None:

@@ -17,7 +17,7 @@ from resilient import config, events
 from resilient.engine import clock
 from resilient.engine.drivers.sync import drive, unawaited
 from resilient.engine.durations import Duration, optional_seconds, seconds
-from resilient.engine.options import checked_call
+from resilient.engine.options import check_whole_number, checked_call
 from resilient.engine.plan import NOW, Body, Sleep
 from resilient.engine.signatures import compile_with_signature, forwarding, signature_of
 from resilient.engine.typing import Decorator
@@ -103,9 +103,11 @@ def retry(
         >>> ping()
         'pong'
     """
+    if attempts is not None:
+        check_whole_number(f"@{POLICY}", "attempts", attempts)
     settings = Settings(
         _matcher(on),
-        attempts=_attempts(attempts),
+        attempts=attempts,
         timeout=optional_seconds(timeout, option="timeout"),
         initial=seconds(wait_initial, option="wait_initial"),
         longest=seconds(wait_max, option="wait_max"),
@@ -252,13 +254,3 @@ def _matcher(on: Any) -> Callable[[Exception], bool]:
             f"@{POLICY}: on={on!r}: expected exception types or a function of an exception"
         )
     return lambda error: not isinstance(error, NEVER) and bool(on(error))
-
-
-def _attempts(attempts: Any) -> int | None:
-    if attempts is None:
-        return None
-    if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
-        raise ConfigurationError(
-            f"@{POLICY}: attempts={attempts!r}: expected a whole number, at least 1, or None"
-        )
-    return attempts

@@ -70,7 +70,7 @@ def test_a_rate_is_a_share(value: Any) -> None:
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "5"])
 def test_counts_are_whole_numbers(make: Callable[[Any], Any], value: Any) -> None:
     """At least 1."""
-    with pytest.raises(ConfigurationError, match="at least 1"):
+    with pytest.raises(ConfigurationError, match="not a whole number from 1 on"):
         make(value)
 
 

@@ -9,7 +9,12 @@ import pytest
 
 import resilient
 from resilient import ConfigurationError
-from resilient.engine.options import one_of, refuse_unknown
+from resilient.engine.options import (
+    check_choice,
+    check_function,
+    check_whole_number,
+    refuse_unknown,
+)
 
 ANY: Any = resilient
 """The package as the type checkers do not know it: what follows is wrong by its types."""
@@ -98,9 +103,25 @@ def test_a_property_is_decorated_inside(name: str) -> None:
 
 def test_a_word_is_one_of_a_few() -> None:
     """The message names the option, the value and the words."""
-    one_of("@d", "mode", "b", "a", "b", "c")
+    check_choice("@d", "mode", "b", "a", "b", "c")
     with pytest.raises(ConfigurationError, match=r'^@d: mode=5 is not "a", "b" or "c"$'):
-        one_of("@d", "mode", 5, "a", "b", "c")
+        check_choice("@d", "mode", 5, "a", "b", "c")
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, True, "5", None])
+def test_a_number_is_a_whole_one(value: Any) -> None:
+    """No boolean, and none that is too small."""
+    check_whole_number("@d", "every", 1)
+    check_whole_number("@d", "retries", 0, least=0)
+    with pytest.raises(ConfigurationError, match=r"^@d: every=.* is not a whole number from 1 on$"):
+        check_whole_number("@d", "every", value)
+
+
+def test_a_function_can_be_called() -> None:
+    """A class can be, too."""
+    check_function("@d", "migrate", dict)
+    with pytest.raises(ConfigurationError, match=r"^@d: migrate=5 is not a function$"):
+        check_function("@d", "migrate", 5)
 
 
 def test_an_option_like_no_other_is_refused_too() -> None:

@@ -9,7 +9,7 @@ from resilient import events
 from resilient.config import Source
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.durations import Duration, optional_seconds, seconds
-from resilient.engine.options import one_of
+from resilient.engine.options import check_choice, check_function, check_whole_number
 from resilient.errors import (
     BackendError,
     CallInProgress,
@@ -124,14 +124,14 @@ class IdempotencyMiddleware:
         _check_texts("headers", headers)
         if not isinstance(required, bool):
             _check_texts("required", required)
-        one_of(NAME, "on_takeover", on_takeover, "rerun", "raise")
-        one_of(NAME, "on_cancel", on_cancel, "release", "keep")
-        one_of(NAME, "on_backend_error", on_backend_error, "raise", "run")
-        _check_size("max_request", max_request)
-        _check_size("max_response", max_response)
-        _check_function("user", user)
-        _check_function("fingerprint", fingerprint)
-        _check_function("is_outcome", is_outcome)
+        check_choice(NAME, "on_takeover", on_takeover, "rerun", "raise")
+        check_choice(NAME, "on_cancel", on_cancel, "release", "keep")
+        check_choice(NAME, "on_backend_error", on_backend_error, "raise", "run")
+        check_whole_number(NAME, "max_request", max_request, least=0)
+        check_whole_number(NAME, "max_response", max_response, least=0)
+        check_function(NAME, "user", user)
+        check_function(NAME, "fingerprint", fingerprint)
+        check_function(NAME, "is_outcome", is_outcome)
         self._app = app
         self._user = user
         self._required = required
@@ -262,13 +262,3 @@ def _check_texts(option: str, given: object) -> None:
         or not all(isinstance(each, str) for each in given)
     ):
         raise ConfigurationError(f"{NAME}: {option}={given!r} is no collection of texts")
-
-
-def _check_function(option: str, given: object) -> None:
-    if not callable(given):
-        raise ConfigurationError(f"{NAME}: {option}={given!r} is no function")
-
-
-def _check_size(option: str, given: object) -> None:
-    if type(given) is not int or given < 0:
-        raise ConfigurationError(f"{NAME}: {option}={given!r} is no number of bytes")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from resilient.engine.durations import Duration, seconds
 from resilient.engine.failure import Failure
 from resilient.engine.local_store import Alias, Entry, LocalStore
-from resilient.errors import ConfigurationError
+from resilient.engine.options import check_whole_number
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
@@ -47,8 +47,7 @@ class LocalCache:
     copy: bool = False
 
     def __post_init__(self) -> None:
-        if type(self.maxsize) is not int or self.maxsize < 1:
-            raise ConfigurationError(f"LocalCache(maxsize={self.maxsize!r}): expected 1 or more")
+        check_whole_number("LocalCache", "maxsize", self.maxsize)
         object.__setattr__(self, "ttl", seconds(self.ttl, option="LocalCache: ttl"))
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from resilient.config import Source
 from resilient.engine.durations import Duration, optional_seconds
 from resilient.engine.names import label
-from resilient.engine.options import one_of
+from resilient.engine.options import check_choice
 from resilient.engine.wrap import Shape
 from resilient.errors import ConfigurationError
 from resilient.policies.cached.layer import namespace_for, versioned
@@ -53,7 +53,7 @@ class Options:
     backend: BackendLike | None
 
     def __post_init__(self) -> None:
-        one_of(f"@{self.policy}", "on_backend_error", self.on_backend_error, "run", "raise")
+        check_choice(f"@{self.policy}", "on_backend_error", self.on_backend_error, "run", "raise")
         if not (self.local is None or self.local == "auto" or isinstance(self.local, LocalCache)):
             raise ConfigurationError(
                 f'@{self.policy}: local={self.local!r} is neither a LocalCache nor None nor "auto"'

@@ -11,7 +11,7 @@ from resilient.config import Source
 from resilient.engine.durations import Duration, optional_seconds
 from resilient.engine.durations import seconds as in_seconds
 from resilient.engine.keys import compile_fingerprint, key_function
-from resilient.engine.options import checked_call, one_of
+from resilient.engine.options import check_choice, check_function, check_whole_number, checked_call
 from resilient.engine.wrap import around, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
 from resilient.policies.checkpointed.controls import CheckpointedControls, CheckpointedLayer
@@ -207,9 +207,9 @@ class Checkpointed:
             (6, 'finished')
         """
         _check(version, every, keep, migrate)
-        one_of(f"@{POLICY}", "on_busy", on_busy, "raise", "skip")
-        one_of(f"@{POLICY}", "on_complete", on_complete, "return", "rerun")
-        one_of(f"@{POLICY}", "on_backend_error", on_backend_error, "raise", "run")
+        check_choice(f"@{POLICY}", "on_busy", on_busy, "raise", "skip")
+        check_choice(f"@{POLICY}", "on_complete", on_complete, "return", "rerun")
+        check_choice(f"@{POLICY}", "on_backend_error", on_backend_error, "raise", "run")
         if progress is not None:
             from resilient.policies.checkpointed.bars import check_bar
 
@@ -269,11 +269,10 @@ class Checkpointed:
 def _check(version: object, every: object, keep: object, migrate: object) -> None:
     if not isinstance(version, str):
         raise ConfigurationError(f"@{POLICY}: version={version!r} is not a text")
-    for option, value in (("every", every), ("keep", keep)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigurationError(f"@{POLICY}: {option}={value!r} is not a number from 1 on")
-    if migrate is not None and not callable(migrate):
-        raise ConfigurationError(f"@{POLICY}: migrate={migrate!r} is not a function")
+    check_whole_number(f"@{POLICY}", "every", every)
+    check_whole_number(f"@{POLICY}", "keep", keep)
+    if migrate is not None:
+        check_function(f"@{POLICY}", "migrate", migrate)
 
 
 checkpointed = Checkpointed()

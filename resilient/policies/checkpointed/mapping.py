@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resilient.engine.options import one_of
+from resilient.engine.options import check_choice, check_whole_number
 from resilient.engine.plan import Plan
 from resilient.errors import ConfigurationError, LeaseLost
 from resilient.policies.checkpointed.steps import once
@@ -42,10 +42,9 @@ class Mapping:
         retries: int,
         on_error: str,
     ) -> None:
-        for option, value, least in (("workers", workers, 1), ("retries", retries, 0)):
-            if type(value) is not int or value < least:
-                raise ConfigurationError(f"map: {option}={value!r} is not a number from {least} on")
-        one_of("map", "on_error", on_error, "raise", "collect")
+        check_whole_number("map", "workers", workers)
+        check_whole_number("map", "retries", retries, least=0)
+        check_choice("map", "on_error", on_error, "raise", "collect")
         self._run = run
         self._codec = codec
         self._retries = retries

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from resilient.engine.options import check_whole_number
 from resilient.errors import ConfigurationError
 
 __all__ = ["Reading", "chained"]
@@ -30,9 +31,8 @@ class Reading(NamedTuple):
         Raises:
             ConfigurationError: An option, or the source, is wrong.
         """
-        size: Any = self.size
-        if size is not None and (type(size) is not int or size < 1):
-            raise ConfigurationError(f"{what}: size={size!r} is not a number from 1 on")
+        if self.size is not None:
+            check_whole_number(what, "size", self.size)
         if self.key is None:
             if (
                 callable(items)

@@ -6,7 +6,7 @@ from typing import Any
 
 from resilient.errors import ConfigurationError
 
-__all__ = ["at_least_one", "check", "number", "share"]
+__all__ = ["check", "number", "share"]
 
 
 def check(
@@ -35,10 +35,3 @@ def number(value: Any, least: float, most: float, option: str) -> float:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def at_least_one(value: Any, option: str) -> int:
-    """A whole number, 1 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{option}={value!r}: expected a whole number, at least 1")
-    return value

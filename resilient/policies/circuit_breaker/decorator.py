@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, get_args, overload
 
 from resilient.engine.keys import key_function
-from resilient.engine.options import checked_call, one_of
+from resilient.engine.options import check_choice, checked_call
 from resilient.engine.order import warn_if_above
 from resilient.engine.typing import Decorator, SkippingDecorator
 from resilient.engine.wrap import ALL, PLAIN, Shape, layer_of, shape_of, unpacked
@@ -121,7 +121,7 @@ class _CircuitBreaker:
         declaration = declared(f"@{POLICY}", options)
         if fallback is not None and not callable(fallback):
             raise ConfigurationError(f"@{POLICY}: fallback={fallback!r} is not callable")
-        one_of(f"@{POLICY}", "fallback_on", fallback_on, *get_args(FallbackOn))
+        check_choice(f"@{POLICY}", "fallback_on", fallback_on, *get_args(FallbackOn))
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
             # What stands for a refused call has no place in a stream of items.

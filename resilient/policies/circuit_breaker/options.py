@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 from resilient.config import Source
 from resilient.engine.durations import Duration
-from resilient.engine.options import one_of, refuse_unknown
+from resilient.engine.options import check_choice, check_function, refuse_unknown
 from resilient.errors import ConfigurationError
 from resilient.policies.circuit_breaker.recovery import Backoff, HalfOpen, Quorum, Ramp
 from resilient.policies.circuit_breaker.rules import (
@@ -97,15 +97,15 @@ def _declared(
     backend: BackendLike | None = None,
 ) -> Declaration:
     for option, value in (("record_result", record_result), ("retry_after", retry_after)):
-        if value is not None and not callable(value):
-            raise ConfigurationError(f"@{POLICY}: {option}={value!r} is not callable")
-    one_of(f"@{POLICY}", "consistency", consistency, *get_args(Consistency))
+        if value is not None:
+            check_function(f"@{POLICY}", option, value)
+    check_choice(f"@{POLICY}", "consistency", consistency, *get_args(Consistency))
     if consistency == "strict" and quorum is not None:
         raise ConfigurationError(
             f'@{POLICY}: quorum={quorum!r} with consistency="strict": a quorum counts the '
             "processes that find the service bad, and in strict consistency none judges by itself"
         )
-    one_of(f"@{POLICY}", "on_backend_error", on_backend_error, *get_args(OnBackendError))
+    check_choice(f"@{POLICY}", "on_backend_error", on_backend_error, *get_args(OnBackendError))
     if consistency == "local" and on_backend_error == "raise":
         raise ConfigurationError(
             f'@{POLICY}: on_backend_error="raise" with consistency="local": no backend is asked'

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from resilient.engine.durations import Duration, seconds
-from resilient.engine.options import one_of
+from resilient.engine.options import check_choice, check_whole_number
 from resilient.errors import ConfigurationError
-from resilient.policies.circuit_breaker.checks import at_least_one, number, share
+from resilient.policies.circuit_breaker.checks import number, share
 
 __all__ = ["Backoff", "HalfOpen", "Quorum", "Ramp"]
 
@@ -99,7 +99,8 @@ class Quorum:
     """
 
     def __init__(self, nodes: int = 2, *, fraction: float = 0.0) -> None:
-        self.nodes = at_least_one(nodes, "Quorum: nodes")
+        check_whole_number("Quorum", "nodes", nodes)
+        self.nodes = nodes
         self.fraction = number(fraction, 0.0, 1.0, "Quorum: fraction")
 
     def __repr__(self) -> str:
@@ -135,12 +136,13 @@ class HalfOpen:
         lease: Duration = 10,
         policy: Literal["rate", "all"] = "rate",
     ) -> None:
-        self.permits = at_least_one(permits, "HalfOpen: permits")
-        self.concurrency = (
-            None if concurrency is None else at_least_one(concurrency, "HalfOpen: concurrency")
-        )
+        check_whole_number("HalfOpen", "permits", permits)
+        if concurrency is not None:
+            check_whole_number("HalfOpen", "concurrency", concurrency)
+        self.permits = permits
+        self.concurrency = concurrency
         self.lease = seconds(lease, option="HalfOpen: lease")
-        one_of("HalfOpen", "policy", policy, "rate", "all")
+        check_choice("HalfOpen", "policy", policy, "rate", "all")
         self.policy = policy
 
     def __repr__(self) -> str:

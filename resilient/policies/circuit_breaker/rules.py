@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from resilient.engine.durations import Duration, seconds
+from resilient.engine.options import check_whole_number
 from resilient.errors import ConfigurationError
-from resilient.policies.circuit_breaker.checks import at_least_one, check, share
+from resilient.policies.circuit_breaker.checks import check, share
 from resilient.policies.circuit_breaker.recovery import Backoff, HalfOpen, Quorum, Ramp
 from resilient.protocols.circuits import CircuitRules
 
@@ -111,7 +112,8 @@ class Consecutive(Trip):
     """
 
     def __init__(self, failures: int) -> None:
-        self.failures = at_least_one(failures, "Consecutive: failures")
+        check_whole_number("Consecutive", "failures", failures)
+        self.failures = failures
 
     def __repr__(self) -> str:
         return f"Consecutive({self.failures})"
@@ -133,7 +135,8 @@ class CountWindow:
     """
 
     def __init__(self, calls: int) -> None:
-        self.calls = at_least_one(calls, "CountWindow: calls")
+        check_whole_number("CountWindow", "calls", calls)
+        self.calls = calls
 
     def __repr__(self) -> str:
         return f"CountWindow({self.calls})"
@@ -157,7 +160,8 @@ class TimeWindow:
 
     def __init__(self, duration: Duration, *, buckets: int = 10) -> None:
         self.seconds = seconds(duration, option="TimeWindow: duration")
-        self.buckets = at_least_one(buckets, "TimeWindow: buckets")
+        check_whole_number("TimeWindow", "buckets", buckets)
+        self.buckets = buckets
         if self.buckets > MOST_BUCKETS:
             raise ConfigurationError(f"TimeWindow: {buckets=}: at most {MOST_BUCKETS}")
 
@@ -200,6 +204,7 @@ def circuit_rules(
     check("half_open", half_open, HalfOpen, "HalfOpen(permits=5, lease=10)", policy)
     check("ramp", ramp, (Ramp, type(None)), "Ramp(over=30)", policy)
     check("quorum", quorum, (Quorum, type(None)), "Quorum(2)", policy)
+    check_whole_number(f"@{policy}", "min_calls", min_calls)
     parts = _parts(trip)
     slow = [part for part in parts if isinstance(part, SlowRate)]
     if len({part.over for part in slow}) > 1:
@@ -212,7 +217,7 @@ def circuit_rules(
     )
     return CircuitRules(
         window=window.calls if isinstance(window, CountWindow) else TIMED,
-        min_calls=at_least_one(min_calls, f"@{policy}: min_calls"),
+        min_calls=min_calls,
         failure_rate=min(rates, default=None),
         consecutive=min(in_a_row, default=None),
         open_for=pause,

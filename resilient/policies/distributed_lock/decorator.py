@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar, Unpack, overload
 
 from resilient.engine.keys import key_function
-from resilient.engine.options import checked_call, one_of
+from resilient.engine.options import check_choice, checked_call
 from resilient.engine.order import warn_if_above
 from resilient.engine.signatures import signature_of
 from resilient.engine.typing import Decorator, SkippingDecorator
@@ -103,8 +103,8 @@ class DistributedLock:
             ...     settle(7)
             'settled under fence True'
         """
-        one_of(f"@{POLICY}", "on_busy", on_busy, "raise", "skip")
-        one_of(f"@{POLICY}", "on_backend_error", on_backend_error, "raise", "run")
+        check_choice(f"@{POLICY}", "on_busy", on_busy, "raise", "skip")
+        check_choice(f"@{POLICY}", "on_backend_error", on_backend_error, "raise", "run")
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
             # What stands for a skipped call has no place in a stream of items.

@@ -18,6 +18,7 @@ from resilient.protocols.locks import LOCK, READ, WRITE, LockMode, LockStore, se
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Mode
+from resilient.engine.options import check_whole_number
 
 __all__ = ["Lock", "LockInfo", "lock", "named", "read_lock", "semaphore", "write_lock"]
 
@@ -240,9 +241,7 @@ def semaphore(key: str, *, limit: int, **options: Unpack[LockOptions]) -> Lock:
         ...         places.info().holders
         2
     """
-    given: object = limit
-    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        raise ConfigurationError(f"semaphore(): limit={limit!r} is not a number from 1 on")
+    check_whole_number("semaphore()", "limit", limit)
     return Lock(key, mode=semaphore_of(limit), **options)
 
 

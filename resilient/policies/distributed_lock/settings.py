@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from resilient.config import Source
 from resilient.engine.durations import Duration, optional_seconds, seconds
-from resilient.engine.options import refuse_unknown
+from resilient.engine.options import check_whole_number, refuse_unknown
 from resilient.errors import ConfigurationError
 from resilient.protocols.locks import LOCK, LockMode
 from resilient.resolving import BackendLike
@@ -121,9 +121,7 @@ def settings_of(
             raise ConfigurationError(f"{where}: {name}={value!r} is not True or False")
     if options.get("reentrant") and mode.shared:
         raise ConfigurationError(f"{where}: reentrant=True: several may hold it in any case")
-    replicas: object = options.get("replicas", 0)
-    if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 0:
-        raise ConfigurationError(f"{where}: replicas={replicas!r} is not a number of servers")
+    check_whole_number(where, "replicas", options.get("replicas", 0), least=0)
     return Settings(
         source=Source("locks", POLICY, called, options.get("backend")),
         lease=lease,
@@ -135,7 +133,7 @@ def settings_of(
         min_hold=min_hold,
         max_hold=max_hold,
         on_lost=_on_lost(where, called, lease, options.get("on_lost")),
-        replicas=replicas,
+        replicas=options.get("replicas", 0),
         skip=skip,
         skipped=skipped,
         unguarded=unguarded,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from resilient.config import Source
 from resilient.engine.durations import Duration, optional_seconds, seconds
 from resilient.engine.keys import compile_fingerprint, key_function
-from resilient.engine.options import checked_call, one_of
+from resilient.engine.options import check_choice, check_whole_number, checked_call
 from resilient.engine.signatures import signature_of
 from resilient.engine.typing import Decorator, SkippingDecorator
 from resilient.engine.wrap import Layer, Shape, around, layer_of, shape_of, unpacked
@@ -185,10 +185,10 @@ class Idempotent:
             charged
             ('receipt for 5', 'receipt for 5')
         """
-        one_of(f"@{POLICY}", "on_busy", on_busy, "raise", "skip")
-        one_of(f"@{POLICY}", "on_takeover", on_takeover, "rerun", "raise")
-        one_of(f"@{POLICY}", "on_cancel", on_cancel, "release", "keep")
-        one_of(f"@{POLICY}", "on_backend_error", on_backend_error, "raise", "run")
+        check_choice(f"@{POLICY}", "on_busy", on_busy, "raise", "skip")
+        check_choice(f"@{POLICY}", "on_takeover", on_takeover, "rerun", "raise")
+        check_choice(f"@{POLICY}", "on_cancel", on_cancel, "release", "keep")
+        check_choice(f"@{POLICY}", "on_backend_error", on_backend_error, "raise", "run")
         _check(replay_errors, local)
         kept = optional_seconds(ttl, option="ttl")
         lifetime = seconds(lease, option="lease")
@@ -271,8 +271,8 @@ def _check(replay_errors: object, local: object) -> None:
         raise ConfigurationError(
             f"@{POLICY}: replay_errors={replay_errors!r} is not a tuple of exception classes"
         )
-    if local is not None and (type(local) is not int or local < 1):
-        raise ConfigurationError(f"@{POLICY}: local={local!r} is not a number of outcomes, or None")
+    if local is not None:
+        check_whole_number(f"@{POLICY}", "local", local)
 
 
 idempotent = Idempotent()
