@@ -13,9 +13,10 @@ import inspect
 from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 from inspect import Signature
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from resilient.engine.drivers.sync import drive
+from resilient.engine.drivers.sync import drive, unawaited
 from resilient.engine.generators import agenerate, generate
 from resilient.engine.plan import Plan
 from resilient.engine.signatures import compile_with_signature, forwarding, signature_of
@@ -42,6 +43,18 @@ class Shape(Enum):
         """Whether its callers block or await."""
         return "async" if self in (Shape.COROUTINE, Shape.ASYNC_GENERATOR) else "sync"
 
+
+AWAITED = (
+    "if _resilient_type(_resilient_answer) is _resilient_Coroutine: "
+    "raise _resilient_unawaited(_resilient_answer)"
+)
+"""A line for bodies that call a sync function without a driver: its answer runs unprotected if it
+is a coroutine."""
+AWAITED_NAMES: dict[str, object] = {
+    "_resilient_type": type,
+    "_resilient_Coroutine": CoroutineType,
+    "_resilient_unawaited": unawaited,
+}
 
 PLAIN: frozenset[Shape] = frozenset({Shape.FUNCTION, Shape.COROUTINE})
 ALL: frozenset[Shape] = frozenset(Shape)

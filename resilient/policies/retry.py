@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import count
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resilient import config, events
 from resilient.engine import clock
-from resilient.engine.drivers.sync import drive, unawaited
+from resilient.engine.drivers.sync import drive
 from resilient.engine.durations import Duration, optional_seconds, seconds
 from resilient.engine.options import check_whole_number, checked_call
 from resilient.engine.plan import NOW, Body, Sleep
 from resilient.engine.signatures import compile_with_signature, forwarding, signature_of
 from resilient.engine.typing import Decorator
-from resilient.engine.wrap import Layer, Shape, finish, shape_of, unpacked
+from resilient.engine.wrap import AWAITED, AWAITED_NAMES, Layer, Shape, finish, shape_of, unpacked
 from resilient.errors import ConfigurationError, Rejected
 
 if TYPE_CHECKING:
@@ -54,10 +53,6 @@ try:
 finally:
  _resilient_first = None
 """
-CHECK = (
-    "if _resilient_type(_resilient_answer) is _resilient_Coroutine: "
-    "raise _resilient_unawaited(_resilient_answer)"
-)
 
 
 @checked_call(POLICY)
@@ -215,7 +210,7 @@ def _wrapper(layer: Layer, settings: Settings) -> Callable[..., Any]:
     body = FIRST_TRY.format(
         given=forwarding(signature),
         wait="await " if is_async else "",
-        check="pass" if is_async else CHECK,
+        check="pass" if is_async else AWAITED,
     )
     compiled = compile_with_signature(
         layer.function,
@@ -227,9 +222,7 @@ def _wrapper(layer: Layer, settings: Settings) -> Callable[..., Any]:
             "_resilient_plan": partial(retried, settings, layer.name),
             "_resilient_drive": driver,
             "_resilient_Exception": Exception,
-            "_resilient_type": type,
-            "_resilient_Coroutine": CoroutineType,
-            "_resilient_unawaited": unawaited,
+            **AWAITED_NAMES,
         },
         is_async=is_async,
         signature=signature,

@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from functools import partial, wraps
 from textwrap import indent
-from types import CoroutineType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from resilient import config
-from resilient.engine.drivers.sync import unawaited
 from resilient.engine.signatures import compile_with_signature, forwarding, signature_of
-from resilient.engine.wrap import PLAIN, Layer, Shape, around, finish
+from resilient.engine.wrap import AWAITED, AWAITED_NAMES, PLAIN, Layer, Shape, around, finish
 from resilient.policies.circuit_breaker.plan import guarded
 from resilient.policies.circuit_breaker.settings import POLICY, FallbackOn, Settings
 
@@ -57,10 +56,6 @@ TIMED = "_resilient_circuit.timed(_resilient_flight, {outcome})"
 FALL_BACK = """\
 if _resilient_settings.outcome(_resilient_error) == "1":
      return {wait}_resilient_either(_resilient_error, {given})"""
-CHECK = (
-    "if _resilient_type(_resilient_answer) is _resilient_Coroutine: "
-    "raise _resilient_unawaited(_resilient_answer)"
-)
 
 
 def guarding(
@@ -106,10 +101,8 @@ def guarding(
             "_resilient_either": either,
             "_resilient_slow": slow,
             "_resilient_next": next,
-            "_resilient_type": type,
             "_resilient_Error": BaseException,
-            "_resilient_Coroutine": CoroutineType,
-            "_resilient_unawaited": unawaited,
+            **AWAITED_NAMES,
             **({} if settings.rules.slow_over is None else in_flight().NAMES),
         },
         is_async=is_async,
@@ -133,7 +126,7 @@ def fast_path(
         judge=JUDGE if is_judged else "",
         flight=", _resilient_flight" if is_timed else "",
         fall_back=FALL_BACK.format(wait=wait, given=given) if falls_back else "",
-        check="" if is_async else CHECK,
+        check="" if is_async else AWAITED,
         count=indent(_counted(is_timed=is_timed, is_judged=is_judged), DEPTH),
     )
     return [line for line in body.splitlines() if line.strip()]
