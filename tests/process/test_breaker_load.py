@@ -33,6 +33,7 @@ from tests.support.fixtures import Target
 from tests.support.modes import Mode
 from tests.support.scale import measured, scaled
 from tests.support.servers import RedisAt, redis_server
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
@@ -52,14 +53,6 @@ def _changes() -> Iterator[list[tuple[str, str]]]:
     unsubscribe = resilient.subscribe(see)
     yield changes
     unsubscribe()
-
-
-def until(condition: Callable[[], bool], within: float = 20) -> None:
-    """Wait for what the background brings about."""
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, "it has not happened"
-        time.sleep(0.01)
 
 
 # --- calls

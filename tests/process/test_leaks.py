@@ -9,7 +9,6 @@ import sqlite3
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from tests.support.fixtures import Target
 from tests.support.modes import Mode
 from tests.support.scale import scaled
 from tests.support.servers import RedisAt
+from tests.support.waiting import soon
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -67,16 +67,6 @@ def _swallowing(mode: Mode, function: Any) -> Any:
             await mode.within(function, number)
 
     return mode.function(body)
-
-
-def soon(condition: Callable[[], bool]) -> bool:
-    """Whether it becomes true: pymongo's threads notice within a second that they are to end."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def open_sockets() -> int:

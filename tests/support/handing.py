@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -12,17 +10,7 @@ from resilient.testing.conformance import Run
 from tests.support.clusters import Cluster
 from tests.support.servers import RedisServer
 
-__all__ = ["handed_over", "key_at", "locks", "soon"]
-
-
-def soon(condition: Callable[[], object], seconds: float = 20.0) -> bool:
-    """Whether something becomes true within so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
+__all__ = ["handed_over", "key_at", "locks"]
 
 
 def locks(backend: RedisBackend) -> Any:

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import queue
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from resilient.engine.listening import Bell, ListeningSource
 
-__all__ = ["Source", "eventually"]
+__all__ = ["Source"]
 
 Message = tuple[str, str | None]
-
-
-def eventually(condition: Callable[[], object], seconds: float = 10.0) -> bool:
-    """Whether something becomes true within so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.002)
-    return True
 
 
 class Line:

@@ -24,7 +24,7 @@ from resilient.protocols.circuits import CircuitStore
 from resilient.resolving import resolve
 from tests.support.modes import Mode
 
-__all__ = ["Shared", "Watched", "enter", "eventually", "fail", "tick"]
+__all__ = ["Shared", "Watched", "enter", "fail", "tick"]
 
 
 class Watched:
@@ -96,14 +96,6 @@ class Shared:
         """End their threads."""
         for backend in self._backends:
             backend.close()
-
-
-def eventually(condition: Callable[[], bool], within: float = 3.0) -> None:
-    """Wait for something that another thread brings about."""
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, "it has not happened"
-        time.sleep(0.002)
 
 
 def enter(mode: Mode, breaker: CircuitBreaker, error: Exception | None = None) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -23,16 +23,9 @@ from resilient.engine.outage import Outage
 from resilient.errors import BackendError, LeaseLost
 from tests.support.modes import Mode
 from tests.support.servers import RedisServer
+from tests.support.waiting import soon
 
 TTL = 2.0
-
-
-def eventually(fact: Callable[[], bool], seconds: float = 10) -> bool:
-    """Whether something comes true in time."""
-    end = time.monotonic() + seconds
-    while not fact() and time.monotonic() < end:
-        time.sleep(0.01)
-    return fact()
 
 
 def lose(backend: resilient.Backend, key: str) -> None:
@@ -88,7 +81,7 @@ def test_who_cannot_be_heard_holds_up_no_renewal() -> None:
     with resilient.using(backend), resilient.lock("k", ttl=TTL) as lease:
         circuits.trouble("s", BackendError("it did not answer"))
         until = lease.deadline + 2 * TTL
-        assert eventually(lambda: lease.deadline > until)
+        assert soon(lambda: lease.deadline > until)
         assert not lease.lost
         assert circuits.is_away  # as long as nothing is heard
     source.subscription.close()
@@ -111,7 +104,7 @@ def test_what_two_threads_ask_for_first_is_made_once() -> None:
     whole, got = Whole(), []
     first = threading.Thread(target=lambda: got.append(whole.part))
     first.start()
-    assert eventually(lambda: bool(made))
+    assert soon(lambda: bool(made))
     second_asks.set()
     got.append(whole.part)
     first.join()
@@ -133,7 +126,7 @@ def test_a_function_that_exits_ends_no_renewal() -> None:
             lose(backend, "k")
             assert told.wait(10)
         until = other.deadline
-        assert eventually(lambda: other.deadline > until)
+        assert soon(lambda: other.deadline > until)
         assert not other.lost
 
 
@@ -143,7 +136,7 @@ def test_closing_a_backend_ends_no_renewal() -> None:
     with resilient.using(backend), resilient.lock("k", ttl=TTL) as lease:
         backend.close()
         until = lease.deadline
-        assert eventually(lambda: lease.deadline > until)
+        assert soon(lambda: lease.deadline > until)
         assert not lease.lost
 
 
@@ -189,8 +182,8 @@ def test_an_idle_process_keeps_two_connections(
             return len(client.client_list()) - 1
 
         if mode.is_async:  # the background has one of its own, to report the calls
-            assert eventually(lambda: ours() > 2)
-        assert eventually(lambda: ours() == 2)
+            assert soon(lambda: ours() > 2)
+        assert soon(lambda: ours() == 2)
         assert mode.call(call, 1) == 1
         if mode.is_async:
             mode.call(resilient.aclose)
@@ -210,7 +203,7 @@ def test_a_loss_tells_why_nothing_was_renewed() -> None:
             pytest.raises(LeaseLost, match="NOPERM") as caught,
             resilient.lock("k", ttl=TTL) as lease,
         ):
-            assert eventually(lambda: lease.lost)
+            assert soon(lambda: lease.lost)
             lease.check()
         assert isinstance(caught.value.__cause__, BackendError)
 
@@ -226,7 +219,7 @@ def test_a_probe_that_fails_in_its_own_way_is_not_repeated_at_once() -> None:
         raise ValueError("a programming error")
 
     assert outage.begin(broken)
-    assert eventually(lambda: len(probes) >= 2)
+    assert soon(lambda: len(probes) >= 2)
     time.sleep(0.1)
     assert len(probes) < 10
     backend.close()

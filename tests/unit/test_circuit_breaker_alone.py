@@ -34,7 +34,8 @@ from resilient.protocols.circuits import CircuitStore
 from resilient.resolving import resolve
 from tests.support.forks import in_child
 from tests.support.modes import Mode
-from tests.support.shared_circuits import Shared, Watched, enter, eventually, fail, tick
+from tests.support.shared_circuits import Shared, Watched, enter, fail, tick
+from tests.support.waiting import until
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 
@@ -61,7 +62,7 @@ def test_without_its_backend_it_is_a_local_breaker(
     shared.store.asked.clear()
     fail(mode, breaker)
     clock.advance(0.01)
-    eventually(lambda: any(isinstance(event, BackendTrouble) for event in seen))
+    until(lambda: any(isinstance(event, BackendTrouble) for event in seen))
     enter(mode, breaker)
     for _ in range(2):
         fail(mode, breaker, 3)
@@ -105,7 +106,7 @@ def test_a_backend_that_goes_away_while_it_is_open(
         "s", trip=Consecutive(1), half_open=HalfOpen(permits=1), backend=shared.process()
     )
     fail(mode, breaker)
-    eventually(lambda: shared.store.outcomes == ["1"])
+    until(lambda: shared.store.outcomes == ["1"])
     shared.store.is_away = True
     clock.advance(30.1)
     with mode.entered(breaker.guard()) as probe:
@@ -126,14 +127,14 @@ def test_what_was_seen_meanwhile_is_told_afterwards(
     shared.store.is_away = True
     fail(mode, here)
     clock.advance(0.01)
-    eventually(lambda: shared.store.asked[-1][0] == "record")
+    until(lambda: shared.store.asked[-1][0] == "record")
     time.sleep(0.02)
     enter(mode, here)
     fail(mode, here, 3)
     assert here.at().state is OPEN
     shared.store.is_away = False
     there = CircuitBreaker("s", trip=Consecutive(3), backend=shared.process())
-    eventually(lambda: there.at().metrics().state is OPEN or tick(clock))
+    until(lambda: there.at().metrics().state is OPEN or tick(clock))
     with pytest.raises(CircuitOpen):
         enter(mode, there)
     assert here.at().state is OPEN
@@ -168,16 +169,16 @@ def test_a_server_that_has_lost_its_data(mode: Mode, shared: Shared, clock: Manu
     with mode.entered(breaker.guard(n=2)):
         pass
     clock.advance(0.1)
-    eventually(lambda: sorted(shared.store.outcomes) == ["0", "11"] or tick(clock))
+    until(lambda: sorted(shared.store.outcomes) == ["0", "11"] or tick(clock))
     memory = shared.memory.sync.circuits
     for key in ("s:1", "s:2"):
-        eventually(partial(memory.delete, key))
+        until(partial(memory.delete, key))
     with pytest.raises(CircuitOpen), mode.entered(breaker.guard(n=1)):
         pytest.fail("it is open")
     for _ in range(2):
         with pytest.raises(ConnectionError), mode.entered(breaker.guard(n=2)):
             raise ConnectionError
-    eventually(lambda: memory.view("s:2").state is OPEN or tick(clock))
+    until(lambda: memory.view("s:2").state is OPEN or tick(clock))
     clock.advance(31)
     with mode.entered(breaker.guard(n=1)):
         pass
@@ -192,12 +193,12 @@ def test_a_server_that_has_lost_its_data_is_told_again(
     breaker = CircuitBreaker("s", trip=Consecutive(2), open_for=30, backend=backend)
     fail(mode, breaker, 2)
     memory = shared.memory.sync.circuits
-    eventually(lambda: memory.view("s").state is OPEN)
+    until(lambda: memory.view("s").state is OPEN)
     before = memory.view("s").generation
     clock.advance(10)
     memory.delete("s")
     _known(backend)._hear(None)  # as when it is heard again
-    eventually(lambda: memory.view("s").state is OPEN or tick(clock))
+    until(lambda: memory.view("s").state is OPEN or tick(clock))
     view = memory.view("s")
     assert view.generation > before
     assert view.reason == "restored"
@@ -217,7 +218,7 @@ def test_one_bad_node_opens_only_itself(mode: Mode, shared: Shared, clock: Manua
         tick(clock)
     assert [node.at().state for node in nodes] == [OPEN] + [CLOSED] * 9
     fail(mode, nodes[1], 3)
-    eventually(lambda: {node.at().state for node in nodes} == {OPEN} or tick(clock))
+    until(lambda: {node.at().state for node in nodes} == {OPEN} or tick(clock))
 
 
 # --- bounds and ends
@@ -237,7 +238,7 @@ def test_many_keys_are_bounded_and_open_ones_stay(
         with mode.entered(breaker.guard(n=n)):
             pass
         if n % 20 == 0:
-            eventually(lambda: all(each.is_idle for each in _known(backend).catalogue.all()))
+            until(lambda: all(each.is_idle for each in _known(backend).catalogue.all()))
     assert len(_known(backend).catalogue.all()) <= 80
     shared.store.asked.clear()
     for n in range(5):
@@ -284,7 +285,7 @@ def test_thousands_of_keys_need_one_thread(mode: Mode, shared: Shared) -> None:
             pass
     helpers = [t for t in threading.enumerate() if t.name.endswith(backend.name)]
     assert len(helpers) <= 1
-    eventually(lambda: sum(map(len, shared.store.outcomes)) == 1000)
+    until(lambda: sum(map(len, shared.store.outcomes)) == 1000)
     assert threading.active_count() <= before + 2 + (4 if mode.is_async else 0)
 
 
@@ -333,7 +334,7 @@ def test_a_forked_child_sends_nothing_of_its_parents(shared: Shared) -> None:
                 call(True)
         with contextlib.suppress(CircuitOpen):
             call(True)
-        eventually(lambda: "".join(shared.store.outcomes) == "11")
+        until(lambda: "".join(shared.store.outcomes) == "11")
         time.sleep(0.15)
         assert "".join(shared.store.outcomes) == "11"
 
@@ -421,16 +422,16 @@ def test_a_flush_larger_than_its_budget() -> None:
         ]
         for breaker in breakers:
             enter(mode, breaker)
-        eventually(lambda: len(store.outcomes) >= 6, within=30)
+        until(lambda: len(store.outcomes) >= 6, seconds=30)
         store.answers.clear()  # the first flush waits, and the others' failures gather
         for breaker in breakers:
             fail(mode, breaker)
         store.answers.set()
-        eventually(lambda: len(store.outcomes) >= 12, within=30)
+        until(lambda: len(store.outcomes) >= 12, seconds=30)
         store.most = 0
         store.asked.clear()
         backend.hub.deliver("circuits", None)  # some may have been missed
-        eventually(lambda: [name for name, _ in store.asked].count("view") >= 6, within=30)
+        until(lambda: [name for name, _ in store.asked].count("view") >= 6, seconds=30)
         assert store.most >= 6
         assert not backend.outage.is_on
         assert not [event for event in told if isinstance(event, BackendTrouble)]

@@ -16,7 +16,8 @@ from resilient import (
 )
 from resilient.engine.clock import ManualClock, installed
 from tests.support.modes import Mode
-from tests.support.shared_circuits import Shared, enter, eventually, fail
+from tests.support.shared_circuits import Shared, enter, fail
+from tests.support.waiting import until
 
 
 @pytest.fixture(name="clock")
@@ -58,7 +59,7 @@ def test_nothing_runs_while_the_backend_is_away(
     assert mode.call(plain) == "hello"
     shared.store.is_away = False
     clock.advance(1)
-    eventually(lambda: not backend.outage.is_on)
+    until(lambda: not backend.outage.is_on)
     assert mode.call(guarded) == "hello"
     enter(mode, breaker)
 
@@ -76,7 +77,7 @@ def test_a_permit_that_nobody_gave_is_none(
         backend=shared.process(),
     )
     fail(mode, breaker)
-    eventually(lambda: shared.store.outcomes == ["1"])
+    until(lambda: shared.store.outcomes == ["1"])
     with pytest.raises(CircuitOpen):
         enter(mode, breaker)
     clock.advance(30.1)

@@ -24,7 +24,8 @@ from resilient import (
 from resilient.engine.clock import ManualClock
 from resilient.events import CircuitChanged, Event
 from tests.support.modes import Mode
-from tests.support.shared_circuits import Shared, enter, eventually, fail, tick
+from tests.support.shared_circuits import Shared, enter, fail, tick
+from tests.support.waiting import until
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 
@@ -71,7 +72,7 @@ def test_what_was_counted_arrives_in_time_and_in_few_trips(shared: Shared) -> No
         call()
         time.sleep(0.001)
     seconds = time.monotonic() - began
-    eventually(lambda: sum(map(len, shared.store.outcomes)) == 500)
+    until(lambda: sum(map(len, shared.store.outcomes)) == 500)
     flushes = [name for name, _ in shared.store.asked if name == "record"]
     assert 2 <= len(flushes) <= 2 + 12 * seconds
 
@@ -83,10 +84,10 @@ def test_a_failure_arrives_within_milliseconds(shared: Shared, mode: Mode) -> No
     for _ in range(10):
         shared.store.outcomes.clear()
         enter(mode, breaker)
-        eventually(lambda: shared.store.outcomes == ["0"])
+        until(lambda: shared.store.outcomes == ["0"])
         fail(mode, breaker)
         began = time.monotonic()
-        eventually(lambda: shared.store.outcomes == ["0", "1"])
+        until(lambda: shared.store.outcomes == ["0", "1"])
         took.append(time.monotonic() - began)
         if took[-1] < 0.05:
             break
@@ -114,7 +115,7 @@ def test_threads_lose_no_outcome(shared: Shared) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
     circuit = circuit_breaker.of(call).at(False)
-    eventually(lambda: circuit.metrics().calls == 2401)
+    until(lambda: circuit.metrics().calls == 2401)
     assert circuit.metrics().failures == 600
 
 
@@ -134,7 +135,7 @@ def test_the_window_is_shared(mode: Mode, shared: Shared, clock: ManualClock) ->
     fail(mode, two, 6)
     assert one.at().state is two.at().state is CLOSED
     clock.advance(0.1)
-    eventually(lambda: one.at().state is two.at().state is OPEN or tick(clock))
+    until(lambda: one.at().state is two.at().state is OPEN or tick(clock))
     clock.advance(30)
     with mode.entered(one.guard()) as first, mode.entered(two.guard()) as second:
         assert first.is_probe
@@ -171,7 +172,7 @@ def test_a_new_process_does_not_begin_with_a_call_through_an_open_circuit(
 ) -> None:
     """It asks before its first call."""
     fail(mode, CircuitBreaker("s", trip=Consecutive(1), backend=shared.process()))
-    eventually(lambda: shared.store.outcomes == ["1"])
+    until(lambda: shared.store.outcomes == ["1"])
     late = CircuitBreaker("s", trip=Consecutive(1), backend=shared.process())
     with pytest.raises(CircuitOpen):
         enter(mode, late)
@@ -182,7 +183,7 @@ def test_missed_messages_are_made_up_for(mode: Mode) -> None:
     with resilient.using("memory://") as backend:
         used, idle = CircuitBreaker("used"), CircuitBreaker("idle")
         enter(mode, idle)
-        eventually(lambda: backend.sync.circuits.view("idle").calls == 1)
+        until(lambda: backend.sync.circuits.view("idle").calls == 1)
         time.sleep(0.25)
         enter(mode, used)
         source = backend.hub._source
@@ -192,7 +193,7 @@ def test_missed_messages_are_made_up_for(mode: Mode) -> None:
         assert used.at().state is idle.at().state is CLOSED
         source.hub = hub  # type: ignore[union-attr]  # as after a reconnection
         hub.deliver("circuits", None)
-        eventually(lambda: used.at().state is OPEN)
+        until(lambda: used.at().state is OPEN)
         with pytest.raises(CircuitOpen):
             enter(mode, idle)
 
@@ -216,7 +217,7 @@ def test_what_only_this_process_sees_is_overruled(
             enter(mode, ill)
     finally:
         shared.store.answers.set()
-    eventually(lambda: ill.at().state is CLOSED)
+    until(lambda: ill.at().state is CLOSED)
     enter(mode, ill)
     reasons = [event.reason for event in seen if isinstance(event, CircuitChanged)]
     assert reasons == ["failure_rate", "outvoted"]

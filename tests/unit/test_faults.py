@@ -16,6 +16,7 @@ from redis.retry import Retry
 
 from resilient.testing.faults import FaultProxy
 from tests.support.servers import RedisAt, free_port
+from tests.support.waiting import until
 
 
 class Echo(socketserver.BaseRequestHandler):
@@ -75,15 +76,6 @@ def ask(client: socket.socket, data: bytes) -> bytes:
     return client.recv(65536)
 
 
-def eventually(condition: object, timeout: float = 5) -> None:
-    """Wait until it holds."""
-    assert callable(condition)
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
-
-
 def test_passes_bytes_both_ways_and_counts(proxy: FaultProxy) -> None:
     """Without a fault it is a wire, and it counts what passes."""
     with connection(proxy) as client:
@@ -92,7 +84,7 @@ def test_passes_bytes_both_ways_and_counts(proxy: FaultProxy) -> None:
         counts = proxy.counts
         assert (counts.connections, counts.open, counts.requests) == (1, 1, 2)
         assert (counts.request_bytes, counts.reply_bytes, counts.dropped) == (6, 14, 0)
-    eventually(lambda: proxy.counts.open == 0)
+    until(lambda: proxy.counts.open == 0)
 
 
 def test_carries_much_data(proxy: FaultProxy) -> None:
@@ -143,7 +135,7 @@ def test_late_reply(proxy: FaultProxy, echo: EchoServer) -> None:
     with connection(proxy) as client:
         began = time.monotonic()
         client.sendall(b"x")
-        eventually(lambda: echo.seen == [b"x"], timeout=0.15)
+        until(lambda: echo.seen == [b"x"], seconds=0.15)
         assert client.recv(100) == b"got x"
         assert time.monotonic() - began >= 0.19
 
@@ -154,7 +146,7 @@ def test_late_request_outlives_its_client(proxy: FaultProxy, echo: EchoServer) -
     with connection(proxy, timeout=0.05) as client, pytest.raises(TimeoutError):
         ask(client, b"late")
     assert echo.seen == []
-    eventually(lambda: echo.seen == [b"late"])
+    until(lambda: echo.seen == [b"late"])
 
 
 def test_latency_keeps_the_order(proxy: FaultProxy) -> None:
@@ -162,7 +154,7 @@ def test_latency_keeps_the_order(proxy: FaultProxy) -> None:
     proxy.latency(0.1)
     with connection(proxy) as client:
         client.sendall(b"1")
-        eventually(lambda: proxy.counts.reply_bytes == 5)
+        until(lambda: proxy.counts.reply_bytes == 5)
         proxy.latency(0)
         client.sendall(b"2")
         received = b""

@@ -18,8 +18,9 @@ from resilient.engine.drivers.sync import ThreadWaiter, drive
 from resilient.engine.nearby import Nearby
 from resilient.engine.signals import Hub, Listener
 from tests.support.fixtures import Target
-from tests.support.listening import Source, eventually
+from tests.support.listening import Source
 from tests.support.modes import Mode
+from tests.support.waiting import soon
 
 
 @pytest.fixture
@@ -40,11 +41,11 @@ def test_an_error_that_nobody_has_thought_of(
     hub.listen("cache", heard.append, doubts=True)
     with caplog.at_level(logging.ERROR, "resilient"):
         source.arriving.put(ValueError("what is this?"))
-        assert eventually(lambda: len(heard) == 2)
+        assert soon(lambda: len(heard) == 2)
     assert heard == [None, None]  # as soon as it is lost, and once it is back
     assert "what is this?" in caplog.text
     source.arriving.put(("cache", "k"))
-    assert eventually(lambda: heard[2:] == ["k"])
+    assert soon(lambda: heard[2:] == ["k"])
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -54,10 +55,10 @@ def test_the_end_of_the_thread_is_told(source: Source) -> None:
     hub = Hub(source)
     hub.listen("cache", heard.append, doubts=True)
     source.arriving.put(SystemExit())
-    assert eventually(lambda: heard == [None])
+    assert soon(lambda: heard == [None])
     assert not hub.is_listening
     hub.start()
-    assert eventually(lambda: heard == [None, None])
+    assert soon(lambda: heard == [None, None])
 
 
 def test_a_waiter_that_cannot_be_woken(source: Source, caplog: pytest.LogCaptureFixture) -> None:
@@ -77,7 +78,7 @@ def test_a_waiter_that_cannot_be_woken(source: Source, caplog: pytest.LogCapture
         source.arriving.put((own, f"{faulty.id} {waiter.id}"))
         assert waiter.event.wait(10)
         source.arriving.put(("cache", "k"))
-        assert eventually(lambda: heard)
+        assert soon(lambda: heard)
     assert heard == ["k"]
     assert "a waiter's own fault" in caplog.text
 
@@ -92,7 +93,7 @@ def test_who_stops_listening_misses_something(source: Source) -> None:
     hub.stop()
     assert (trusting, heard) == ([None], [])
     hub.start()
-    assert eventually(lambda: (trusting, heard) == ([None, None], [None]))
+    assert soon(lambda: (trusting, heard) == ([None, None], [None]))
 
 
 def test_nothing_is_trusted_before_its_changes_are_heard(source: Source) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -15,20 +14,13 @@ from resilient import distributed_lock, lock
 from resilient.engine.clock import ManualClock
 from resilient.engine.drivers.sync import drive
 from tests.support.modes import Mode
+from tests.support.waiting import soon
 
 
 @pytest.fixture(name="store")
 def _store(clock: ManualClock) -> Iterator[Any]:
     with resilient.using("memory://") as backend:
         yield backend.require("locks")
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether something comes true in time."""
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    return condition()
 
 
 class SlowRenewal:
@@ -67,8 +59,8 @@ def test_a_renewal_that_arrives_late_does_not_shorten_a_lease(
         clock.advance(5)
         assert left() == 595
         renewal.arrives.set()
-        assert eventually(lambda: left() == 600)
-        assert transfers or eventually(lambda: lease.remaining() > 590)
+        assert soon(lambda: left() == 600)
+        assert transfers or soon(lambda: lease.remaining() > 590)
         clock.advance(31)
         assert left() > 560
         assert not lease.is_missing
@@ -221,9 +213,9 @@ def test_a_shorter_ttl_is_renewed_in_time() -> None:
     """The heartbeat does not sleep until the longer one wants to be renewed."""
     with resilient.using("memory://") as backend, lock("k", ttl=300) as lease:
         worker = backend.worker
-        assert eventually(lambda: worker.wakes_at == lease.due)
+        assert soon(lambda: worker.wakes_at == lease.due)
         lease.extend(60)
-        assert eventually(lambda: worker.wakes_at == lease.due)
+        assert soon(lambda: worker.wakes_at == lease.due)
 
 
 def test_a_release_whose_reply_was_lost_is_no_loss(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +14,7 @@ from resilient.testing.conformance import Run
 from resilient.testing.faults import FaultProxy
 from tests.support.mongodb import MongoAt, mongo_server
 from tests.support.scale import measured
+from tests.support.waiting import soon
 
 pytestmark = pytest.mark.usefixtures("pymongos_sockets")
 
@@ -31,16 +32,6 @@ def standalone() -> Iterator[MongoAt]:
     """A server that is no member of a replica set: it has no change streams."""
     with mongo_server(standalone=True) as server:
         yield server
-
-
-def soon(condition: Callable[[], object], seconds: float = 15.0) -> bool:
-    """Whether something becomes true within so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def test_a_hand_over_is_quick(run: Run, backend: MongoBackend) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from resilient.protocols.locks import Grant, Held
 from resilient.testing.conformance import Run
 from resilient.testing.faults import FaultProxy
 from tests.support.postgres import PostgresAt
+from tests.support.waiting import soon
 
 
 @pytest.fixture(name="postgres_server")
@@ -29,16 +30,6 @@ def backend(run: Run, postgres_server: PostgresAt, prefix: str) -> Iterator[Post
     backend = from_url(postgres_server.url, prefix=prefix)
     with run.closing(backend):
         yield backend
-
-
-def soon(condition: Callable[[], object], seconds: float = 10.0) -> bool:
-    """Whether something becomes true within so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def test_a_hand_over_is_a_notification(

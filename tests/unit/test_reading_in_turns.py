@@ -11,7 +11,8 @@ from resilient.engine import listener
 from resilient.engine.drivers.sync import Flag, ThreadWaiter
 from resilient.engine.signals import Hub
 from resilient.errors import BackendError
-from tests.support.listening import Source, eventually
+from tests.support.listening import Source
+from tests.support.waiting import soon
 
 LONG = 600.0
 """Seconds that no test waits."""
@@ -61,10 +62,10 @@ def rested(source: Watched, hub: Hub) -> listener.Listener:
     thread.start()
     found = source._listener
     assert found is not None
-    assert eventually(lambda: found._is_relieved)
+    assert soon(lambda: found._is_relieved)
     source.arriving.put((source.own_name(), waiter.id))
     thread.join()
-    assert eventually(lambda: found.is_resting)
+    assert soon(lambda: found.is_resting)
     source.threads.clear()
     return found
 
@@ -96,7 +97,7 @@ def test_the_thread_reads_again_once_nobody_does(
         assert waiter.event.wait(LONG)
         del waiter
         source.arriving.put(("cache", str(number)))
-        assert eventually(lambda: heard[-1:] == [str(number)])  # noqa: B023 - called at once
+        assert soon(lambda: heard[-1:] == [str(number)])  # noqa: B023 - called at once
 
 
 def test_nobody_elses_code_runs_in_a_thread_that_waits(source: Watched, hub: Hub) -> None:
@@ -109,7 +110,7 @@ def test_nobody_elses_code_runs_in_a_thread_that_waits(source: Watched, hub: Hub
         source.arriving.put(("cache", str(number)))
     source.arriving.put((source.own_name(), waiter.id))
     assert waiter.event.wait(LONG)
-    assert eventually(lambda: heard == ["0", "1", "2"])
+    assert soon(lambda: heard == ["0", "1", "2"])
     assert {thread for channel, thread in source.threads if channel == "cache"} == {found}
 
 
@@ -127,7 +128,7 @@ def test_who_stays_behind_is_woken_too(source: Watched, hub: Hub) -> None:
     source.arriving.put((source.own_name(), first.id))
     assert first.event.wait(LONG)
     thread.start()
-    assert eventually(lambda: not found.is_resting)
+    assert soon(lambda: not found.is_resting)
     source.arriving.put((source.own_name(), second.id))
     assert woken.wait(LONG)
     thread.join()
@@ -139,7 +140,7 @@ def test_who_reads_is_woken_by_other_threads(source: Watched, hub: Hub) -> None:
     waiter = one_who_waits(hub)
 
     def wake() -> None:
-        assert eventually(lambda: waiter.event.bell is not None)
+        assert soon(lambda: waiter.event.bell is not None)
         waiter.wake()
 
     thread = threading.Thread(target=wake)
@@ -155,14 +156,14 @@ def test_a_call_takes_the_reading_back(source: Watched, hub: Hub) -> None:
     waiter = one_who_waits(hub)
     thread = threading.Thread(target=waiter.event.wait, args=(LONG,))
     thread.start()
-    assert eventually(lambda: waiter.event.bell is not None)
+    assert soon(lambda: waiter.event.bell is not None)
     heard: list[str | None] = []
     hub.listen("cache", heard.append)
     assert not found.is_resting
     source.arriving.put((source.own_name(), waiter.id))
     source.arriving.put(("cache", "k"))
     thread.join()
-    assert eventually(lambda: heard == ["k"])
+    assert soon(lambda: heard == ["k"])
 
 
 def test_a_task_that_waits_takes_the_reading_back(source: Watched, hub: Hub) -> None:
@@ -184,7 +185,7 @@ def test_a_loss_while_another_thread_reads(source: Watched, hub: Hub) -> None:
     waiter = one_who_waits(hub)
     source.arriving.put(BackendError("gone", transient=True))
     assert waiter.event.wait(LONG)
-    assert eventually(lambda: heard == [None, None])  # as soon as it is lost, and once it is back
+    assert soon(lambda: heard == [None, None])  # as soon as it is lost, and once it is back
 
 
 def test_an_interrupt_while_it_reads(source: Watched, hub: Hub) -> None:
@@ -196,7 +197,7 @@ def test_an_interrupt_while_it_reads(source: Watched, hub: Hub) -> None:
     source.arriving.put(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         waiter.event.wait(LONG)
-    assert eventually(lambda: heard == [None, None])
+    assert soon(lambda: heard == [None, None])
 
 
 def test_a_thread_that_never_comes_back(
@@ -211,10 +212,10 @@ def test_a_thread_that_never_comes_back(
     assert found is not None
     found._is_relieved = True
     source.arriving.put((source.own_name(), "nobody"))
-    assert eventually(lambda: found._reading.acquire(blocking=False))
-    assert eventually(lambda: heard == [None, None])
+    assert soon(lambda: found._reading.acquire(blocking=False))
+    assert soon(lambda: heard == [None, None])
     source.arriving.put(("cache", "k"))
-    assert eventually(lambda: heard[2:] == ["k"])
+    assert soon(lambda: heard[2:] == ["k"])
 
 
 def test_without_a_source_a_flag_is_only_waited_for() -> None:

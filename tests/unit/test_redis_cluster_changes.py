@@ -11,8 +11,9 @@ from resilient.backends.redis import RedisBackend, from_url
 from resilient.errors import BackendError
 from resilient.testing.conformance import Run
 from tests.support.clusters import Cluster, redis_cluster
-from tests.support.handing import handed_over, key_at, locks, soon
+from tests.support.handing import handed_over, key_at, locks
 from tests.support.servers import Flavour, RedisServer, flavours
+from tests.support.waiting import soon
 
 QUICK = "socket_timeout=0.5&socket_connect_timeout=0.5"
 

@@ -14,8 +14,9 @@ from resilient.backends.redis import RedisBackend, from_url, lanes
 from resilient.protocols.circuits import CircuitState
 from resilient.testing.conformance import Run
 from tests.support.clusters import Cluster, redis_cluster
-from tests.support.handing import handed_over, key_at, locks, soon
+from tests.support.handing import handed_over, key_at, locks
 from tests.support.servers import RedisServer, flavours
+from tests.support.waiting import soon
 
 KINDS = [*flavours(), "old"]
 """The flavours, and servers that know no sharded channels."""

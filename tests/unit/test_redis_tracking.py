@@ -17,17 +17,7 @@ from resilient.backends.redis import from_url
 from resilient.engine.drivers.sync import drive
 from tests.support.modes import Mode
 from tests.support.servers import RedisAt, RedisServer, binary, flavours, free_port
-
-
-def soon(condition: Callable[[], object], seconds: float = 5.0) -> bool:
-    """Whether something becomes true within so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.002)
-    return True
-
+from tests.support.waiting import soon
 
 OPTIONS: dict[str, Any] = {
     "ttl": 600,

@@ -17,6 +17,7 @@ from resilient.engine.drivers.sync import drive
 from resilient.engine.transactional import Transaction
 from resilient.protocols.locks import Grant, Held
 from tests.support.forks import in_child
+from tests.support.waiting import until
 from tests.unit.test_sqlite import count, open_files, threads
 
 
@@ -70,14 +71,6 @@ def now(backend: SqliteBackend) -> float:
     """The store's time."""
     seconds: float = change(backend, lambda tx: tx.now)
     return seconds
-
-
-def until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    """Wait until something has come about."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come about"
-        time.sleep(0.002)
 
 
 # --- the clock
