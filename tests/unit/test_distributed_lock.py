@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import os
@@ -206,6 +207,26 @@ def test_a_loss_never_replaces_the_bodys_exception() -> None:
         clock.advance(6)
         raise ValueError("mine")
     assert any("lost" in note for note in info.value.__notes__)
+
+
+@pytest.mark.timeout(20)
+def test_many_locks_that_one_trouble_took_end_in_one_chain() -> None:
+    """Locks within each other, all lost by the same error: the body's own is raised, with each."""
+    clock, trouble = ManualClock(), resilient.BackendError("away")
+    with (
+        installed(clock),
+        pytest.raises(ValueError, match="mine") as info,
+        contextlib.ExitStack() as stack,
+    ):
+        for number in range(5):
+            stack.enter_context(lock(f"k{number}", ttl=5)).trouble = trouble
+        clock.advance(6)
+        raise ValueError("mine")
+    assert [note.split("'")[1] for note in info.value.__notes__] == ["k4", "k3", "k2", "k1", "k0"]
+    chain: list[BaseException | None] = [info.value]
+    while chain[-1] is not None:
+        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    assert [type(each) for each in chain[1:3]] == [resilient.LeaseLost, resilient.BackendError]
 
 
 def test_check_raises_once_the_lease_is_lost() -> None:

@@ -93,10 +93,21 @@ def report(error: BaseException, lost: LeaseLost | None) -> None:
     if lost is None or isinstance(error, LeaseLost):
         return
     error.add_note(str(lost))
-    end = error
-    while (below := end.__cause__ or end.__context__) is not None and below is not error:
-        end = below
-    end.__context__ = lost
+    errors, causes = beneath(error), beneath(lost)
+    if not {id(each) for each in errors}.intersection(id(each) for each in causes):
+        errors[-1].__context__ = lost
+    # Else other locks were lost by the same trouble, and one that tells of it is there already:
+    # with a second one above it the chain would have no end.
+
+
+def beneath(error: BaseException) -> list[BaseException]:
+    """An exception, and those that are told beneath it, each once."""
+    chain, seen = [error], {id(error)}
+    while (below := error.__cause__ or error.__context__) is not None and id(below) not in seen:
+        chain.append(below)
+        seen.add(id(below))
+        error = below
+    return chain
 
 
 async def acquired(settings: Settings, backend: Backend, key: str) -> HeldLock:
