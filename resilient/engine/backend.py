@@ -16,6 +16,7 @@ from typing import (
     Generic,
     Literal,
     NamedTuple,
+    Protocol,
     Self,
     TypeVar,
     get_args,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from resilient.engine.outage import Outage
     from resilient.engine.views import AsyncView, SyncView
 
-__all__ = ["BOTH_MODES", "Backend", "Capability", "Mode", "Traits", "adopt"]
+__all__ = ["BOTH_MODES", "Backend", "Capability", "Mode", "ServerBackend", "Traits", "adopt"]
 
 Capability = Literal["locks", "circuits", "cache", "idempotency", "checkpoints"]
 Mode = Literal["sync", "async"]
@@ -225,6 +226,42 @@ class Backend:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+class Connections(Protocol):
+    """A transport with connections to close."""
+
+    def close(self) -> None:
+        """Close those of blocking callers that are idle."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close those and the running loop's own."""
+        ...
+
+
+C = TypeVar("C", bound=Connections)
+
+
+class ServerBackend(Backend, Generic[C]):
+    """A backend whose stores reach a server by one transport, which is `_transport`."""
+
+    _transport: C
+
+    def close(self) -> None:
+        """Give back connections and end the background threads. The backend may be used again."""
+        super().close()
+        self._transport.close()
+
+    async def aclose(self) -> None:
+        """The same for callers in an event loop, whose own connections are closed too."""
+        try:
+            await super().aclose()
+        finally:  # also if that is cancelled
+            await self._transport.aclose()
+
+    def _longest(self) -> float:
+        return self.max_ttl  # may be configured later
 
 
 class _Adopted(Backend):

@@ -21,12 +21,12 @@ from resilient.backends.mongodb.locks import MongoLocks
 from resilient.backends.mongodb.settings import Settings, settings_of_client, settings_of_url
 from resilient.backends.mongodb.signals import MongoSignals
 from resilient.backends.mongodb.transport import MongoTransport
-from resilient.engine.backend import Backend, Traits
+from resilient.engine.backend import ServerBackend, Traits
 
 __all__ = ["MongoBackend", "from_client", "from_url"]
 
 
-class MongoBackend(Backend):
+class MongoBackend(ServerBackend[MongoTransport]):
     """Capabilities in one MongoDB database (5.0 or newer), in collections of their own."""
 
     traits = Traits(
@@ -50,25 +50,10 @@ class MongoBackend(Backend):
             source=None if settings.listen == "off" else MongoSignals(settings, keys),
         )
 
-    def _longest(self) -> float:
-        return self.max_ttl  # may be configured later
-
     @property
     def commands(self) -> int:
         """How many commands this process has sent, for those who count them."""
         return self._transport.commands
-
-    def close(self) -> None:
-        """Give back connections and end the background threads. The backend may be used again."""
-        super().close()
-        self._transport.close()
-
-    async def aclose(self) -> None:
-        """The same for callers in an event loop, whose own connections are closed too."""
-        try:
-            await super().aclose()
-        finally:  # also if that is cancelled
-            await self._transport.aclose()
 
 
 def from_url(url: str, *, prefix: str = "") -> MongoBackend:

@@ -21,12 +21,12 @@ from resilient.backends.postgres.schema import ddl
 from resilient.backends.postgres.settings import Settings, settings_of_client, settings_of_url
 from resilient.backends.postgres.signals import PostgresSignals
 from resilient.backends.postgres.transport import PostgresTransport
-from resilient.engine.backend import Backend, Traits
+from resilient.engine.backend import ServerBackend, Traits
 
 __all__ = ["PostgresBackend", "ddl", "from_client", "from_url"]
 
 
-class PostgresBackend(Backend):
+class PostgresBackend(ServerBackend[PostgresTransport]):
     """All capabilities in one PostgreSQL database (13 or newer), in a schema of their own."""
 
     traits = Traits(
@@ -50,25 +50,10 @@ class PostgresBackend(Backend):
             source=None if settings.listen == "off" else PostgresSignals(settings, keys),
         )
 
-    def _longest(self) -> float:
-        return self.max_ttl  # may be configured later
-
     @property
     def statements(self) -> int:
         """How many statements this process has sent, for those who count them."""
         return self._settings.server.statements
-
-    def close(self) -> None:
-        """Give back connections and end the background threads. The backend may be used again."""
-        super().close()
-        self._transport.close()
-
-    async def aclose(self) -> None:
-        """The same for callers in an event loop, whose own connections are closed too."""
-        try:
-            await super().aclose()
-        finally:  # also if that is cancelled
-            await self._transport.aclose()
 
 
 def from_url(url: str, *, prefix: str = "") -> PostgresBackend:

@@ -15,7 +15,7 @@ VERSION = 3
 WRONG_VERSION = "RSL02"
 """The SQLSTATE for tables that another version has made."""
 PARTS = (
-    *("prelude", "locks", "idempotency", "checkpoints", "cache"),
+    *("prelude", "lock_rows", "locks", "idempotency", "job_rows", "checkpoints", "cache"),
     *("circuit_rows", "circuit_machine", "circuits"),
 )
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")

@@ -21,13 +21,13 @@ from resilient.backends.redis.signals import ClusterSignals, RedisSignals
 from resilient.backends.redis.topology import ClusterSettings, Topology
 from resilient.backends.redis.transport import RedisTransport
 from resilient.backends.redis.urls import parsed
-from resilient.engine.backend import Backend, Traits
+from resilient.engine.backend import ServerBackend, Traits
 from resilient.engine.listening import ListeningSource
 
 __all__ = ["RedisBackend", "from_client", "from_url"]
 
 
-class RedisBackend(Backend):
+class RedisBackend(ServerBackend[RedisTransport | ClusterTransport]):
     """All capabilities on Redis (6.2 or newer) or Valkey: one server, or a primary of sentinels."""
 
     traits = Traits(
@@ -41,7 +41,6 @@ class RedisBackend(Backend):
     def __init__(self, settings: Settings | ClusterSettings, *, prefix: str = "") -> None:
         keys = Keys(prefix, clustered=isinstance(settings, ClusterSettings))
         self.prefix = prefix
-        self._transport: RedisTransport | ClusterTransport
         source: ListeningSource
         if isinstance(settings, ClusterSettings):
             topology = Topology(settings)
@@ -60,24 +59,9 @@ class RedisBackend(Backend):
             source=source,
         )
 
-    def _longest(self) -> float:
-        return self.max_ttl  # may be configured later
-
     def relax(self) -> None:
         """Nothing was done in the background for some seconds: keep one connection for callers."""
         self._transport.relax()
-
-    def close(self) -> None:
-        """Give back connections and end the background threads. The backend may be used again."""
-        super().close()
-        self._transport.close()
-
-    async def aclose(self) -> None:
-        """The same for callers in an event loop, whose own connection is closed too."""
-        try:
-            await super().aclose()
-        finally:  # also if that is cancelled
-            await self._transport.aclose()
 
 
 def from_url(url: str, *, prefix: str = "") -> RedisBackend:
