@@ -13,7 +13,7 @@ from resilient.backends.memory import MemoryBackend, MemoryStore, from_url
 from resilient.engine.clock import ManualClock, installed
 from resilient.engine.drivers.sync import drive
 from resilient.engine.transactional import Record, Transaction
-from resilient.engine.transactional.locks import LOCKS, Holder, Lock
+from resilient.engine.transactional.lock_records import LOCKS, Holder, Lock
 from resilient.errors import ConfigurationError
 from resilient.protocols.cache import Leased
 from resilient.protocols.checkpoints import Started

@@ -25,7 +25,7 @@ from resilient.engine.clock import ManualClock, installed
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
 from resilient.engine.transactional import Transaction
-from resilient.engine.transactional.locks import LOCKS, Holder, Lock
+from resilient.engine.transactional.lock_records import LOCKS, Holder, Lock
 from resilient.errors import BackendError, CodecError, ConfigurationError
 from resilient.protocols.locks import Grant, Held
 from resilient.protocols.values import Encoded
