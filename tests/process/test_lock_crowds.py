@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ PROCESSES = 8
 CONNECTING = 12
 ATTEMPTS = 3
 """How often what compares paces is measured at most: a busy machine may disturb one of them."""
+ROUND = 0.3
+"""Seconds for which one kind of lock is measured before it is the next one's turn."""
 
 
 def jain(counts: list[float]) -> float:
@@ -41,30 +44,54 @@ def hammered(
     found = {}
     for kind in kinds:
         own = [list(itertools.chain(*report[kind])) for report in reports]
-        waits = sorted(itertools.chain(*own))
+        of_round = [
+            Waits.of(itertools.chain(*waits), seconds)
+            for waits in zip(*(report[kind] for report in reports), strict=True)
+        ]
         found[kind] = Figures(
-            per_second=len(waits) / (seconds * rounds),
-            p50=waits[len(waits) // 2],
-            p99=waits[len(waits) * 99 // 100],
+            Waits.of(itertools.chain(*own), seconds * rounds),
+            best=best_of_rounds(of_round),
             jain=jain([len(each) for each in own]),
-            longest=waits[-1],
         )
         print(f"{kind:18}", found[kind])
     return found
 
 
-class Figures(NamedTuple):
-    """Of all rounds together the throughput, the waits (in seconds) and the fairness."""
+class Waits(NamedTuple):
+    """How many got it, and how many seconds they waited."""
 
     per_second: float
     p50: float
     p99: float
-    jain: float
     longest: float
 
+    @classmethod
+    def of(cls, waits: Iterable[float], seconds: float) -> Waits:
+        """Those of so many seconds."""
+        found = sorted(waits) or [seconds]  # who was kept from all work
+        p50, p99 = found[len(found) // 2], found[len(found) * 99 // 100]
+        return cls(len(found) / seconds, p50, p99, found[-1])
+
     def __str__(self) -> str:
-        waits = f"waits {1000 * self.p50:.1f}, {1000 * self.p99:.1f}, {1000 * self.longest:.0f} ms"
-        return f"{self.per_second:.0f}/s, {waits}, Jain {self.jain:.3f}"
+        waits = ", ".join(f"{1000 * each:.1f}" for each in self[1:])
+        return f"{self.per_second:.0f}/s, waits {waits} ms"
+
+
+def best_of_rounds(rounds: Iterable[Waits]) -> Waits:
+    """What the machine allowed when it did least besides: of each figure the best one."""
+    per_second, *waits = zip(*rounds, strict=True)
+    return Waits(max(per_second), *map(min, waits))
+
+
+class Figures(NamedTuple):
+    """Of all rounds together the waits and the fairness; of each figure that of the best round."""
+
+    total: Waits
+    best: Waits
+    jain: float
+
+    def __str__(self) -> str:
+        return f"{self.total}, Jain {self.jain:.3f}; at best {self.best}"
 
 
 def test_a_crowd_costs_no_polling(redis_server: RedisAt, prefix: str, tmp_path: Path) -> None:
@@ -73,7 +100,7 @@ def test_a_crowd_costs_no_polling(redis_server: RedisAt, prefix: str, tmp_path: 
     with redis_server.round_trips() as trips:
         ours = hammered(["resilient"], redis_server, prefix, tmp_path, seconds)["resilient"]
     # Connecting, for commands and for signals, takes each process some of its own.
-    each = (trips.count - CONNECTING * PROCESSES) / (ours.per_second * seconds)
+    each = (trips.count - CONNECTING * PROCESSES) / (ours.total.per_second * seconds)
     print(f"{each:.2f} round trips an acquisition")
     assert each <= 3
 
@@ -94,44 +121,67 @@ def test_a_crowd_is_served_fairly_and_fast(
 ) -> None:
     """8 processes, 1 ms each: all get the same share, about as fast as by other locks.
 
-    In many short rounds, in each of them one lock after the other, so that what loads the machine
-    slows all of them: the shares are those of the totals.
+    In many short rounds, in each of them one lock after the other, and more of them where the
+    machine has not had a quiet moment for each: what is compared is the best round of each.
     """
-    kinds = ["resilient", "async", "blpop", "barging", "redis-py", "python-redis-lock"]
-    best: dict[str, float] = {}
+    best: dict[str, Waits] = {}
+    measured: dict[str, float] = {}
     for attempt in range(ATTEMPTS):
-        rounds = scaled(60, 8)
         own = f"{prefix}{attempt}:"
-        found = hammered(kinds, redis_server, own, tmp_path, 0.3, rounds)
-        ours, token = found["resilient"], found["blpop"]
-        measured = {
-            "async": found["async"].per_second / ours.per_second,
-            "token": ours.per_second / token.per_second,
-            "token, p50": token.p50 / ours.p50,
-            "token, p99": token.p99 / ours.p99,
-            "fair": ours.per_second / found["python-redis-lock"].per_second,
-            "barging": found["barging"].per_second / found["redis-py"].per_second,
-        }
-        print({name: round(share, 2) for name, share in measured.items()})
-        assert ours.jain >= 0.98
+        found = hammered(KINDS, redis_server, own, tmp_path, ROUND, scaled(60, 8))
+        assert found["resilient"].jain >= 0.98
         assert found["async"].jain >= 0.98
-        best = {name: max(share, best.get(name, 0)) for name, share in measured.items()}
-        if all(best[name] >= least for name, least in LEAST.items()):
+        for kind, figures in found.items():
+            best[kind] = best_of_rounds([best.get(kind, figures.best), figures.best])
+        measured = shares(best)
+        print("total:", rounded(shares({kind: each.total for kind, each in found.items()})))
+        print("best:", rounded(measured))
+        if all(measured[name] >= least for name, least in LEAST.items()):
             return
-    assert {name: share for name, share in best.items() if share < LEAST[name]} == {}
+    assert {name: share for name, share in measured.items() if share < LEAST[name]} == {}
+
+
+KINDS = ["resilient", "async", "blpop", "barging", "redis-py", "python-redis-lock"]
+
+
+def shares(found: dict[str, Waits]) -> dict[str, float]:
+    """Ours of what others get done, and others' waits as a share of ours."""
+    token = found["blpop"]
+    ours = {mode: found[kind] for mode, kind in (("sync", "resilient"), ("async", "async"))}
+    of_token = {
+        f"token, {mode}{what}": share
+        for mode, each in ours.items()
+        for what, share in (
+            ("", each.per_second / token.per_second),
+            (", p50", token.p50 / each.p50),
+            (", p99", token.p99 / each.p99),
+        )
+    }
+    return {
+        **of_token,
+        "fair": ours["sync"].per_second / found["python-redis-lock"].per_second,
+        "barging": found["barging"].per_second / found["redis-py"].per_second,
+    }
+
+
+def rounded(measured: dict[str, float]) -> dict[str, float]:
+    """For the report."""
+    return {name: round(share, 2) for name, share in measured.items()}
 
 
 LEAST = {
-    # On a quiet machine all but the first are 0.85 and more: one with more processes than cores
-    # runs whoever does less, and nothing does less than a token, which is lost with who has it.
-    "async": 0.5,
-    "token": 0.5,
-    "token, p50": 0.4,
-    "token, p99": 0.3,
-    "fair": 0.75,  # what python-redis-lock means to be, too
-    "barging": 0.75,  # as redis-py's: whoever comes first has it
+    # A machine with more processes than cores runs whoever does less, and nothing does less than a
+    # token, which is lost with who has it.
+    "token, sync": 0.7,
+    "token, sync, p50": 0.6,
+    "token, sync, p99": 0.4,
+    "token, async": 0.7,
+    "token, async, p50": 0.6,
+    "token, async, p99": 0.4,
+    "fair": 0.8,  # what python-redis-lock means to be, too
+    "barging": 0.8,  # as redis-py's: whoever comes first has it
 }
-"""The shares that are shown of others' throughputs, and theirs of our waits."""
+"""The shares that are shown; what was measured stands in `docs/benchmarks.md`."""
 
 
 def grants(path: Path) -> list[tuple[int, float]]:
