@@ -20,10 +20,9 @@ __all__ = ["Place", "here", "place_in"]
 
 
 class Place:
-    """A loop, or the job as a whole, which is the place around its outermost loops.
+    """A loop, or the job as a whole, which is the place around its outermost loops (a `Run`).
 
     Attributes:
-        run: The run to which it belongs.
         around: The place around it. Around a whole job it is one in the job that called it.
         name: The loop's name among its siblings.
         done: How many of its items are done.
@@ -39,7 +38,7 @@ class Place:
             falls: nothing of it is saved.
     """
 
-    # In the class, for few places change them: a job makes one even if it has no loops.
+    # In the class, for few places change them: a job is one even if it has no loops.
     done = 0
     cursor: Any = None
     digest = b""
@@ -51,11 +50,18 @@ class Place:
     is_provisional = False
     _begun = 0
 
-    def __init__(self, run: Run, around: Place | None = None, name: str = "") -> None:
-        self.run = run
-        self.around = around
+    _run: Run
+
+    def __init__(self, around: Place, name: str) -> None:
+        self._run = around.run
+        self.around: Place | None = around
         self.name = name
         self.loops: dict[str, Place] = {}
+
+    @property
+    def run(self) -> Run:
+        """The run to which it belongs."""
+        return self._run
 
     def enter(self, name: str | None, items: object, total: int | None) -> Place:
         """The loop of that name that begins here now, at the item where it stopped.
@@ -81,7 +87,7 @@ class Place:
     def path(self) -> str:
         """What tells it from every other loop of the job, and of every other item around it."""
         around = self.around
-        if around is None or around.run is not self.run or around is self.run.whole:
+        if around is None or around.run is not self.run or around is self.run:
             return self.name
         return f"{around.path}[{around.done}]/{self.name}"
 
@@ -129,7 +135,7 @@ class Place:
     def _loop(self, name: str) -> Place:
         loop = self.loops.get(name)
         if loop is None:
-            loop = self.loops[name] = Place(self.run, self, name)
+            loop = self.loops[name] = Place(self, name)
         return loop
 
     def _named(self, name: object) -> str:
@@ -152,4 +158,4 @@ def place_in(run: Run) -> Place:
     place = here.get()
     while place is not None and (place.run is not run or not place.is_open):
         place = place.around
-    return run.whole if place is None else place
+    return run if place is None else place

@@ -187,7 +187,7 @@ async def carried_out(run: Run, started: Started | None = None) -> Any:
             await run.resume(started)
             sequence = 0 if started.checkpoint is None else started.checkpoint.sequence
             events.emit(events.JobResumed(run.task, started.attempt, sequence))
-        here.set(run.whole)
+        here.set(run)
         answer = await Body(job, lease, True)
         here.set(outer)
         await run.finish(answer)

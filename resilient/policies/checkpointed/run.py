@@ -16,7 +16,8 @@ from weakref import ref
 
 from resilient.engine import clock
 from resilient.engine.backend import made_once
-from resilient.engine.persistence import BUDGET
+from resilient.engine.guard import guarded
+from resilient.engine.persistence import BUDGET, asked_again
 from resilient.engine.plan import NOW
 from resilient.errors import BackendError, JobCancelled, LeaseLost
 from resilient.policies.checkpointed.leases import RunnerLease
@@ -47,8 +48,10 @@ LOOK_EVERY = 1.0
 """Seconds between two looks whether somebody has cancelled the job."""
 
 
-class Run:
+class Run(Place):
     """One run of a job; without a lease, one of which nothing is kept.
+
+    It is the place around the outermost loops of the job.
 
     Attributes:
         settings: The options of the job's function.
@@ -99,16 +102,16 @@ class Run:
         self.life = life
         self.ledgers: list[Ledger] = []
         self.state: Any = settings.state.make()
-        self._whole: Place | None = Place(self, here.get())
-        self._whole.is_open = True
+        # As a place. It does not refer to itself, which would be a cycle.
+        self.around, self.name, self.loops, self.is_open = here.get(), "", {}, True
         self._job: ref[AnyJob] | None = None
         self.look_due = began + LOOK_EVERY
         self.known: dict[str, Encoded] = {}
 
     @property
-    def whole(self) -> Place:
-        """The place around its loops; of a run that is over, an empty one."""
-        return self._whole or Place(self)
+    def run(self) -> Run:
+        """This one."""
+        return self
 
     @property
     def job(self) -> AnyJob:
@@ -138,7 +141,7 @@ class Run:
         if checkpoint is not None:
             record = Record.decode(checkpoint.data)
             self.state = state_of(self.settings, self.task, record)
-            self.whole.restore(record.loops)
+            self.restore(record.loops)
             self._sequence = checkpoint.sequence + 1
         elif self.known and started.version != self.settings.version:
             if self.settings.migrate is None:
@@ -180,7 +183,7 @@ class Run:
             state = self._reached()  # first: if it has no stored form, this item is not done
             self._boundary = None  # nor does the old one belong to the new position
         loop.next_item(count, cursor, digest)
-        if loop.around is self.whole:
+        if loop.around is self:
             meter.add(count)
             if now >= meter.due:
                 meter.mark(now)
@@ -251,7 +254,7 @@ class Run:
         """How far it is."""
         if self._at_end is not None:
             return self._at_end
-        return progress_over(self.whole.loops.values(), self._meter)
+        return progress_over(self.loops.values(), self._meter)
 
     async def settle_left(self) -> None:
         """Commit what was done in loops with `conn=` that the body has left by `break`.
@@ -271,7 +274,7 @@ class Run:
             return
         self.lease.check()
         self._label = label
-        if place_in(self) is self.whole:
+        if place_in(self) is self:
             await self.settle_left()
             await self.save_due()
 
@@ -306,7 +309,11 @@ class Run:
         lease.drop()  # first, so that no renewal outlives the run
         ask = partial(lease.store.finish, self.task, result, fence=lease.fence, ttl=self.ttl)
         try:
-            accepted = await lease.insisted(ask)
+            try:
+                accepted = await guarded(ask)
+            except BackendError as error:
+                again = partial(guarded, ask)
+                accepted = await asked_again(error, again, until=lease.deadline)
         except BackendError as error:
             error.add_note(
                 f"the job {self.task!r} has run to its end, but its result could not be stored: "
@@ -339,10 +346,10 @@ class Run:
 
     def close(self) -> None:
         """It is over: leave no cycle behind, which only the garbage collector would free."""
-        whole, self._whole = self._whole, None
-        if whole is not None and whole.loops:
-            self._at_end = progress_over(whole.loops.values(), self._meter)
-            whole.clear()
+        self.is_open = False
+        if self.loops:
+            self._at_end = self.progress()
+            self.clear()
 
     async def _saved(
         self,
@@ -360,9 +367,7 @@ class Run:
         ask = partial(
             self.lease.store.save,
             self.task,
-            Record(
-                version, self.whole.stored(), state, progress.rate, settings.code.digest
-            ).encode(),
+            Record(version, self.stored(), state, progress.rate, settings.code.digest).encode(),
             fence=self.lease.fence,
             sequence=self._sequence,
             progress=progress.percent,
