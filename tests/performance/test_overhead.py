@@ -169,13 +169,13 @@ class Leased(NamedTuple):
 
 LEASED: dict[str, Leased] = {
     "lock": Leased(
-        lambda mode: resilient.distributed_lock("k:{n}")(body(mode)), (0.55, 0.45), (1.3, 0.95)
+        lambda mode: resilient.distributed_lock("k:{n}")(body(mode)), (0.55, 0.45), (1.15, 0.9)
     ),
     "idempotent first": Leased(
-        lambda mode: resilient.idempotent("k:{n}", ttl=60)(body(mode)), (0.54, 0.45), (1.1, 0.85)
+        lambda mode: resilient.idempotent("k:{n}", ttl=60)(body(mode)), (0.54, 0.45), (1.05, 0.8)
     ),
     # A new job has a state, a tree of loops and steps: made once for what are many items.
-    "job": Leased(_checkpointed, (0.7, 0.57), (1.5, 1.05)),
+    "job": Leased(_checkpointed, (0.6, 0.5), (1.25, 0.95)),
 }
 
 
