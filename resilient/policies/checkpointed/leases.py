@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from resilient.engine.guard import guarded
 from resilient.engine.lease import Lease
-from resilient.engine.persistence import asked_until
+from resilient.engine.persistence import asked_again
 from resilient.engine.plan import Plan
 from resilient.errors import BackendError, StaleRunner
 from resilient.protocols.checkpoints import CheckpointStore, Running
@@ -23,9 +23,13 @@ class RunnerLease(Lease):
 
     store: CheckpointStore
 
-    def insisted(self, ask: Callable[[], Plan[T]], until: float | None = None) -> Plan[T]:
+    async def insisted(self, ask: Callable[[], Plan[T]], until: float | None = None) -> T:
         """Ask, again after lost replies: for as long as it lasts, or until then."""
-        return asked_until(self.deadline if until is None else until, partial(guarded, ask))
+        try:
+            return await guarded(ask)
+        except BackendError as error:
+            until = self.deadline if until is None else until
+            return await asked_again(error, partial(guarded, ask), until=until)
 
     async def is_cancelled(self) -> bool:
         """Whether somebody has asked the runner to stop."""

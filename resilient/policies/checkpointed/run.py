@@ -11,13 +11,12 @@ import math
 import sys
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from resilient.engine import clock
 from resilient.engine.backend import made_once
-from resilient.engine.guard import guarded
-from resilient.engine.persistence import BUDGET, asked_again
+from resilient.engine.persistence import BUDGET
 from resilient.engine.plan import NOW
 from resilient.errors import BackendError, JobCancelled, LeaseLost
 from resilient.policies.checkpointed.leases import RunnerLease
@@ -38,12 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Run"]
 
-T = TypeVar("T")
-
 SMALL = 4096
 """Bytes of a stored state up to which it is taken after each item, and not with each save only."""
-
-
 LOOK_EVERY = 1.0
 """Seconds between two looks whether somebody has cancelled the job."""
 
@@ -309,11 +304,7 @@ class Run(Place):
         lease.drop()  # first, so that no renewal outlives the run
         ask = partial(lease.store.finish, self.task, result, fence=lease.fence, ttl=self.ttl)
         try:
-            try:
-                accepted = await guarded(ask)
-            except BackendError as error:
-                again = partial(guarded, ask)
-                accepted = await asked_again(error, again, until=lease.deadline)
+            accepted = await lease.insisted(ask)
         except BackendError as error:
             error.add_note(
                 f"the job {self.task!r} has run to its end, but its result could not be stored: "
