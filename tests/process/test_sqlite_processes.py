@@ -23,8 +23,8 @@ pytestmark = pytest.mark.process
 
 
 def connect(path: str) -> SqliteBackend:
-    """The backend of a worker."""
-    return SqliteBackend(path, prefix="test:")
+    """The backend of a worker; the machine may be busy."""
+    return SqliteBackend(path, prefix="test:", timeout=30)
 
 
 async def take(backend: SqliteBackend, key: str, owner: str, ttl: float = 30) -> Grant:
