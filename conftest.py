@@ -1,3 +1,3 @@
-"""Fixtures for all tests: see `tests/support/fixtures.py`."""
+"""Fixtures for all tests: see `tests/support/fixtures.py` and `tests/support/served.py`."""
 
-pytest_plugins = ["tests.support.fixtures"]
+pytest_plugins = ["tests.support.fixtures", "tests.support.served"]

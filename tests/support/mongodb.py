@@ -25,9 +25,10 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+from resilient.testing.faults import FaultProxy
 from tests.support.servers import PortTaken, ServerDidNotStart, start_on_a_port
 
-__all__ = ["MongoAt", "MongoServer", "mongo_server"]
+__all__ = ["MongoAt", "MongoServer", "mongo_server", "through"]
 
 START_TIMEOUT = 20.0
 
@@ -156,3 +157,8 @@ def mongo_server(*, standalone: bool = False) -> Iterator[MongoServer]:
         yield server
     finally:
         server.close()
+
+
+def through(proxy: FaultProxy, options: str = "") -> str:
+    """The URL of a network; else a client would find the server itself behind it."""
+    return f"{proxy.url}?directConnection=true{options}"

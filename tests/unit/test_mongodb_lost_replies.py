@@ -14,7 +14,7 @@ from resilient.protocols.circuits import CircuitRules, CircuitState, Verdict
 from resilient.protocols.values import Encoded
 from resilient.testing.conformance import Run
 from resilient.testing.faults import FaultProxy
-from tests.support.mongodb import MongoAt
+from tests.support.mongodb import MongoAt, through
 
 pytestmark = pytest.mark.usefixtures("pymongos_sockets")
 
@@ -29,16 +29,15 @@ Lossy = Callable[[Plan[Any]], Any]
 
 
 @pytest.fixture
-def proxy(mongo_server: MongoAt) -> Iterator[FaultProxy]:
-    """A network in front of the shared server."""
-    with FaultProxy(mongo_server.url) as proxy:
-        yield proxy
+def url(mongo_server: MongoAt) -> str:
+    """Of the shared server."""
+    return mongo_server.url
 
 
 @pytest.fixture
 def backend(run: Run, proxy: FaultProxy, prefix: str) -> Iterator[MongoBackend]:
     """A backend behind it."""
-    backend = from_url(f"{proxy.url}?directConnection=true", prefix=prefix)
+    backend = from_url(through(proxy), prefix=prefix)
     with run.closing(backend):
         yield backend
 

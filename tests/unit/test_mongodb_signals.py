@@ -20,11 +20,15 @@ pytestmark = pytest.mark.usefixtures("pymongos_sockets")
 
 
 @pytest.fixture
-def backend(run: Run, mongo_server: MongoAt, prefix: str) -> Iterator[MongoBackend]:
-    """A backend on a shared server."""
-    backend = from_url(mongo_server.url, prefix=prefix)
-    with run.closing(backend):
-        yield backend
+def url(mongo_server: MongoAt) -> str:
+    """Of the shared server."""
+    return mongo_server.url
+
+
+@pytest.fixture
+def backend(served: MongoBackend) -> MongoBackend:
+    """A backend on the shared server."""
+    return served
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,11 +24,15 @@ def _on_every_version(every_postgres: PostgresAt) -> PostgresAt:
 
 
 @pytest.fixture
-def backend(run: Run, postgres_server: PostgresAt, prefix: str) -> Iterator[PostgresBackend]:
-    """A backend on a shared server."""
-    backend = from_url(postgres_server.url, prefix=prefix)
-    with run.closing(backend):
-        yield backend
+def url(postgres_server: PostgresAt) -> str:
+    """Of the shared server."""
+    return postgres_server.url
+
+
+@pytest.fixture
+def backend(served: PostgresBackend) -> PostgresBackend:
+    """A backend on the shared server."""
+    return served
 
 
 def test_a_hand_over_is_a_notification(

@@ -39,18 +39,15 @@ def _on_every_version(every_postgres: PostgresAt) -> PostgresAt:
 
 
 @pytest.fixture
-def backend(run: Run, postgres_server: PostgresAt, prefix: str) -> Iterator[PostgresBackend]:
-    """A backend on a shared server."""
-    backend = from_url(postgres_server.url, prefix=prefix)
-    with run.closing(backend):
-        yield backend
+def url(postgres_server: PostgresAt) -> str:
+    """Of the shared server."""
+    return postgres_server.url
 
 
 @pytest.fixture
-def proxy(postgres_server: PostgresAt) -> Iterator[FaultProxy]:
-    """A network in front of the shared server."""
-    with FaultProxy(postgres_server.url) as proxy:
-        yield proxy
+def backend(served: PostgresBackend) -> PostgresBackend:
+    """A backend on the shared server."""
+    return served
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,11 +21,15 @@ from tests.support.waiting import soon
 
 
 @pytest.fixture
-def backend(run: Run, every_redis: RedisAt, prefix: str) -> Iterator[RedisBackend]:
+def url(every_redis: RedisAt) -> str:
+    """Of the shared server."""
+    return every_redis.url
+
+
+@pytest.fixture
+def backend(served: RedisBackend) -> RedisBackend:
     """A backend on each kind of server."""
-    backend = from_url(every_redis.url, prefix=prefix)
-    with run.closing(backend):
-        yield backend
+    return served
 
 
 def listens(backend: RedisBackend) -> bool:

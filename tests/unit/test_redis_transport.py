@@ -30,18 +30,15 @@ RULES = CircuitRules(100, 100, 0.5, None, 30.0, 5, 10.0, 600.0)
 
 
 @pytest.fixture
-def backend(run: Run, redis_server: RedisAt, prefix: str) -> Iterator[RedisBackend]:
-    """A backend on a shared server."""
-    backend = from_url(redis_server.url, prefix=prefix)
-    with run.closing(backend):
-        yield backend
+def url(redis_server: RedisAt) -> str:
+    """Of the shared server."""
+    return redis_server.url
 
 
 @pytest.fixture
-def proxy(redis_server: RedisAt) -> Iterator[FaultProxy]:
-    """A network in front of the shared server."""
-    with FaultProxy(redis_server.url) as proxy:
-        yield proxy
+def backend(served: RedisBackend) -> RedisBackend:
+    """A backend on the shared server."""
+    return served
 
 
 @pytest.fixture
