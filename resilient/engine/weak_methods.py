@@ -27,8 +27,14 @@ class WeakMethods:
         self._references.append(WeakMethod(method))
 
     def __call__(self) -> None:
-        """Call all of them."""
+        """Call all of them; the first error is raised when they have been called."""
+        failure: Exception | None = None
         for reference in list(self._references):
             method = reference()
             if method is not None:
-                method()
+                try:
+                    method()
+                except Exception as error:
+                    failure = failure or error
+        if failure is not None:
+            raise failure

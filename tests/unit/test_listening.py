@@ -115,19 +115,23 @@ def test_nothing_is_trusted_before_its_changes_are_heard(source: Source) -> None
     assert nearby.is_watching
 
 
-def test_where_no_thread_can_be_started(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("every_target", ["sqlite", "redis"], indirect=True)
+def test_where_no_thread_can_be_started(
+    every_target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who waits looks by itself, and it is tried again: it listens once there can be threads."""
 
     def refused(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    hub = Hub(source)
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", refused)
-        with pytest.raises(resilient.BackendError, match="can't start new thread"):
-            hub.start()
-    hub.start()
-    assert hub.is_listening
+    with resilient.using(every_target.url, prefix=every_target.prefix) as backend:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refused)
+            with pytest.raises(resilient.BackendError, match="can't start new thread"):
+                backend.hub.start()
+            assert not backend.hub.is_listening
+        backend.hub.start()
+        assert backend.hub.is_listening
 
 
 @pytest.mark.parametrize("every_target", ["sqlite", "redis"], indirect=True)

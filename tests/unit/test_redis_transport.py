@@ -206,6 +206,22 @@ def test_a_server_that_does_not_shake_hands(
     assert caught.value.transient
 
 
+def test_what_failed_before_it_was_sent_is_not_sent_later(
+    run: Run, proxy: FaultProxy, behind: RedisBackend
+) -> None:
+    """The caller's budget is spent before there is a connection: nobody takes the lock for it."""
+    store = locks(behind)
+
+    async def given_up_and_looked() -> object:
+        with pytest.raises(BackendError, match="in time"):
+            await within(0.02, store.acquire("k", ttl=30))
+        proxy.latency(0)
+        return await store.holder("k")
+
+    proxy.latency(0.1)
+    assert run(given_up_and_looked()) is None
+
+
 def test_a_restarted_server(run: Run, private_redis: RedisServer) -> None:
     """Connections that died while nobody used them are replaced without an error."""
     backend = from_url(private_redis.url, prefix="")

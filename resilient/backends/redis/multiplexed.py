@@ -178,9 +178,13 @@ class Multiplexed:
                 )
                 self._connecting.add_done_callback(self._connected)
         elif self._wire.writable:
-            flights = list(self._waiting)
+            # Whose caller has been told that it failed is not sent after that.
+            flights = [flight for flight in self._waiting if not flight.reply.done()]
             self._waiting.clear()
-            self._wire.send(flights)
+            if flights:
+                self._wire.send(flights)
+            else:
+                self.rest()
 
     @property
     def channel(self) -> str:

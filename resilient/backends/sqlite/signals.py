@@ -17,7 +17,7 @@ from resilient.backends.sqlite.database import Connection, Database
 from resilient.backends.sqlite.forks import Forkable, outlive_forks
 from resilient.backends.sqlite.transaction import Signal
 from resilient.engine.identity import new_owner
-from resilient.errors import ResilientError
+from resilient.errors import BackendError, ResilientError
 from resilient.protocols.signals import Hub
 
 __all__ = ["SqliteSignals"]
@@ -97,7 +97,12 @@ class SqliteSignals(Forkable):
             self._thread = threading.Thread(
                 target=self._listen, name="resilient-sqlite-signals", daemon=True
             )
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:
+                self._thread, self._gap = None, gap
+                self._disconnect()
+                raise BackendError(f"{self._database.path}: nobody can listen: {error}") from error
         if gap:
             self._tell(hub, Heard([], gap=True))
 
