@@ -35,6 +35,8 @@ class SimulatedWaiter:
 
     __slots__ = ("__weakref__", "_resume", "_woken", "gift", "id")
 
+    channel = ""
+
     def __init__(self, name: str) -> None:
         self.id = name
         self._woken = False
