@@ -16,6 +16,7 @@ from resilient import (
     BackendError,
     CircuitBreaker,
 )
+from resilient.engine.circuits import registry
 from resilient.engine.clock import ManualClock
 from resilient.engine.drivers.aio import Reply
 from resilient.engine.drivers.sync import drive
@@ -24,7 +25,7 @@ from resilient.protocols.circuits import CircuitStore
 from resilient.resolving import resolve
 from tests.support.modes import Mode
 
-__all__ = ["Shared", "Watched", "enter", "fail", "tick"]
+__all__ = ["Shared", "Watched", "enter", "fail", "known", "tick"]
 
 
 class Watched:
@@ -118,3 +119,9 @@ def tick(clock: ManualClock) -> bool:
     clock.advance(0.1)
     time.sleep(0.005)
     return False
+
+
+def known(backend: Backend) -> registry.KnownCircuits:
+    """The circuits of a backend that this process knows."""
+    circuits: registry.KnownCircuits = vars(backend)[registry.ATTRIBUTE]
+    return circuits
