@@ -93,6 +93,19 @@ def test_nothing_is_connected_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 CLIENTS = ["blocking", "async", "pair", "decoding"]
 
 
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("redis://host?no_such_option=1", "wrong: there is no option no_such_option$"),
+        ("redis://host/zero", "wrong: 'zero' is no number of a database"),
+    ],
+)
+def test_what_is_wrong_is_named(url: str, named: str) -> None:
+    """In the words of the URL, not in those of the library that reads it."""
+    with pytest.raises(ConfigurationError, match=named):
+        settings_of_url(url)
+
+
 @pytest.mark.parametrize("kind", CLIENTS)
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_clients(kind: str, mode: Any, every_redis: RedisAt, prefix: str) -> None:

@@ -82,6 +82,8 @@ def raised(where: str, error: BaseException) -> Exception:
             and not isinstance(error, ServerSelectionTimeoutError)
         )
         story = "did not answer in time" if late else "could not be reached"
-        made = BackendError(f"{where} {story}: {error}", transient=True)
+        # What follows is all that pymongo knows of the servers; its own error, the cause, has it.
+        short = str(error).partition(", Timeout: ")[0]
+        made = BackendError(f"{where} {story}: {short}", transient=True)
     made.__cause__ = error
     return made

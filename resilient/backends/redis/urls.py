@@ -6,6 +6,7 @@ cluster (`redis+cluster://host1:6379,host2:6379`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,7 +64,10 @@ def checked(what: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, redis.RedisError) as error:
-        raise ConfigurationError(f"{what}: {error}") from error
+        # It is redis-py's constructor that knows the options, and names itself.
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        reason = f"there is no option {unknown[1]}" if unknown else error
+        raise ConfigurationError(f"{what}: {reason}") from error
 
 
 def parsed(url: str) -> Url:
@@ -90,8 +94,9 @@ def _read(url: str) -> Url:
             raise ValueError(f"it names no service, as does {_EXAMPLES[kind]}")
     elif kind == "cluster" and database.strip("0"):
         raise ValueError("a cluster has database 0 only")
-    if base != "unix" and database:
-        int(database)  # redis-py would take database 0 for any other word
+    if base != "unix" and database and not database.isdecimal():
+        # redis-py would take database 0.
+        raise ValueError(f"{database!r} is no number of a database, as in {_EXAMPLES[kind]}")
     query = parse_qsl(parts.query, keep_blank_values=True)
     own = {name: value for name, value in query if name in _OWN[kind]}
     places: list[tuple[str, int]] = []
