@@ -49,7 +49,7 @@ def ratio(client: Any) -> Callable[[Call, Call, int, float], float]:
 
 
 def test_a_replay_beside_a_get(client: Any, ratio: Callable[..., float], prefix: str) -> None:
-    """A call that was made before costs about 1.2 of redis-py's `GET`."""
+    """A call that was made before costs about one of redis-py's `GET`."""
 
     @resilient.idempotent("call:{n}", ttl=600)
     def charge(n: int) -> int:
@@ -57,13 +57,13 @@ def test_a_replay_beside_a_get(client: Any, ratio: Callable[..., float], prefix:
 
     charge(7)
     client.set(f"{prefix}raw", b"a stored result of some bytes")
-    assert ratio(charge, lambda _: client.get(f"{prefix}raw"), 20, 1.25) <= 1.3
+    assert ratio(charge, lambda _: client.get(f"{prefix}raw"), 20, 1.1) <= 1.25
 
 
 def test_a_first_call_beside_two_sets(
     client: Any, ratio: Callable[..., float], prefix: str
 ) -> None:
-    """The first call of a key costs about 1.1 of redis-py's `SET NX` and `SET`."""
+    """The first call of a key costs about as much as redis-py's `SET NX` and `SET`."""
 
     @resilient.idempotent("call:{n}", ttl=600)
     def charge(n: int) -> int:
@@ -74,7 +74,7 @@ def test_a_first_call_beside_two_sets(
         client.set(f"{prefix}raw:{n}", "done", ex=600)
 
     ours, theirs = count(), count()
-    assert ratio(lambda _: charge(next(ours)), lambda _: bare(next(theirs)), 10, 1.2) <= 1.25
+    assert ratio(lambda _: charge(next(ours)), lambda _: bare(next(theirs)), 10, 1.1) <= 1.2
 
 
 def double(number: int) -> int:
@@ -83,7 +83,7 @@ def double(number: int) -> int:
 
 
 def test_a_step_beside_an_hset(client: Any, ratio: Callable[..., float], prefix: str) -> None:
-    """A step of a job costs about 1.2 of redis-py's `HSET`, the job's two trips included."""
+    """A step of a job costs about one of redis-py's `HSET`, the job's two trips included."""
 
     @resilient.checkpointed("steps:{n}")
     def steps(job: resilient.Job, n: int) -> None:
@@ -95,7 +95,7 @@ def test_a_step_beside_an_hset(client: Any, ratio: Callable[..., float], prefix:
             client.hset(f"{prefix}raw:{n}", str(index), "result")
 
     ours, theirs = count(), count()
-    assert ratio(lambda _: steps(next(ours)), lambda _: bare(next(theirs)), 1, 1.25) <= 1.3
+    assert ratio(lambda _: steps(next(ours)), lambda _: bare(next(theirs)), 1, 1.1) <= 1.2
 
 
 RELEASE = """\
