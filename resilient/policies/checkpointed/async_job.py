@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Itera
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from resilient.policies.checkpointed.in_hand import BY_ANNOTATION, JobInHand, S, codec_of_results
+from resilient.policies.checkpointed.in_hand import AS_ANNOTATED, JobInHand, S, codec_of_results
 from resilient.policies.checkpointed.loops import AsyncItems
 from resilient.policies.checkpointed.sources import Reading
 from resilient.policies.checkpointed.steps import once
@@ -120,7 +120,7 @@ class AsyncJob(JobInHand[S]):
         name: str | None = None,
         retries: int = 0,
         on_error: Literal["raise"] = "raise",
-        returns: Any = BY_ANNOTATION,
+        returns: Any = AS_ANNOTATED,
         conn: Any = None,
     ) -> list[R]: ...
 
@@ -135,7 +135,7 @@ class AsyncJob(JobInHand[S]):
         name: str | None = None,
         retries: int = 0,
         on_error: Literal["collect"],
-        returns: Any = BY_ANNOTATION,
+        returns: Any = AS_ANNOTATED,
     ) -> list[R | Exception]: ...
 
     async def map(
@@ -148,7 +148,7 @@ class AsyncJob(JobInHand[S]):
         name: str | None = None,
         retries: int = 0,
         on_error: Literal["raise", "collect"] = "raise",
-        returns: Any = BY_ANNOTATION,
+        returns: Any = AS_ANNOTATED,
         conn: Any = None,
     ) -> list[Any]:
         """Await the function for every item, in tasks: see `Job.map`.
@@ -239,7 +239,7 @@ class AsyncJob(JobInHand[S]):
         function: Callable[..., Any],
         /,
         *args: Any,
-        returns: Any = BY_ANNOTATION,
+        returns: Any = AS_ANNOTATED,
         **kwargs: Any,
     ) -> Any:
         """Call the function, or await it, once in the life of the job: see `Job.step`."""
@@ -252,7 +252,7 @@ class AsyncJob(JobInHand[S]):
         return await adrive(once(self._run, name, codec_of_results(function, returns)), body)
 
     async def save(self, label: str = "") -> None:
-        """Save position and state now; in a loop, as soon as the item in hand is done."""
+        """Save position and state now; in a loop, when the item in hand is done: see `Job.save`."""
         from resilient.engine.drivers.aio import adrive
 
         await adrive(self._run.save(label))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from resilient.policies.checkpointed.run import Run
     from resilient.policies.checkpointed.sources import Reading
 
-__all__ = ["BY_ANNOTATION", "JobInHand", "S", "codec_of_results"]
+__all__ = ["AS_ANNOTATED", "JobInHand", "S", "codec_of_results"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -27,7 +27,15 @@ else:  # defaults are for type checkers, and the module that has them is slow to
 
     S = TypeVar("S")
 
-BY_ANNOTATION: Any = object()
+
+class _AsAnnotated:
+    """The type of `AS_ANNOTATED`: signatures show its name."""
+
+    def __repr__(self) -> str:
+        return "AS_ANNOTATED"
+
+
+AS_ANNOTATED: Any = _AsAnnotated()
 
 
 class JobInHand(Generic[S]):
@@ -125,4 +133,4 @@ def _known_codec(function: Callable[..., Any], returns: Any) -> Codec:
     """The codec of a step that may come many times: to read an annotation takes a while."""
     from resilient.engine.codecs import codec_for, codec_of
 
-    return codec_for(function) if returns is BY_ANNOTATION else codec_of(returns)
+    return codec_for(function) if returns is AS_ANNOTATED else codec_of(returns)

@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from resilient.engine.drivers.sync import drive
-from resilient.policies.checkpointed.in_hand import BY_ANNOTATION, JobInHand, S, codec_of_results
+from resilient.policies.checkpointed.in_hand import AS_ANNOTATED, JobInHand, S, codec_of_results
 from resilient.policies.checkpointed.loops import Items
 from resilient.policies.checkpointed.sources import Reading
 from resilient.policies.checkpointed.steps import once
@@ -154,7 +154,7 @@ class Job(JobInHand[S]):
         name: str | None = None,
         retries: int = 0,
         on_error: Literal["raise"] = "raise",
-        returns: Any = BY_ANNOTATION,
+        returns: Any = AS_ANNOTATED,
         conn: Any = None,
     ) -> list[R]: ...
 
@@ -169,7 +169,7 @@ class Job(JobInHand[S]):
         name: str | None = None,
         retries: int = 0,
         on_error: Literal["collect"],
-        returns: Any = BY_ANNOTATION,
+        returns: Any = AS_ANNOTATED,
     ) -> list[R | Exception]: ...
 
     def map(
@@ -182,7 +182,7 @@ class Job(JobInHand[S]):
         name: str | None = None,
         retries: int = 0,
         on_error: Literal["raise", "collect"] = "raise",
-        returns: Any = BY_ANNOTATION,
+        returns: Any = AS_ANNOTATED,
         conn: Any = None,
     ) -> list[Any]:
         """Call the function for every item, in threads; the results in the order of the items.
@@ -300,7 +300,7 @@ class Job(JobInHand[S]):
         function: Callable[..., Any],
         /,
         *args: Any,
-        returns: Any = BY_ANNOTATION,
+        returns: Any = AS_ANNOTATED,
         **kwargs: Any,
     ) -> Any:
         """Call the function once in the life of the job; afterwards, answer its stored result.
