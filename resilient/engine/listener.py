@@ -79,13 +79,20 @@ class Listener(threading.Thread):
         """Whether everything that is wanted now is subscribed."""
         return self.subscription.confirmed >= self._source.channels()
 
+    def hears_what_can_be(self) -> bool:
+        """Whether there is nothing more that would be heard soon."""
+        subscription = self.subscription
+        return subscription.confirmed | subscription.unheard >= self._source.channels()
+
     def await_confirmation(self, patience: float) -> None:
-        """Block until everything that is wanted is subscribed, or an attempt has failed."""
+        """Block until all is subscribed that can be, or an attempt has failed."""
+        if self.hears_what_can_be():
+            return
         deadline = time.monotonic() + patience
         with self._changed:
             self._error = None
             self.call()
-            while not (self._source.is_deaf or self.hears_all()):
+            while not (self._source.is_deaf or self.hears_what_can_be()):
                 if self._error is not None:
                     raise self._error
                 if self.ended or time.monotonic() >= deadline:
@@ -185,15 +192,16 @@ class Listener(threading.Thread):
             self._tell(None)
 
     def _listen(self) -> None:
-        told: frozenset[str] | None = None
+        told: tuple[frozenset[str], frozenset[str]] | None = None
         while not self._stopping:
             # After a gap, or because somebody went on without waiting to be heard.
-            if self._has_missed and self.hears_all():
+            if self._has_missed and self.hears_what_can_be():
                 self._has_missed = False
                 self._source.missed()
             # Whoever was woken by what was heard last goes on only when this thread waits again.
-            if self.subscription.confirmed is not told:
-                told = self.subscription.confirmed
+            state = self.subscription.confirmed, self.subscription.unheard
+            if state != told:
+                told = state
                 self._tell(None)
             self.subscription.add(self._source.channels())
             was_named = False

@@ -40,11 +40,13 @@ log = logging.getLogger("resilient")
 
 
 class Subscription(Protocol):
-    """A subscribed connection; used by one thread, but for `bell` and `confirmed`."""
+    """A subscribed connection; used by one thread, but for `bell`, `confirmed` and `unheard`."""
 
     bell: Bell
     confirmed: frozenset[str]
     """The channels on which everything that is sent now will be heard."""
+    unheard: frozenset[str]
+    """Those on which a part of it cannot be heard at present: nobody is kept waiting for that."""
 
     def open(self, channels: set[str]) -> None:
         """Connect, subscribe and have that confirmed.

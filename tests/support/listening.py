@@ -18,6 +18,7 @@ class Line:
     def __init__(self, arriving: queue.Queue[Message | BaseException]) -> None:
         self.bell = Bell()
         self.confirmed: frozenset[str] = frozenset()
+        self.unheard: frozenset[str] = frozenset()
         self._arriving = arriving
 
     def open(self, channels: set[str]) -> None:

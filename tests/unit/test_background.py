@@ -40,6 +40,7 @@ class Deaf:
     def __init__(self) -> None:
         self.bell = Bell()
         self.confirmed: frozenset[str] = frozenset()
+        self.unheard: frozenset[str] = frozenset()
         self._ended = threading.Event()
 
     def open(self, channels: set[str]) -> None:

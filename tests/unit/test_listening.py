@@ -54,8 +54,11 @@ def test_the_end_of_the_thread_is_told(source: Source) -> None:
     heard: list[str | None] = []
     hub = Hub(source)
     hub.listen("cache", heard.append, doubts=True)
+    listener = source._listener
+    assert listener is not None
     source.arriving.put(SystemExit())
     assert soon(lambda: heard == [None])
+    listener.join(30)  # else pytest might tell the next test of its end
     assert not hub.is_listening
     hub.start()
     assert soon(lambda: heard == [None, None])

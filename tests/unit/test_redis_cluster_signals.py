@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -156,19 +157,91 @@ def test_all_who_wait_for_a_value(run: Run, backend: RedisBackend) -> None:
     assert all(run.wait(waiter, 20) for waiter in waiters)
 
 
-def test_what_everybody_hears(run: Run, backend: RedisBackend) -> None:
-    """Invalidations and the transitions of circuits, wherever they were made."""
+def test_what_everybody_hears(run: Run, backend: RedisBackend, cluster: Cluster) -> None:
+    """Invalidations and the transitions of circuits, each once, wherever they were made."""
     stale: list[str | None] = []
     moves: list[str | None] = []
     backend.hub.listen("cache", stale.append)
     backend.hub.listen("circuits", moves.append)
+    names = [f"k{number}" for number in range(9)]
 
-    def heard(name: str) -> bool:
-        # Again: servers that connect to each other anew lose what they tell each other meanwhile.
-        run(backend.require("cache").delete(name))
-        run(backend.require("circuits").force(name, CircuitState.OPEN))
-        told = [str(each).rpartition("|")[2] for each in moves]
-        return name in stale and name in told
+    def told() -> bool:
+        for name in names:
+            run(backend.require("cache").delete(name))
+            run(backend.require("circuits").force(name, CircuitState.OPEN))
+        return True
 
+    told()
+    if not cluster.knows_shards:
+        # Servers that connect to each other anew lose what they tell each other meanwhile.
+        assert soon(lambda: told() and {*names} <= {*stale} and {*names} <= keys_of(moves))
+        return
+    assert soon(lambda: len(stale) >= 9 and len(moves) >= 9)
+    assert sorted(map(str, stale)) == names == sorted(keys_of(moves))
+    assert len(moves) == 9
+
+
+def was_told(run: Run, backend: RedisBackend, key: str, heard: list[str | None]) -> bool:
+    """Have everybody told of a key, perhaps not for the first time; whether it was heard."""
+    run(backend.require("cache").delete(key))
+    return key in heard
+
+
+def keys_of(moves: list[str | None]) -> set[str]:
+    """Of which circuits was told."""
+    return {str(each).rpartition("|")[2] for each in moves}
+
+
+def test_nobody_is_told_but_who_listens(run: Run, backend: RedisBackend, cluster: Cluster) -> None:
+    """No server tells the others what is invalidated, where they know how."""
+    if not cluster.knows_shards:
+        pytest.skip("a plain message goes to all")
+    run(backend.require("cache").set("warm", b"value", ttl=60))  # where the slots are is known now
+    before = sent(cluster, "publish")
     for number in range(9):
-        assert soon(partial(heard, f"k{number}"))
+        run(backend.require("cache").delete(f"k{number}"))
+    run(backend.require("cache").invalidate_tags([f"t{number}" for number in range(9)]))
+    assert sent(cluster, "publish") == before
+
+
+def test_whatever_the_map_of_who_tells(
+    run: Run, backend: RedisBackend, cluster: Cluster, prefix: str
+) -> None:
+    """A server has many lanes, and each is heard; on one of another server it tells the others."""
+    heard: list[str | None] = []
+    backend.hub.listen("cache", heard.append)
+    other: Any = from_url(cluster.url, prefix=prefix)
+    known = other._transport._topology
+    key = "k"
+    with run.closing(other):
+        run(other.require("cache").delete(key))
+        place = known.map.slots[key_slot(f"{prefix}cache:{key}".encode())]
+        whose = [known.map.slots[key_slot(str(lane).encode())] for lane in range(lanes.HEARD)]
+        its = [lane for lane in range(lanes.HEARD) if whose[lane] == place]
+        for number, lane in enumerate(its if cluster.knows_shards else (), 2):
+            known.map = replace(known.map, lanes={**known.map.lanes, place: lane})
+            run(other.require("cache").delete(key))
+            assert soon(partial(heard.__eq__, number * [key]))
+        for lane in {*range(lanes.HEARD + 1)} - {*its}:
+            known.map = replace(known.map, lanes={**known.map.lanes, place: lane})
+            heard.clear()
+            assert soon(partial(was_told, run, other, key, heard))
+
+
+def test_without_the_right_to_shards(run: Run, cluster: Cluster, prefix: str) -> None:
+    """Whoever may not use sharded channels uses plain ones, as with servers that have none."""
+    for server in cluster.primaries:
+        with server.client() as client:
+            rights = ["+@all", *(["-ssubscribe", "-spublish"] if cluster.knows_shards else [])]
+            client.execute_command("ACL SETUSER", "old", "on", ">old", "~*", "&*", *rights)
+    backend = from_url(cluster.url.replace("://", "://old:old@"), prefix=prefix)
+    heard: list[str | None] = []
+    with run.closing(backend):
+        backend.hub.listen("cache", heard.append)
+        for number, server in enumerate(cluster.primaries):
+            assert handed_over(run, backend, key_at(cluster, backend, server))
+            name = f"k{number}"
+            assert soon(partial(was_told, run, backend, name, heard))
+        assert not any(
+            channels(server, prefix) for server in cluster.primaries if cluster.knows_shards
+        )

@@ -74,6 +74,7 @@ class MongoSubscription:
         self._process = os.getpid()
         self.bell = Bell()
         self.confirmed: frozenset[str] = frozenset()
+        self.unheard: frozenset[str] = frozenset()
 
     def open(self, channels: set[str]) -> None:
         """Connect and listen."""

@@ -37,6 +37,7 @@ class PostgresSubscription:
         self._silence = Silence(is_relied_on)
         self.bell = Bell()
         self.confirmed: frozenset[str] = frozenset()
+        self.unheard: frozenset[str] = frozenset()
 
     def open(self, channels: set[str]) -> None:
         """Connect and listen."""

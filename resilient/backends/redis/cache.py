@@ -213,7 +213,8 @@ class RedisCache(RedisReads):
         if ensure and self._keys.clustered:  # where each tag has the time of its own server
             latest, ensure = max(map(int, await Ask(self._transport, Batch(ensure)))), []
         stored = stored_of(tags)
-        store = SET(self._names(key), value, stored, key, self._channel, lives, *times, latest)
+        names, channel = self._names(key), self._channel(key)
+        store = SET(names, value, stored, key, channel, lives, *times, latest)
         await Ask(self._transport, Batch([*ensure, store]))
 
     async def delete(self, key: str) -> bool:
@@ -222,7 +223,7 @@ class RedisCache(RedisReads):
 
     async def expire(self, key: str) -> bool:
         """Serve the value no more, but keep its stale copy."""
-        call = EXPIRE(self._names(key), key, self._channel)
+        call = EXPIRE(self._names(key), key, self._channel(key))
         return await self._was_valid(await Ask(self._transport, call))
 
     async def _was_valid(self, was: tuple[bytes, bytes] | None) -> bool:
@@ -247,7 +248,11 @@ class RedisCache(RedisReads):
 
     async def _bump(self, tags: Sequence[str], latest: int) -> None:
         """Raise the numbers of tags, to this time at least."""
-        bumps = [TAG_BUMP([self._keys.tag(t)], TAG_LIVES, t, self._channel, latest) for t in tags]
+        names = {tag: self._keys.tag(tag) for tag in tags}
+        bumps = [
+            TAG_BUMP([name], TAG_LIVES, tag, self._transport.broadcast(self._events, name), latest)
+            for tag, name in names.items()
+        ]
         await Ask(self._transport, Batch(bumps))
 
     async def keys(self, pattern: str = "*") -> list[str]:
@@ -294,7 +299,10 @@ class RedisCache(RedisReads):
         return int(cursor), [name.decode(errors="surrogateescape") for name in names]
 
     def _deletion(self, key: str) -> Command:
-        return DELETE(self._names(key), key, self._channel)
+        return DELETE(self._names(key), key, self._channel(key))
+
+    def _channel(self, key: str) -> str:
+        return self._transport.broadcast(self._events, self._keys.names("cache", key)[0])
 
     def _names(self, key: str) -> list[str]:
         return self._keys.names("cache", key, "lease", "waiters")

@@ -55,7 +55,7 @@ class RedisReads(CacheDefaults):
         self._transport = transport
         self._keys = keys
         self._max_ttl = max_ttl
-        self._channel = keys.broadcast("cache")
+        self._events = keys.broadcast("cache")
         self._present: dict[str, Look | None] = {}
 
     async def get(self, key: str) -> Entry | None:

@@ -143,8 +143,9 @@ class RedisCircuits:
         repeatable: bool = True,
     ) -> Any:
         written = _written(rules) if rules else f'{{"ttl":{_microseconds(self._max_ttl())}}}'
-        channel = self._keys.broadcast("circuits")
-        call = script(self._names(key), key, channel, written, *words, repeatable=repeatable)
+        names = self._names(key)
+        channel = self._transport.broadcast(self._keys.broadcast("circuits"), names[0])
+        call = script(names, key, channel, written, *words, repeatable=repeatable)
         return await Ask(self._transport, call)
 
     def _names(self, key: str) -> list[str]:

@@ -107,6 +107,10 @@ class ClusterTransport:
         channel, _, waiter_id = waiter.rpartition("|")
         return f"{self._topology.channel(channel, slot_of(key))}|{waiter_id}"
 
+    def broadcast(self, channel: str, key: str) -> str:
+        """The channel at the server that has the key."""
+        return self._topology.broadcast(channel, slot_of(key))
+
     # --- blocking
 
     def send(self, command: Command) -> Any:

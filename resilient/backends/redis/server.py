@@ -16,3 +16,7 @@ class Server(Transport[Command], Protocol):
     def address(self, waiter: str | None, key: str) -> str:
         """Under what address a waiter is woken by what has this key; none for no waiter."""
         ...
+
+    def broadcast(self, channel: str, key: str) -> str:
+        """On what channel everybody is told something about this key."""
+        ...

@@ -66,6 +66,7 @@ class RedisSubscription:
         self._silence = Silence(is_relied_on)
         self.bell = Bell() if bell is None else bell
         self.confirmed: frozenset[str] = frozenset()
+        self.unheard: frozenset[str] = frozenset()
 
     def open(self, channels: set[str]) -> None:
         """Connect, subscribe and have that confirmed."""

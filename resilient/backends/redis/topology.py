@@ -14,7 +14,7 @@ import redis
 from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import RedisClusterException
 
-from resilient.backends.redis.lanes import channel_of, numbered
+from resilient.backends.redis.lanes import broadcast_of, channel_of, numbered
 from resilient.backends.redis.settings import Settings
 from resilient.engine.crew import Crew
 from resilient.engine.forks import forget_in_child
@@ -172,6 +172,14 @@ class Topology:
         # Of a server that is not known yet: the script that wakes finds nobody there.
         lane = 0 if place is None else known.lanes.get(place, 0)
         return channel_of(own, lane, sharded=place not in self.without_shards)
+
+    def broadcast(self, channel: str, slot: int) -> str:
+        """The channel for what everybody shall hear of the server that has the slot."""
+        known = self.map
+        place = known.slots.get(slot)
+        if place is None or place in self.without_shards:
+            return channel
+        return broadcast_of(channel, known.lanes.get(place))
 
     def remapped(self, place: Place) -> Place:
         """Where a server is that a redirection names."""

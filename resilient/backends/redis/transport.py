@@ -93,6 +93,10 @@ class RedisTransport:
         """One server knows all channels."""
         return waiter or ""
 
+    def broadcast(self, channel: str, key: str) -> str:
+        """The same, for all keys."""
+        return channel
+
     def close(self) -> None:
         """Close the idle connections of blocking callers. The transport may be used again."""
         self._blocking.close()

@@ -85,6 +85,15 @@ local function wake_all(queue)
   redis.call('DEL', queue)
 end
 
+-- Everybody who listens. On a cluster the channel is "channel@{lane}", unless that is of another
+-- server by now: then the servers tell each other.
+local function tell_all(channel, message)
+  local plain = string.match(channel, '^(.*)@{%d+}$')
+  if not plain or type(redis.pcall('SPUBLISH', channel, message)) ~= 'number' then
+    redis.call('PUBLISH', plain or channel, message)
+  end
+end
+
 -- Have a key live for at least so many milliseconds.
 local function extend(key, ms)
   if redis.call('PTTL', key) < tonumber(ms) then redis.call('PEXPIRE', key, ms) end

@@ -6,5 +6,5 @@ local was = record and record.expires > microseconds()
   and {digits(record.born), tags_of(KEYS[1], record)}
 redis.call('DEL', KEYS[1], KEYS[2])
 wake_all(KEYS[3])
-redis.call('PUBLISH', ARGV[2], ARGV[1])
+tell_all(ARGV[2], ARGV[1])
 return was

@@ -7,5 +7,5 @@ local was = record and record.expires > now and {digits(record.born), tags_of(KE
 if was then end_record(KEYS[1], record, now) end
 redis.call('DEL', KEYS[2])
 wake_all(KEYS[3])
-redis.call('PUBLISH', ARGV[2], ARGV[1])
+tell_all(ARGV[2], ARGV[1])
 return was

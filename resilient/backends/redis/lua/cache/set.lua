@@ -8,5 +8,5 @@ local born = next_fence(lease, next_fence(before and before.born, now))
 store_record(KEYS[1], ARGV[1], born, NOBODY, ARGV[2], ARGV[5], ARGV[6], ARGV[7])
 redis.call('DEL', KEYS[2])
 wake_all(KEYS[3])
-if before then redis.call('PUBLISH', ARGV[4], ARGV[3]) end  -- what it replaces is removed
+if before then tell_all(ARGV[4], ARGV[3]) end  -- what it replaces is removed
 return 1

@@ -3,5 +3,5 @@ local now = math.max(microseconds(), tonumber(ARGV[4]))
 local number = digits(next_fence(redis.call('GET', KEYS[1]), now))
 local lives = math.max(tonumber(ARGV[1]), redis.call('PTTL', KEYS[1]))
 redis.call('SET', KEYS[1], number, 'PX', digits(lives))
-redis.call('PUBLISH', ARGV[3], '#' .. ARGV[2])
+tell_all(ARGV[3], '#' .. ARGV[2])
 return 1

@@ -99,7 +99,7 @@ local function enter(state, reason, lasts)
   circuit.consecutive = 0
   redis.call('DEL', KEYS[2])
   remember(before)
-  redis.call('PUBLISH', ARGV[2], string.format('%s|%.0f|%.3f|%d|%s|', state, circuit.generation,
+  tell_all(ARGV[2], string.format('%s|%.0f|%.3f|%d|%s|', state, circuit.generation,
     remaining() / 1000000, circuit.opened, circuit.reason) .. ARGV[1])
 end
 
