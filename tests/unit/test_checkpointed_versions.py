@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from dataclasses import dataclass
 from typing import Any
 
+import attrs
+import msgspec
 import pydantic
 import pytest
 
@@ -53,6 +57,63 @@ def test_steps_of_another_version_are_not_used(mode: Mode) -> None:
             mode.call(new)
     fails.clear()
     assert mode.call(old) == 1
+
+
+@dataclass
+class Lines:
+    """What this version counts."""
+
+    lines: int = 0
+
+
+@dataclass
+class Row:
+    """What an earlier version has counted by, not by its annotation alone."""
+
+    rows: float = 0
+
+
+class RowStruct(msgspec.Struct):
+    rows: int = 0
+
+
+class RowModel(pydantic.BaseModel):
+    rows: int = 0
+
+
+@attrs.define
+class RowAttrs:
+    rows: int = 0
+
+
+@pytest.mark.parametrize("kind", [Row, RowStruct, RowModel, RowAttrs])
+def test_what_another_version_has_saved_is_seen_by_its_fields(
+    mode: Mode, kind: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `migrate=`, and by who looks: also where the class of then is no more."""
+
+    async def old_body(job: Any) -> None:
+        async for _ in each(job.iterate(range(2))):
+            job.state.rows += 1
+        raise Flaky
+
+    async def new_body(job: Any) -> int:
+        lines: int = job.state.lines
+        return lines
+
+    def migrated(fields: Any, version: str) -> Lines:
+        return Lines(lines=fields["rows"])
+
+    old = mode.decorate(checkpointed("k", state=kind, version="1"), old_body)
+    options: dict[str, Any] = {"state": Lines, "version": "2", "migrate": migrated}
+    new = mode.decorate(checkpointed("k", **options), new_body)
+    with pytest.raises(Flaky):
+        mode.call(old)
+    monkeypatch.delattr(sys.modules[__name__], kind.__name__)
+    job = checkpointed.of(new).at()
+    assert mode.call(job.status).checkpoint.state == {"rows": 2}
+    assert [each.state for each in mode.call(job.history)] == [{"rows": 2}]
+    assert mode.call(new) == 2
 
 
 def test_other_arguments_under_the_same_key_are_refused(mode: Mode) -> None:

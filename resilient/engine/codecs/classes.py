@@ -41,11 +41,13 @@ class ClassKind(NamedTuple):
         accepts: Whether a class is of this kind.
         take: Returns what an object is made of.
         make: Returns an object of a class, made of that.
+        fields: Returns the fields by name in that, of a kind that has such.
     """
 
     accepts: Callable[[type], bool]
     take: Callable[[Any], Any]
     make: Callable[[Any, Any], Any]
+    fields: Callable[[Any], dict[str, Any]] | None = None
 
 
 @functools.lru_cache(maxsize=1_000)
@@ -315,7 +317,17 @@ KINDS: dict[int, ClassKind] = {
     64: ClassKind(lambda cls: issubclass(cls, Enum), _take_member, _make_member),
     65: ClassKind(lambda cls: issubclass(cls, BaseException), _take_error, _make_error),
     66: ClassKind(_is_named_tuple, _take_named_tuple, _make_named_tuple),
-    67: ClassKind(lambda cls: issubclass(cls, msgspec.Struct), _take_struct, _make_struct),
-    68: ClassKind(_is_model, _take_model, _make_model),
-    69: ClassKind(_is_fields_class, _take_fields, _make_fields),
+    67: ClassKind(
+        lambda cls: issubclass(cls, msgspec.Struct),
+        _take_struct,
+        _make_struct,
+        lambda content: content[0],
+    ),
+    68: ClassKind(
+        _is_model,
+        _take_model,
+        _make_model,
+        lambda content: {**content[0], **(content[2] or {})},
+    ),
+    69: ClassKind(_is_fields_class, _take_fields, _make_fields, dict),
 }

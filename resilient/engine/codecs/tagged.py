@@ -73,6 +73,25 @@ class SelfDescribing:
         except Exception as error:  # whatever damaged or hostile bytes make a type raise
             raise CodecError(f"the stored value cannot be read: {error}") from error
 
+    def fields(self, data: Encoded) -> dict[str, Any] | None:
+        """The fields of a stored record by name, whatever has become of its class; else `None`.
+
+        Raises:
+            CodecError: What is in the fields cannot be read.
+        """
+        try:
+            stored = Decoder().decode(memoryview(data)[1:])
+            if data[:1] == SELF_DESCRIBING and isinstance(stored, Ext) and stored.code in KINDS:
+                fields = KINDS[stored.code].fields
+                if fields is not None:
+                    _, content = self._decoder.decode(stored.data)
+                    return fields(content)
+        except CodecError:
+            raise
+        except Exception as error:  # as above
+            raise CodecError(f"the stored value cannot be read: {error}") from error
+        return None
+
     def _taken(self, value: Any, plain: frozenset[type]) -> Any:
         """Return the value as msgpack can write it: itself, where it tells its type."""
         kind = type(value)

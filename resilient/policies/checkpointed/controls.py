@@ -14,6 +14,7 @@ from resilient.engine.wrap import Layer, Shape
 from resilient.errors import ConfigurationError, JobRunning
 from resilient.policies.checkpointed.plan import POLICY, Settings
 from resilient.policies.checkpointed.record import Record
+from resilient.policies.checkpointed.versions import seen_state
 from resilient.protocols.checkpoints import (
     Checkpoint,
     CheckpointStore,
@@ -38,7 +39,8 @@ class JobCheckpoint:
         percent: 0 to 100; `None` if unknown.
         rate: Items a second at that time; `None` if unknown.
         eta: Estimated seconds that were to go; `None` if unknown.
-        state: `job.state` as it was.
+        state: `job.state` as it was; of what another version of the code has saved, its fields, as
+            `migrate=` is given them.
         version: The `version=` of the code that saved it.
     """
 
@@ -277,7 +279,7 @@ class JobControls:
             percent=checkpoint.progress,
             rate=record.rate,
             eta=checkpoint.eta,
-            state=self._layer.settings.state.codec.decode(record.state),
+            state=seen_state(self._layer.settings, record),
             version=record.version,
         )
 

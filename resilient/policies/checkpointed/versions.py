@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from resilient.policies.checkpointed.plan import Settings
     from resilient.policies.checkpointed.record import Record
 
-__all__ = ["Code", "Migrate", "refuse_version", "state_of"]
+__all__ = ["Code", "Migrate", "refuse_version", "seen_state", "state_of"]
 
 Migrate = Callable[[Any, str], Any]
 """Makes the state of now of the fields of an old one, and the version that saved it."""
@@ -84,15 +83,25 @@ def state_of(settings: Settings, task: str, record: Record) -> Any:
         raise
 
 
+def seen_state(settings: Settings, record: Record) -> Any:
+    """The state that was saved, for those who only look: of another version, its fields.
+
+    Raises:
+        CodecError: It cannot be read.
+    """
+    if record.version == settings.version:
+        return settings.state.codec.decode(record.state)
+    return _fields(settings, record.state)
+
+
 def _fields(settings: Settings, data: Encoded) -> Any:
     """The fields of a state, whose class may be another one now."""
     import msgspec
 
+    from resilient.engine.codecs import ANY
     from resilient.engine.codecs.base import BY_ANNOTATION
 
     if data[:1] == BY_ANNOTATION:
         return msgspec.msgpack.decode(memoryview(data)[5:])
-    state = settings.state.codec.decode(data)
-    if dataclasses.is_dataclass(state):
-        return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    return msgspec.structs.asdict(state) if isinstance(state, msgspec.Struct) else state
+    fields = ANY.fields(data)
+    return settings.state.codec.decode(data) if fields is None else fields
