@@ -103,8 +103,18 @@ class PostgresServer(PostgresAt):
         start_on_a_port(self._start_on, self.port)
 
     def kill(self) -> None:
-        """SIGKILL the server, and wait until it is gone."""
+        """SIGKILL the server, and wait until it is gone.
+
+        With all of its processes: left alone, they may answer once more before they notice.
+        """
+        assert self._process is not None
+        sessions = _children(self._process.pid)
         self._end(signal.SIGKILL)
+        for pid in sessions:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        while any(_is_running(pid) for pid in sessions):
+            time.sleep(0.002)
 
     def close(self) -> None:
         """Stop it and remove its directory."""
@@ -177,6 +187,24 @@ class PostgresServer(PostgresAt):
 def _is_open_to_all(path: str) -> bool:
     """Whether any user may walk to the file and run it."""
     return all(folder.stat().st_mode & 0o001 for folder in [Path(path), *Path(path).parents])
+
+
+def _children(parent: int) -> list[int]:
+    """The processes that it started, where the system tells."""
+    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if _stat(pid)[1:2] == [str(parent)]]
+
+
+def _is_running(pid: int) -> bool:
+    """Whether it does anything yet; a dead one stays for as long as nobody asks how it ended."""
+    return _stat(pid)[:1] not in ([], ["Z"], ["X"])
+
+
+def _stat(pid: int) -> list[str]:
+    """What the system tells of a process, beginning with its state; nothing of one that is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return []
 
 
 @contextlib.contextmanager
