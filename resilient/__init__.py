@@ -77,12 +77,14 @@ from resilient.policies.distributed_lock import (
     semaphore,
     write_lock,
 )
+from resilient.policies.fallback import fallback
 from resilient.policies.idempotent import (
     IdempotentCall,
     current_idempotency,
     idempotent,
 )
 from resilient.policies.retry import retry
+from resilient.policies.timeout import timeout
 
 if TYPE_CHECKING:
     from resilient import idempotency
@@ -153,6 +155,7 @@ __all__ = [
     "current_job",
     "current_lease",
     "distributed_lock",
+    "fallback",
     "fenced",
     "idempotency",
     "idempotent",
@@ -163,6 +166,7 @@ __all__ = [
     "retry",
     "semaphore",
     "subscribe",
+    "timeout",
     "using",
     "write_lock",
 ]

@@ -20,6 +20,7 @@ __all__ = [
     "CircuitRulesDiffer",
     "CircuitWouldOpen",
     "Event",
+    "FellBack",
     "JobResumed",
     "LeaseWasLost",
     "LockForceReleased",
@@ -129,6 +130,13 @@ class RetryScheduled(Event):
     function: str
     attempt: int
     pause: float
+    error: BaseException
+
+
+class FellBack(Event):
+    """A call failed, and its fallback answers."""
+
+    function: str
     error: BaseException
 
 

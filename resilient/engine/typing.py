@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
-__all__ = ["Decorator", "SkippingDecorator"]
+__all__ = ["AsyncFallbackDecorator", "Decorator", "SkippingDecorator"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -31,3 +31,13 @@ class SkippingDecorator(Protocol[S]):
 
     @overload
     def __call__(self, function: Callable[P, R], /) -> Callable[P, R | S]: ...
+
+
+class AsyncFallbackDecorator(Protocol[S]):
+    """Decorates async functions only: what its fallback answers is awaited."""
+
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[Any, Any, R | S]]:
+        """Decorate an async function."""
+        ...

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from resilient import config, events
 from resilient.engine import clock
 from resilient.engine.drivers.sync import drive
 from resilient.engine.durations import Duration, optional_seconds, seconds
+from resilient.engine.matching import NEVER, On, matcher
 from resilient.engine.options import check_whole_number, checked_call
+from resilient.engine.order import warn_if_above
 from resilient.engine.plan import NOW, Body, Sleep
 from resilient.engine.signatures import compile_with_signature, forwarding, signature_of
 from resilient.engine.typing import Decorator
@@ -30,9 +32,9 @@ __all__ = ["retry"]
 
 POLICY = "retry"
 
-On: TypeAlias = "type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]"
-NEVER = (StopIteration, StopAsyncIteration)
-"""No failures, but the end of an iterator."""
+BELOW = {"fallback": "what failed has been answered already, and is never tried again"}
+"""What stands below a retry by mistake, and what goes wrong then."""
+
 
 FIRST_TRY = """\
 _resilient_began = _resilient_clock.now()
@@ -101,7 +103,7 @@ def retry(
     if attempts is not None:
         check_whole_number(f"@{POLICY}", "attempts", attempts)
     settings = Settings(
-        _matcher(on),
+        matcher(on, policy=POLICY),
         attempts=attempts,
         timeout=optional_seconds(timeout, option="timeout"),
         initial=seconds(wait_initial, option="wait_initial"),
@@ -113,6 +115,7 @@ def retry(
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         layer = Layer(POLICY, function, shape_of(function, policy=POLICY))
+        warn_if_above(BELOW, function, policy=POLICY, frames=2)
         return _wrapper(layer, settings)
 
     return unpacked(decorate)
@@ -228,22 +231,3 @@ def _wrapper(layer: Layer, settings: Settings) -> Callable[..., Any]:
         signature=signature,
     )
     return finish(layer, compiled)
-
-
-def _matcher(on: Any) -> Callable[[Exception], bool]:
-    if isinstance(on, type):
-        on = (on,)
-    if isinstance(on, tuple):
-        for each in on:
-            if not isinstance(each, type) or not issubclass(each, Exception):
-                raise ConfigurationError(
-                    f"@{POLICY}: on={on!r}: expected exception types, subclasses of Exception"
-                )
-        if not on:
-            raise ConfigurationError(f"@{POLICY}: on=() would never retry")
-        return lambda error: isinstance(error, on) and not isinstance(error, NEVER)
-    if not callable(on):
-        raise ConfigurationError(
-            f"@{POLICY}: on={on!r}: expected exception types or a function of an exception"
-        )
-    return lambda error: not isinstance(error, NEVER) and bool(on(error))

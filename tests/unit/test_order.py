@@ -14,12 +14,14 @@ from resilient import (
     checkpointed,
     circuit_breaker,
     distributed_lock,
+    fallback,
     idempotent,
     retry,
 )
 from tests.support.modes import Mode
 
 DECORATORS: dict[str, Any] = {
+    "fallback": fallback(lambda error, *args: None),
     "checkpointed": checkpointed("k"),
     "idempotent": idempotent("k", ttl=60),
     "cached": cached(ttl=60),
@@ -29,6 +31,8 @@ DECORATORS: dict[str, Any] = {
 }
 """From the outermost to the innermost, as they go well together."""
 MISTAKEN = {
+    ("circuit_breaker", "fallback"): "count as successes",
+    ("retry", "fallback"): "never tried again",
     ("circuit_breaker", "retry"): "count as one",
     ("circuit_breaker", "cached"): "refused while the circuit is open",
     ("circuit_breaker", "idempotent"): "refused while the circuit is open",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, get_args, overload
+from typing import Any, ParamSpec, TypeVar, Unpack, get_args, overload
 
 from resilient.engine.keys import key_function
 from resilient.engine.options import check_choice, checked_call
 from resilient.engine.order import warn_if_above
-from resilient.engine.typing import Decorator, SkippingDecorator
+from resilient.engine.typing import AsyncFallbackDecorator, Decorator, SkippingDecorator
 from resilient.engine.wrap import ALL, PLAIN, Shape, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
 from resilient.policies.circuit_breaker.breaker import CircuitLayer, literal_of
@@ -24,16 +24,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 B = TypeVar("B")
 C = TypeVar("C", covariant=True)
-
-
-class AsyncFallbackDecorator(Protocol[C]):
-    """Decorates async functions only: what its fallback answers is awaited."""
-
-    def __call__(
-        self, function: Callable[P, Coroutine[Any, Any, R]], /
-    ) -> Callable[P, Coroutine[Any, Any, R | C]]:
-        """Decorate an async function."""
-        ...
 
 
 class _CircuitBreaker:

@@ -30,6 +30,7 @@ FallbackOn = Literal["open", "error"]
 OnBackendError = Literal["local", "raise"]
 LOCAL = "_circuits_of_this_process"
 BELOW = {
+    "fallback": "calls that failed count as successes, for they have been answered",
     "retry": "all the attempts of a call count as one, and go on while the circuit is open",
     "cached": "stored values count as successes, and are refused while the circuit is open",
     "idempotent": "stored answers count as successes, and are refused while the circuit is open",
