@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import sqlite3
 import threading
 import time
@@ -27,6 +26,7 @@ from resilient.engine.transactional.lock_records import LOCKS, Holder, Lock
 from resilient.errors import BackendError
 from resilient.protocols.locks import Grant, Held
 from resilient.protocols.values import Encoded
+from tests.support.sqlite import acquire, change, count, open_files, threads
 
 
 @pytest.fixture(name="path")
@@ -41,49 +41,10 @@ def _backend(path: Path) -> Iterator[SqliteBackend]:
     backend.close()
 
 
-def acquire(backend: SqliteBackend, key: str, owner: str = "ann") -> Any:
-    """Ask for a lock for 30 seconds."""
-    assert backend.locks is not None
-    return drive(backend.locks.acquire(key, ttl=30, owner=owner))
-
-
 def begin(backend: SqliteBackend, job: str, owner: str = "ann", ttl: float = 1) -> Any:
     """Run a job for a second."""
     assert backend.checkpoints is not None
     return drive(backend.checkpoints.start(job, owner=owner, lease=1, ttl=ttl))
-
-
-def change(backend: SqliteBackend, work: Any) -> Any:
-    """Run a function in a transaction."""
-    return backend._transport.send(work)
-
-
-def count(path: Path, table: str) -> int:
-    """How many rows a table has."""
-    connection = sqlite3.connect(path)
-    try:
-        (rows,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
-    finally:
-        connection.close()
-    return int(rows)
-
-
-def open_files(path: Path) -> list[str]:
-    """What this process has open of the database."""
-    found = []
-    for entry in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{entry}")
-        except OSError:
-            continue
-        if target.startswith(str(path)):
-            found.append(target)
-    return found
-
-
-def threads() -> list[str]:
-    """The backend's threads that run."""
-    return sorted(t.name for t in threading.enumerate() if t.name.startswith("resilient-sqlite"))
 
 
 def test_nothing_happens_before_the_first_operation(path: Path) -> None:
