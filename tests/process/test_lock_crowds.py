@@ -20,8 +20,10 @@ pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(300)]
 
 PROCESSES = 8
 CONNECTING = 12
-ATTEMPTS = 3
+ATTEMPTS = 4
 """How often what compares paces is measured at most: a busy machine may disturb one of them."""
+STORMS = 5
+"""How many short storms are counted together at most."""
 ROUND = 0.3
 """Seconds for which one kind of lock is measured before it is the next one's turn."""
 
@@ -127,8 +129,8 @@ def test_a_crowd_is_served_fairly_and_fast(
     best: dict[str, Waits] = {}
     measured: dict[str, float] = {}
     for attempt in range(ATTEMPTS):
-        own = f"{prefix}{attempt}:"
-        found = hammered(KINDS, redis_server, own, tmp_path, ROUND, scaled(60, 8))
+        own, rounds = f"{prefix}{attempt}:", scaled(20 if attempt else 60, 8)
+        found = hammered(KINDS, redis_server, own, tmp_path, ROUND, rounds)
         assert found["resilient"].jain >= 0.98
         assert found["async"].jain >= 0.98
         for kind, figures in found.items():
@@ -174,10 +176,10 @@ LEAST = {
     # token, which is lost with who has it.
     "token, sync": 0.7,
     "token, sync, p50": 0.6,
-    "token, sync, p99": 0.4,
+    "token, sync, p99": 0.33,
     "token, async": 0.7,
     "token, async, p50": 0.6,
-    "token, async, p99": 0.4,
+    "token, async, p99": 0.33,
     "fair": 0.8,  # what python-redis-lock means to be, too
     "barging": 0.8,  # as redis-py's: whoever comes first has it
 }
@@ -210,11 +212,11 @@ def test_a_storm_of_crashes_stalls_nobody(shared_target: Target, tmp_path: Path)
     # takes longer on a busy machine, as every grant waits for the one process whose turn it is;
     # and a short storm may spare whoever would have stalled all others of redis-py's.
     quiet = seconds >= 20  # as long as that only for the figures, on a machine that does no more
-    least = {"barging": 0.8, "resilient": 0.8} if quiet else {"barging": 0.4, "resilient": 0.1}
+    least = {"barging": 0.8, "resilient": 0.8} if quiet else {"barging": 0.5, "resilient": 0.25}
     ours = list(least) if shared_target.kind == "redis" else ["resilient"]
     totals: Counter[str] = Counter()
     shares: dict[str, float] = {}
-    for number in range(ATTEMPTS):
+    for number in range(3 if quiet else STORMS):
         for kind in ours:
             found = stormed(kind, shared_target, tmp_path, seconds, number)
             totals[kind] += len(found)

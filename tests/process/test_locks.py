@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
 from pathlib import Path
@@ -22,6 +23,8 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
 SLACK = 2.0
 """Seconds that a busy machine may add."""
+ROUNDS = 5
+"""How often what compares paces is measured at most."""
 
 
 @pytest.mark.parametrize("fair", [False, True], ids=["barging", "in turn"])
@@ -62,27 +65,37 @@ async def _nothing() -> None: ...
 @pytest.mark.timing
 @pytest.mark.slow
 def test_a_hand_off_is_a_wake_up(redis_server: RedisAt, prefix: str, tmp_path: Path) -> None:
-    """A waiter has the lock milliseconds after its release: far sooner than by polling."""
+    """A waiter has the lock milliseconds after its release: far sooner than by polling.
+
+    On a machine that does nothing else 60 times sooner; what is compared is the best of as many
+    rounds as it takes to find one that it was left alone in.
+    """
     sqlite = f"sqlite:///{tmp_path / 'state.db'}"
-    times: dict[str, list[float]] = {"resilient": [], sqlite: [], "redis-py": []}
-    arguments = (list(times), redis_server.url, prefix)
+    least = {"resilient": 20, sqlite: 6}
+    best = dict.fromkeys((*least, "redis-py"), math.inf)
+    shares: dict[str, float] = {}
+    arguments = (list(best), redis_server.url, prefix)
     with group(lock_workers.hand_over, [arguments] * 2) as (holder, waiter):
-        for kind in times:
+        for kind in best:
             handed_over(kind, holder, waiter, 0)  # connected, and the server knows every script
-        for turn in range(scaled(200, 20)):
-            # In turns, so that what loads the machine hits all alike.
+        for _ in range(ROUNDS):
+            times: dict[str, list[float]] = {kind: [] for kind in best}
+            for turn in range(scaled(200, 20)):
+                # In turns, so that what loads the machine hits all alike.
+                for kind, own in times.items():
+                    own.append(handed_over(kind, holder, waiter, 0.02 + 0.037 * turn % 0.1))
+                holder, waiter = waiter, holder
             for kind, own in times.items():
-                own.append(handed_over(kind, holder, waiter, 0.02 + 0.037 * turn % 0.1))
-            holder, waiter = waiter, holder
+                p50, p99 = statistics.median(own), sorted(own)[len(own) * 99 // 100]
+                best[kind] = min(best[kind], p50)
+                print(f"{kind}: p50 {1000 * p50:.2f} ms, p99 {1000 * p99:.2f} ms")
+            shares = {kind: best["redis-py"] / best[kind] for kind in least}
+            if all(shares[kind] >= least[kind] for kind in least):
+                break
         for worker in (holder, waiter):
             worker.send(None)
             worker.result()
-    median = {kind: statistics.median(own) for kind, own in times.items()}
-    for kind, own in times.items():
-        p99 = sorted(own)[len(own) * 99 // 100]
-        print(f"{kind}: p50 {1000 * median[kind]:.2f} ms, p99 {1000 * p99:.2f} ms")
-    assert 10 * median["resilient"] <= median["redis-py"]
-    assert 3 * median[sqlite] <= median["redis-py"]
+    assert {kind: share for kind, share in shares.items() if share < least[kind]} == {}
 
 
 @alternating("async")
