@@ -263,6 +263,22 @@ def _entered_once(mode: Mode, manager: Any) -> Any:
     return manager.__aenter__() if mode.is_async else manager.__enter__()
 
 
+@pytest.mark.parametrize("how", ["release", "transfer"])
+def test_who_has_given_a_lock_away_is_told_so(mode: Mode, how: str) -> None:
+    """Before a write that would be stale: somebody else may hold it from then on."""
+
+    async def body() -> None:
+        lease = resilient.current_lease()
+        assert lease.remaining() > 0
+        lease.check()
+        await mode.within(getattr(lease, how))
+        assert lease.remaining() == 0
+        with pytest.raises(resilient.LeaseLost, match="given it back, or handed it on"):
+            lease.check()
+
+    mode.call(mode.decorate(distributed_lock("k"), body))
+
+
 def test_only_a_lock_can_be_handed_on(mode: Mode) -> None:
     """A permit or a reader's hold is one of several."""
     with mode.entered(resilient.semaphore("k", limit=2)) as lease:

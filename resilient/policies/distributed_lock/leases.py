@@ -101,6 +101,29 @@ class HeldLock(Lease):
         return self.lost and not self.released
 
     @property
+    def is_given_away(self) -> bool:
+        """Whether its holder has given it back, or handed it on; not so a pretended one."""
+        return self.released and self.fence > 0
+
+    def remaining(self) -> float:
+        """Seconds for which it is certainly held; 0 once it is lost, given back or handed on."""
+        return 0.0 if self.is_given_away else super().remaining()
+
+    def check(self) -> None:
+        """Raise `LeaseLost` if it is lost; call it before a write that must not be stale.
+
+        So it does once the lock was given back by `release()`, or handed on by `transfer()`.
+        """
+        if self.is_given_away:
+            raise LeaseLost(
+                f"the {self.kind} {self.key!r} (fence {self.fence}) is held no more: its holder "
+                "has given it back, or handed it on",
+                key=self.key,
+                fence=self.fence,
+            )
+        super().check()
+
+    @property
     def is_exclusive(self) -> bool:
         """Whether nobody else holds it at the same time; a pretended one may write all the same."""
         return not self.fence or not self.settings.mode.shared
