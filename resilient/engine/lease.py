@@ -96,8 +96,13 @@ class Lease:
         self.due = began + ttl * RENEW_AFTER
 
     def __repr__(self) -> str:
-        state = "lost" if self.lost else f"{self.remaining():.1f} s left"
-        return f"<{type(self).__name__} of {self.kind} {self.key!r}, fence {self.fence}: {state}>"
+        what = f"{type(self).__name__} of {self.kind} {self.key!r}"
+        return f"<{what}, fence {self.fence}: {self.state}>"
+
+    @property
+    def state(self) -> str:
+        """Whether it is held, in words."""
+        return "lost" if self.lost else f"{self.remaining():.1f} s left"
 
     def renew(self, ttl: float) -> Plan[bool]:
         """Keep it for so many seconds; the answer is false when somebody else holds it."""

@@ -25,7 +25,17 @@ from resilient.errors import ConfigurationError
 if TYPE_CHECKING:
     from resilient.engine.backend import Mode
 
-__all__ = ["Bound", "Layer", "Shape", "around", "finish", "layer_of", "shape_of", "unpacked"]
+__all__ = [
+    "Bound",
+    "Controls",
+    "Layer",
+    "Shape",
+    "around",
+    "finish",
+    "layer_of",
+    "shape_of",
+    "unpacked",
+]
 
 L = TypeVar("L", bound="Layer")
 
@@ -83,6 +93,17 @@ class Layer:
         from resilient.engine.drivers.aio import adrive
 
         return adrive(plan)
+
+
+class Controls(Generic[L]):
+    """What `decorator.of(f)` answers; subclasses say what can be done."""
+
+    def __init__(self, layer: L, bound: tuple[Any, ...]) -> None:
+        self._layer = layer
+        self._bound = bound
+
+    def __repr__(self) -> str:
+        return f"<the controls of @{self._layer.policy} on {self._layer.name}>"
 
 
 class Bound(Generic[L]):

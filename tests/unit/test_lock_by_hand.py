@@ -207,6 +207,9 @@ def test_a_lease_says_what_it_is(mode: Mode, store: Any, clock: ManualClock) -> 
         assert re.fullmatch(shown, repr(lease))
         clock.advance(60)
         assert repr(lease).endswith(": lost>")
+    with mode.entered(lock("k", ttl=30)) as lease:
+        pass
+    assert repr(lease).endswith(": given back>")
 
 
 def test_a_shorter_ttl_is_renewed_in_time() -> None:

@@ -102,6 +102,21 @@ def test_a_property_is_decorated_inside(name: str) -> None:
         DECORATORS[name]()(property(function))
 
 
+@everything
+def test_controls_say_whose_they_are(name: str) -> None:
+    """Where they are looked at by hand; `@retry` has none."""
+
+    def run(job: resilient.Job, ids: list[int]) -> None:
+        """Never called."""
+
+    decorator = named(name)
+    if hasattr(decorator, "of"):
+        decorated = DECORATORS[name]()(run if name == "checkpointed" else function)
+        assert repr(decorator.of(decorated)).startswith(
+            f"<the controls of @{name.partition('.')[0]} on "
+        )
+
+
 def test_a_word_is_one_of_a_few() -> None:
     """The message names the option, the value and the words."""
     check_choice("@d", "mode", "b", "a", "b", "c")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from resilient.engine.drivers.sync import drive
 from resilient.engine.plan import Plan, all_of
+from resilient.engine.wrap import Controls
 from resilient.policies.cached.changes import changed, invalidated_tags
 from resilient.policies.cached.layer import CacheStats
 from resilient.policies.cached.near import Near
@@ -24,12 +25,10 @@ Count = TypeVar("Count", covariant=True)
 Nothing = TypeVar("Nothing", covariant=True)
 
 
-class BatchControls(Generic[P, Result, Count, Nothing]):
+class BatchControls(Controls[Any], Generic[P, Result, Count, Nothing]):
     """What else can be done with a cached batch; awaitable if the function is."""
 
-    def __init__(self, layer: BatchLayer, bound: tuple[Any, ...]) -> None:
-        self._layer = layer
-        self._bound = bound
+    _layer: BatchLayer
 
     def keys(self, *args: P.args, **kwargs: P.kwargs) -> dict[Any, str]:
         """The key of each item of a call."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, Para
 from resilient.engine.drivers.sync import drive
 from resilient.engine.guard import guarded
 from resilient.engine.plan import Body, Plan
+from resilient.engine.wrap import Controls
 from resilient.policies.cached.changes import changed, invalidated, invalidated_tags, peeked
 from resilient.policies.cached.layer import CacheStats
 from resilient.protocols.cache import CacheStore
@@ -67,16 +68,14 @@ class Explanation(NamedTuple):
     backend_is_away: bool = False
 
 
-class CacheControls(Generic[P, Result, Peeked, Truth, Nothing, Explained, Value]):
+class CacheControls(Controls[Any], Generic[P, Result, Peeked, Truth, Nothing, Explained, Value]):
     """What else can be done with a cached function; awaitable if the function is.
 
     All but `stats` and `key` raise `BackendError` if the backend is away: nothing may have been
     invalidated then.
     """
 
-    def __init__(self, layer: CachedLayer, bound: tuple[Any, ...]) -> None:
-        self._layer = layer
-        self._bound = bound
+    _layer: CachedLayer
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of a call with these arguments."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from resilient.engine.drivers.sync import drive
 from resilient.engine.identity import describe
 from resilient.engine.plan import NEW_OWNER, Plan, Together
-from resilient.engine.wrap import Layer, Shape
+from resilient.engine.wrap import Controls, Layer, Shape
 from resilient.errors import ConfigurationError, JobRunning
 from resilient.policies.checkpointed.plan import POLICY, Settings
 from resilient.policies.checkpointed.record import Record
@@ -93,14 +93,13 @@ class CheckpointedLayer(Layer):
         self.settings = settings
 
 
-class CheckpointedControls:
+class CheckpointedControls(Controls[CheckpointedLayer]):
     """`checkpointed.of(f)`: the jobs of one function."""
 
     def __init__(
         self, layer: CheckpointedLayer, bound: tuple[Any, ...], function: Callable[..., Any]
     ) -> None:
-        self._layer = layer
-        self._bound = bound
+        super().__init__(layer, bound)
         self._function = function
 
     def key(self, *args: Any, **kwargs: Any) -> str:

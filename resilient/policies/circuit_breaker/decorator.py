@@ -10,7 +10,7 @@ from resilient.engine.keys import key_function
 from resilient.engine.options import check_choice, checked_call
 from resilient.engine.order import warn_if_above
 from resilient.engine.typing import AsyncFallbackDecorator, Decorator, SkippingDecorator
-from resilient.engine.wrap import ALL, PLAIN, Shape, layer_of, shape_of, unpacked
+from resilient.engine.wrap import ALL, PLAIN, Controls, Shape, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
 from resilient.policies.circuit_breaker.breaker import CircuitLayer, literal_of
 from resilient.policies.circuit_breaker.circuit import Circuit
@@ -139,12 +139,8 @@ class _CircuitBreaker:
         return CircuitControls(bound.layer, bound.arguments)
 
 
-class CircuitControls:
+class CircuitControls(Controls[CircuitLayer]):
     """`circuit_breaker.of(f)`: the circuits of one function."""
-
-    def __init__(self, layer: CircuitLayer, bound: tuple[Any, ...]) -> None:
-        self._layer = layer
-        self._bound = bound
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         """The name of the circuit that a call with these arguments goes through."""

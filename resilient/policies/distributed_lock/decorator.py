@@ -11,7 +11,17 @@ from resilient.engine.options import check_choice, checked_call
 from resilient.engine.order import warn_if_above
 from resilient.engine.signatures import signature_of
 from resilient.engine.typing import Decorator, SkippingDecorator
-from resilient.engine.wrap import ALL, PLAIN, Layer, Shape, around, layer_of, shape_of, unpacked
+from resilient.engine.wrap import (
+    ALL,
+    PLAIN,
+    Controls,
+    Layer,
+    Shape,
+    around,
+    layer_of,
+    shape_of,
+    unpacked,
+)
 from resilient.policies.distributed_lock.leases import AsyncLease, LockLease
 from resilient.policies.distributed_lock.lock import Lock
 from resilient.policies.distributed_lock.plan import guarded
@@ -148,12 +158,8 @@ class LockLayer(Layer):
         self.make = make
 
 
-class LockControls:
+class LockControls(Controls[LockLayer]):
     """`distributed_lock.of(f)`: the locks of one function."""
-
-    def __init__(self, layer: LockLayer, bound: tuple[Any, ...]) -> None:
-        self._layer = layer
-        self._bound = bound
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         """The name of the lock that a call with these arguments takes."""

@@ -96,6 +96,11 @@ class HeldLock(Lease):
         return lease
 
     @property
+    def state(self) -> str:
+        """Whether it is held, in words."""
+        return "given back" if self.released else super().state
+
+    @property
     def is_missing(self) -> bool:
         """Whether it is lost, and was not given back by its holder."""
         return self.lost and not self.released

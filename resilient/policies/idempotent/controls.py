@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar
 
 from resilient.engine.identity import describe
+from resilient.engine.wrap import Controls
 from resilient.errors import CallInProgress, ResultUnavailable
 from resilient.policies.idempotent.at_hand import outcomes_at_hand
 from resilient.policies.idempotent.outcomes import replayed, unknown
@@ -50,16 +51,14 @@ class CallStatus(NamedTuple):
     owner: str = ""
 
 
-class IdempotencyControls(Generic[P, Result, Status, Truth]):
+class IdempotencyControls(Controls[Any], Generic[P, Result, Status, Truth]):
     """What else can be done with an idempotent function; awaitable if the function is.
 
     Arguments are those of a call; all that matters of them is the key that they make. All but `key`
     and `unprotected` raise `BackendError` if the backend is away.
     """
 
-    def __init__(self, layer: IdempotentLayer, bound: tuple[Any, ...]) -> None:
-        self._layer = layer
-        self._bound = bound
+    _layer: IdempotentLayer
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The idempotency key of a call with these arguments, without the backend's prefix."""

@@ -18,7 +18,14 @@ suite closes it. Backends judged by the local clock say `clock = ManualClock()`,
 Every test runs for sync and for async callers. Needs pytest and hypothesis.
 """
 
-import pytest
+try:
+    import hypothesis  # noqa: F401 - only to say in time what is missing
+    import pytest
+except ImportError as error:
+    raise ImportError(
+        "the conformance suite needs pytest and hypothesis: "
+        "pip install 'resilient-decorators[test]'"
+    ) from error
 
 from resilient.engine.backend import CAPABILITIES
 
