@@ -25,12 +25,14 @@ def checked_call(policy: str, further: Collection[str] = ()) -> Callable[[F], F]
     """
 
     def checking(decorator: F) -> F:
-        code, defaults = decorator.__code__, decorator.__kwdefaults__ or {}
+        # Not by `inspect.signature`, which would take long enough to be seen in the import.
+        code = decorator.__code__
         own = code.co_varnames[:1].count("self")
-        unnamed = code.co_argcount - own
-        named = code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
-        known = {*code.co_varnames[own : code.co_argcount], *named, *further}
-        needed = [name for name in named if name not in defaults]
+        by_place = code.co_varnames[own : code.co_argcount]
+        by_name = code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
+        known = {*by_place, *by_name, *further}
+        needed_place = by_place[: len(by_place) - len(decorator.__defaults__ or ())]
+        needed_name = [name for name in by_name if name not in (decorator.__kwdefaults__ or ())]
 
         @functools.wraps(decorator)
         def called(*args: Any, **options: Any) -> Any:
@@ -39,13 +41,14 @@ def checked_call(policy: str, further: Collection[str] = ()) -> Callable[[F], F]
                 raise ConfigurationError(
                     f"write @{policy}(...): the decorator needs its parentheses"
                 )
-            if len(given) > unnamed:
+            if len(given) > len(by_place):
+                extra = given[len(by_place)]
                 raise ConfigurationError(
-                    f"@{policy}: {given[unnamed]!r} stands without the name of its option"
+                    f"@{policy}: {extra!r} stands without the name of its option"
                 )
             if not options.keys() <= known:
                 refuse_unknown(f"@{policy}", options, known)
-            for option in needed:
+            for option in (*needed_place[len(given) :], *needed_name):
                 if option not in options:
                     raise ConfigurationError(f"@{policy} needs {option}=, which has no default")
             return decorator(*args, **options)

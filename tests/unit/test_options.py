@@ -73,7 +73,13 @@ def test_an_unknown_option_is_named_with_what_was_meant(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "option"),
-    [("cached", "ttl"), ("cached.batch", "key_arg"), ("idempotent", "ttl"), ("retry", "on")],
+    [
+        ("cached", "ttl"),
+        ("cached.batch", "key_arg"),
+        ("idempotent", "ttl"),
+        ("retry", "on"),
+        ("timeout", "after"),
+    ],
 )
 def test_a_required_option_is_named(name: str, option: str) -> None:
     """What only the caller knows has no default."""
