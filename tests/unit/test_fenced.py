@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from typing import Any
 
 import pytest
@@ -23,12 +23,13 @@ Client = Any
 
 
 @pytest.fixture
-def leases() -> tuple[Any, Any]:
+def leases() -> Iterator[tuple[Any, Any]]:
     """A lease that was taken away and does not know it, and that of its successor."""
     with resilient.using("memory://"):
-        stale = resilient.lock("k", ttl=60).__enter__()
-        resilient.lock("k").force_release(reason="a test")
-        return stale, resilient.lock("k", ttl=60).__enter__()
+        first, second = resilient.lock("k", ttl=60), resilient.lock("k", ttl=60)
+        stale = first.__enter__()
+        second.force_release(reason="a test")
+        yield stale, second.__enter__()
 
 
 async def done(mode: Mode, server: RedisAt, key: str, lease: Any, *command: Any) -> Any:
