@@ -34,7 +34,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 @pytest.fixture
 def backend(run: Run, cluster: Cluster, prefix: str) -> Iterator[RedisBackend]:
     """A backend on it."""
-    backend = from_url(cluster.url, prefix=prefix)
+    patient = "?socket_connect_timeout=30"  # nobody goes on before all primaries are heard
+    backend = from_url(cluster.url + patient, prefix=prefix)
     with run.closing(backend):
         yield backend
 
