@@ -322,6 +322,28 @@ def test_tags_while_a_server_stands_still(run: Run, redis_cluster: Cluster, pref
         assert run(cache.get(key)) is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="libfaketime is for Linux here")
+def test_tags_whatever_the_clocks_of_those_that_answer(
+    run: Run, prefix: str, tmp_path: Path
+) -> None:
+    """A tag whose server is behind is no older than a value of another, whoever is away."""
+    behind = ServerTime(tmp_path / "behind")
+    behind.shift(-5)
+    with redis_cluster(env={1: behind.env}) as cluster:
+        backend = from_url(f"{cluster.url}?socket_timeout=0.5", prefix=prefix)
+        cache = backend.require("cache")
+        still, of_tag, of_value = cluster.primaries
+        names = [f"n{number}" for number in range(99)]
+        key = next(n for n in names if cluster.primary_of(cache._names(n)[0]) is of_value)
+        tag = next(n for n in names if cluster.primary_of(cache._keys.tag(n)) is of_tag)
+        with run.closing(backend):
+            run(cache.set(key, Encoded(b"old"), ttl=60, tags=(tag,)))
+            assert run(cache.get(key)) is not None
+            with still.paused(), pytest.raises(BackendError):
+                run(cache.invalidate_tags([tag]))
+            assert run(cache.get(key)) is None
+
+
 # --- slots that move
 
 

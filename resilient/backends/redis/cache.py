@@ -237,14 +237,12 @@ class RedisCache(RedisReads):
         """Make every entry that has one of these tags a miss."""
         if not tags:
             return
-        try:
-            latest = max(await self._times()) if self._keys.clustered else 0
-        except BackendError:
+        times, failure = await self._known_times() if self._keys.clustered else ([], None)
+        await self._bump(tags, max(times, default=0))
+        if failure is not None:
             # One of a cluster is away. Nobody knows its clock, so this may not reach what it has;
             # what the others have is invalidated, and the caller told that it may not be all.
-            await self._bump(tags, 0)
-            raise
-        await self._bump(tags, latest)
+            raise failure
 
     async def _bump(self, tags: Sequence[str], latest: int) -> None:
         """Raise the numbers of tags, to this time at least."""
@@ -290,8 +288,21 @@ class RedisCache(RedisReads):
 
     async def _times(self) -> list[int]:
         """The time of each primary, in µs."""
-        times = await Ask(self._transport, Everywhere(TIME))
-        return [int(seconds) * MICRO + int(micros) for seconds, micros in times]
+        times, failure = await self._known_times()
+        if failure is not None:
+            raise failure
+        return times
+
+    async def _known_times(self) -> tuple[list[int], BackendError | None]:
+        """The same of those that answer, and why another does not."""
+        try:
+            answers = await Ask(self._transport, Everywhere(TIME))
+        except BackendError as error:
+            return [], error
+        failures = [answer for answer in answers if isinstance(answer, BackendError)]
+        times = [answer for answer in answers if not isinstance(answer, BackendError)]
+        failure = failures[0] if failures else None
+        return [int(seconds) * MICRO + int(micros) for seconds, micros in times], failure
 
     async def _scan(self, node: int, cursor: int, pattern: str) -> tuple[int, list[str]]:
         step = OfNode(node, "SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_STEP)

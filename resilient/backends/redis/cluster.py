@@ -345,7 +345,9 @@ class ClusterTransport:
 
     def _joined(self, command: Command, answers: list[Any]) -> Any:
         """What the asker gets; the first exception, if there is one."""
+        if isinstance(command, Everywhere):
+            return answers
         for answer in answers:
             if isinstance(answer, BaseException):
                 return answer
-        return answers if isinstance(command, Everywhere) else command.joined(answers)
+        return command.joined(answers)

@@ -132,7 +132,7 @@ class Read(Plain):
 
 
 class Everywhere(Command):
-    """A command for each primary of a cluster; its answers as a list."""
+    """A command for each primary of a cluster; its answers as a list, errors among them."""
 
     __slots__ = ("command",)
 
