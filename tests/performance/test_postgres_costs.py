@@ -18,6 +18,7 @@ import pytest
 import resilient
 from resilient.backends.postgres import PostgresBackend, from_url
 from resilient.engine.drivers.sync import drive
+from tests.performance.ratios import on_one_core
 from tests.support.postgres import PostgresAt
 
 SCHEDSTAT = Path("/proc/self/schedstat")
@@ -35,6 +36,7 @@ STEPS = 100
 def backend(postgres: PostgresAt) -> Iterator[PostgresBackend]:
     """A backend in a database of its own."""
     backend = from_url(postgres.url)
+    drive(backend.require("locks").holder("k"))  # its tables are there before anybody hurries
     yield backend
     backend.close()
 
@@ -78,13 +80,14 @@ def ratio(
     pid = transport._blocking._idle[-1].pgconn.backend_pid
     theirs_pid = raw.connection.info.backend_pid
     best = [float("inf")] * 2
-    for chance in range(CHANCES):
-        for _ in range(BATCHES):
-            best[0] = min(best[0], cost(ours, pid, calls))
-            best[1] = min(best[1], cost(theirs, theirs_pid, calls))
-        # Not after the first ones: who is alone on its core for a moment costs half as much.
-        if chance >= FEWEST and best[0] <= limit * best[1]:
-            break
+    with on_one_core(pid, theirs_pid):
+        for chance in range(CHANCES):
+            for _ in range(BATCHES):
+                best[0] = min(best[0], cost(ours, pid, calls))
+                best[1] = min(best[1], cost(theirs, theirs_pid, calls))
+            # Not after the first ones: who has the core's caches for a moment costs less.
+            if chance >= FEWEST and best[0] <= limit * best[1]:
+                break
     print(f"{best[0] / best[1]:.2f} of {best[1] / 1000:.0f} µs")
     return best[0] / best[1]
 
@@ -110,7 +113,7 @@ def upserted(raw: psycopg.Cursor[Any]) -> None:
 
 
 def test_a_lock_beside_two_upserts(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
-    """Acquire and release: less than 1.3 of two upserts of one row."""
+    """Acquire and release: about 1.15 of two upserts of one row."""
     locks = backend.require("locks")
 
     def lock() -> None:
@@ -121,11 +124,11 @@ def test_a_lock_beside_two_upserts(backend: PostgresBackend, raw: psycopg.Cursor
         upserted(raw)
         upserted(raw)
 
-    assert ratio(lock, upserts, backend, raw, 1.3) <= 1.3
+    assert ratio(lock, upserts, backend, raw, 1.15) <= 1.25
 
 
 def test_a_replay_beside_a_select(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
-    """A call that was made before: less than 1.5 of a select by the primary key."""
+    """A call that was made before: about 1.2 of a select by the primary key."""
     calls = backend.require("idempotency")
     drive(calls.claim("k", owner="ann", lease=30, ttl=600))
     drive(calls.complete("k", owner="ann", result=b"result", ttl=600))
@@ -133,11 +136,11 @@ def test_a_replay_beside_a_select(backend: PostgresBackend, raw: psycopg.Cursor[
     def replay() -> object:
         return drive(calls.claim("k", owner="bob", lease=30, ttl=600))
 
-    assert ratio(replay, lambda: selected(raw), backend, raw, 1.5) <= 1.5
+    assert ratio(replay, lambda: selected(raw), backend, raw, 1.2) <= 1.35
 
 
 def test_a_hit_beside_a_select(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
-    """A cached value with the tag that each has: less than 1.5 of a select by the primary key."""
+    """A cached value with the tag that each has: about 1.1 of a select by the primary key."""
     cache = backend.require("cache")
     drive(cache.set("k", b"value", ttl=600, tags=["all"]))
     drive(cache.fetch("k", owner="ann", lease=30))
@@ -147,11 +150,11 @@ def test_a_hit_beside_a_select(backend: PostgresBackend, raw: psycopg.Cursor[Any
         assert found == b"value"
         return found
 
-    assert ratio(hit, lambda: selected(raw), backend, raw, 1.5) <= 1.5
+    assert ratio(hit, lambda: selected(raw), backend, raw, 1.1) <= 1.25
 
 
 def test_a_step_beside_an_upsert(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
-    """A step of a job: less than 1.3 of an upsert of one row."""
+    """A step of a job: about 1.1 of an upsert of one row."""
     jobs = backend.require("checkpoints")
     started: Any = drive(jobs.start("job", owner="ann", lease=3000, ttl=6000))
     names = count()
@@ -160,7 +163,7 @@ def test_a_step_beside_an_upsert(backend: PostgresBackend, raw: psycopg.Cursor[A
         name = f"step {next(names)}"
         return drive(jobs.step("job", name, b"x", fence=started.fence, ttl=6000))
 
-    assert ratio(step, lambda: upserted(raw), backend, raw, 1.3) <= 1.3
+    assert ratio(step, lambda: upserted(raw), backend, raw, 1.1) <= 1.25
 
 
 # --- with what a decorated call does besides: its key, its lease, its owner's token
@@ -176,7 +179,7 @@ def test_a_locked_call_beside_two_upserts(
         upserted(raw)
         upserted(raw)
 
-    assert ratio(lambda: locked(7), upserts, backend, raw, 1.4) <= 1.5
+    assert ratio(lambda: locked(7), upserts, backend, raw, 1.3) <= 1.45
 
 
 def test_a_replayed_call_beside_a_select(
@@ -185,18 +188,18 @@ def test_a_replayed_call_beside_a_select(
     """A decorated call that was made before: about 1.35 of a select by the primary key."""
     once = resilient.idempotent("k:{n}", ttl=600, backend=backend)(body)
 
-    assert ratio(lambda: once(7), lambda: selected(raw), backend, raw, 1.45) <= 1.55
+    assert ratio(lambda: once(7), lambda: selected(raw), backend, raw, 1.35) <= 1.5
 
 
 def test_a_cached_call_beside_a_select(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
-    """A decorated call whose value the server has: about 1.3 of a select by the primary key."""
+    """A decorated call whose value the server has: about 1.25 of a select by the primary key."""
     kept = resilient.cached("k:{n}", ttl=600, local=None, backend=backend)(body)
 
-    assert ratio(lambda: kept(7), lambda: selected(raw), backend, raw, 1.4) <= 1.5
+    assert ratio(lambda: kept(7), lambda: selected(raw), backend, raw, 1.3) <= 1.45
 
 
 def test_a_job_of_steps_beside_upserts(backend: PostgresBackend, raw: psycopg.Cursor[Any]) -> None:
-    """A decorated job with a hundred steps: about 1.35 of as many upserts of one row."""
+    """A decorated job with a hundred steps: about 1.4 of as many upserts of one row."""
     numbers = count()
 
     @resilient.checkpointed("steps:{number}", backend=backend)
@@ -208,4 +211,4 @@ def test_a_job_of_steps_beside_upserts(backend: PostgresBackend, raw: psycopg.Cu
         for _ in range(STEPS):
             upserted(raw)
 
-    assert ratio(lambda: steps(next(numbers)), upserts, backend, raw, 1.45, calls=1) <= 1.55
+    assert ratio(lambda: steps(next(numbers)), upserts, backend, raw, 1.4, calls=1) <= 1.55
