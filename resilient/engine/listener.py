@@ -26,7 +26,7 @@ LONGEST_PAUSE = 1.0
 """Seconds between two attempts to connect."""
 REST = 0.01
 """Seconds between two looks whether others read still: if both times nobody did, this one does."""
-NAP = 0.2
+NAP = 0.05
 """The same where nothing is heard but what wakes those who read by themselves."""
 GRACE = 1.0
 """Seconds past its time after which a thread that reads is given up: an interrupt may have hit it
@@ -126,7 +126,8 @@ class Listener(threading.Thread):
         reading = self._reading
         if not reading.acquire(blocking=False):
             self._is_relieved = True
-            return
+            if not reading.acquire(blocking=False):
+                return  # who has it sees, once it has let it go, that somebody is left
         bell, own = self.subscription.bell, self._source.own_name()
         try:
             self._turns += 1
@@ -150,9 +151,11 @@ class Listener(threading.Thread):
             raise
         finally:
             flag.bell, bell.limit = None, math.inf
-            if self._broken is not None or not self._source.is_lonely:
+            if self._broken is not None:
                 self._called.set()
             reading.release()
+            if not self._source.is_lonely:
+                self._called.set()
 
     # --- the thread
 
@@ -218,6 +221,8 @@ class Listener(threading.Thread):
         self._reads_until = time.monotonic()
         self._called.clear()
         self._reading.release()
+        if self._is_relieved:  # somebody has come in this very moment
+            self._called.set()
         idle_since = -1
         pause = REST if len(self._source.channels()) > 1 else NAP
         try:

@@ -35,6 +35,7 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     """One that comes back soon after a loss, and rests until it is called."""
     monkeypatch.setattr(listener, "LONGEST_PAUSE", 0.01)
     monkeypatch.setattr(listener, "REST", LONG)
+    monkeypatch.setattr(listener, "NAP", LONG)
     source = Watched()
     yield source
     source.stop()

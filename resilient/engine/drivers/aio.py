@@ -20,7 +20,7 @@ from resilient.engine.drivers import immediate
 from resilient.engine.drivers.steps import Done, Outcome, is_masked, resume
 from resilient.engine.lease import Lease
 from resilient.engine.plan import Ask, Body, Listen, Operation, Plan, Sleep, Together, Wait
-from resilient.engine.signals import new_waiter_id
+from resilient.engine.signals import Hub, new_waiter_id
 from resilient.engine.stopwatch import paused
 
 __all__ = ["Interruption", "LoopWaiter", "Reply", "Stepper", "adrive"]
@@ -226,9 +226,10 @@ def _interrupted(watch: Interruption | None) -> None:
 class LoopWaiter:
     """The wait of one task."""
 
-    __slots__ = ("__weakref__", "_flag", "_loop", "channel", "gift", "id")
+    __slots__ = ("__weakref__", "_flag", "_hub", "_loop", "channel", "gift", "id")
 
-    def __init__(self, channel: str = "") -> None:
+    def __init__(self, hub: Hub, channel: str) -> None:
+        self._hub = hub
         self.id = new_waiter_id()
         self.gift = ""
         self.channel = channel
@@ -247,6 +248,8 @@ class LoopWaiter:
 
     async def wait(self, seconds: float) -> bool:
         """Wait until woken; false if that did not happen within so many seconds."""
+        if not self.channel:
+            self._hub.attend()
         if isinstance(clock.current, clock.ManualClock):
             woken = await clock.current.apause(self._flag, seconds)
         else:
@@ -299,13 +302,11 @@ async def _listen(operation: Listen) -> LoopWaiter:
     hub = operation.hub
     # A loop hears by itself what is for its own waiters, and nothing else.
     alone = not operation.broadcasts
-    waiter = LoopWaiter((hub.channel_here() or await hub.listen_here()) if alone else "")
+    waiter = LoopWaiter(hub, (hub.channel_here() or await hub.listen_here()) if alone else "")
     hub.add(waiter)
-    if not waiter.channel:
-        # Connecting may block: not in the loop. Once the source listens this costs nothing.
-        if not hub.is_listening:
-            await Reply.behind(hub.astart())
-        hub.attend()
+    # Connecting may block: not in the loop. Once the source listens this costs nothing.
+    if not (waiter.channel or hub.is_listening):
+        await Reply.behind(hub.astart())
     return waiter
 
 
