@@ -105,7 +105,7 @@ def test_it_has_to_be_said() -> None:
     """`None` is a choice, and no default; what lives by being renewed has no such choice."""
     wrong: Any
     for wrong in (cached, idempotent):
-        with pytest.raises(TypeError, match="ttl"):
+        with pytest.raises(ConfigurationError, match="needs ttl="):
             wrong("{key}")
     with pytest.raises(ConfigurationError, match="lease=None"):
         idempotent("{key}", ttl=60, lease=None)  # type: ignore[call-overload]  # that is shown
