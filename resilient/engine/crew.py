@@ -32,11 +32,13 @@ class Crew:
     Args:
         name: What the threads are called.
         size: How many there are at most.
+        linger: Seconds without work after which one ends; `LINGER` unless it is said.
     """
 
-    def __init__(self, name: str, size: int) -> None:
+    def __init__(self, name: str, size: int, *, linger: float | None = None) -> None:
         self._name = name
         self._size = size
+        self._linger = linger
         self.forget()
 
     def forget(self) -> None:
@@ -109,7 +111,7 @@ class Crew:
 
         while True:
             try:
-                job = jobs.get(timeout=LINGER)
+                job = jobs.get(timeout=LINGER if self._linger is None else self._linger)
             except queue.Empty:
                 with self._lock:
                     if not jobs.empty():

@@ -95,7 +95,7 @@ class Hub:
         self.is_deaf = False
         self._doubters: list[Listener] = []
         self._lock = threading.Lock()
-        self._crew = Crew("resilient-listening", CREW)
+        self._crew = Crew("resilient-listening", CREW, linger=0)  # what it does is done once
         forget_in_child(self._crew.forget)
         self.crowded_until = -math.inf
         """On the local clock: who asks before that had better register at once, a trip fewer."""

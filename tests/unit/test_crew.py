@@ -32,6 +32,18 @@ def test_jobs_that_raise_end_no_thread(caplog: pytest.LogCaptureFixture) -> None
     assert crew._unfinished == 0
 
 
+def test_what_is_done_once_leaves_no_thread() -> None:
+    """Threads that shall not linger end with their work; others start with what comes later."""
+    crew = Crew("crew", 2, linger=0)
+    for _ in range(3):
+        done = threading.Event()
+        crew.submit(done.set)
+        assert done.wait(10)
+        for thread in list(crew._threads):
+            thread.join(10)
+        assert not crew._threads
+
+
 def test_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is offered is not taken, so that who offers it does it; nothing is half begun."""
 
