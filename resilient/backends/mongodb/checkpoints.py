@@ -1,4 +1,4 @@
-"""Resumable jobs on MongoDB: one document a job (`job_pipelines.py`), and parts beside it.
+"""Resumable jobs on MongoDB: one document a job (`job_document.py`), and parts beside it.
 
 Every operation is one command, but for what is large: that is written beside the document first and
 then pointed at, and what the document points at no longer is removed afterwards.
@@ -13,7 +13,9 @@ from typing import Any
 from resilient.backends.mongodb import job_pipelines as become
 from resilient.backends.mongodb.commands import Change, Document, Look, Pipeline, compiled
 from resilient.backends.mongodb.expressions import NOW, filtered, or_else, put
+from resilient.backends.mongodb.job_document import ALL_PLACES
 from resilient.backends.mongodb.job_reading import JobReader, bound, checkpoint, running
+from resilient.backends.mongodb.job_saving import KEPT, SAVE, STEP, VOLUME
 from resilient.backends.mongodb.keys import Keys
 from resilient.backends.mongodb.parts import Parts, Place, Stored, is_beside, read_whole
 from resilient.backends.mongodb.times import microseconds
@@ -53,7 +55,7 @@ LATELY = compiled(
     },
 )
 STEPS = compiled(put(at=NOW), {"$project": dict.fromkeys(("at", "expires", "steps", "volumes"), 1)})
-PLACES = compiled({"$project": {"places": become.ALL_PLACES}})
+PLACES = compiled({"$project": {"places": ALL_PLACES}})
 
 
 def _saved_where(condition: Any) -> Pipeline:
@@ -195,7 +197,7 @@ class MongoCheckpoints:
         }
         job = await self._change(
             task,
-            become.SAVE,
+            SAVE,
             arguments,
             upsert=fence is None,
             fields=(*TIMES, "answer", "dropped", "pointed"),
@@ -232,7 +234,7 @@ class MongoCheckpoints:
             "keep": KEPT_TIMES * lives,
         }
         fields = (*TIMES, "weight", "pointed")
-        job = await self._change(task, become.STEP, arguments, fields=fields)
+        job = await self._change(task, STEP, arguments, fields=fields)
         await self._unless_pointed_at(volume, job)
         if job is None or not job["turn"]:
             return False
@@ -249,7 +251,7 @@ class MongoCheckpoints:
         steps = {each["name"]: each["value"] for each in job["steps"]}
         volume = await self._parts.put(bound(steps), 0, keep)
         arguments = {"fence": fence, "names": list(steps), "volume": volume, "keep": keep}
-        await self._pointed(task, become.VOLUME, arguments, volume)
+        await self._pointed(task, VOLUME, arguments, volume)
 
     # --- by hand
 
@@ -363,7 +365,7 @@ class MongoCheckpoints:
             whole = await Ask(self._transport, look)
             await self._parts.keep((whole or {}).get("places", ()), KEPT_TIMES * ttl)
             arguments = {"keep": KEPT_TIMES * ttl}
-            await self._change(task, become.KEPT, arguments, fields=("_id",))
+            await self._change(task, KEPT, arguments, fields=("_id",))
 
     async def _look(
         self, task: str, stages: Pipeline, arguments: Mapping[str, Any] | None = None
