@@ -7,6 +7,7 @@ from resilient.engine.backend import Backend
 from resilient.errors import (
     BackendError,
     BlockingCallInLoop,
+    BulkheadFull,
     CallInProgress,
     CapabilityMissing,
     CircuitOpen,
@@ -29,6 +30,7 @@ from resilient.errors import (
     TimedOut,
 )
 from resilient.events import subscribe
+from resilient.policies.bulkhead import bulkhead
 from resilient.policies.cached import (
     MISSING,
     CacheContext,
@@ -100,6 +102,7 @@ __all__ = [
     "BackendError",
     "Backoff",
     "BlockingCallInLoop",
+    "BulkheadFull",
     "CacheContext",
     "CacheStats",
     "CallInProgress",
@@ -146,6 +149,7 @@ __all__ = [
     "TimedOut",
     "aclose",
     "ainvalidate_tags",
+    "bulkhead",
     "cached",
     "checkpointed",
     "circuit_breaker",

@@ -9,6 +9,7 @@
     ├── Rejected                   the call was refused; nothing ran
     │   ├── LockNotAcquired        somebody else holds the lock
     │   ├── CircuitOpen            the dependency is being left alone
+    │   ├── BulkheadFull           as many calls are running as may
     │   ├── CallInProgress         the same idempotent call is running elsewhere
     │   └── JobRunning             the same job is running elsewhere
     ├── JobCancelled               somebody has asked a running job to stop
@@ -30,6 +31,7 @@ from typing import Any, Self
 __all__ = [
     "BackendError",
     "BlockingCallInLoop",
+    "BulkheadFull",
     "CallInProgress",
     "CapabilityMissing",
     "CircuitOpen",
@@ -130,6 +132,10 @@ class LockNotAcquired(Rejected):
 
 class CircuitOpen(Rejected):
     """The circuit is open, or half-open with every probe taken: the dependency is left alone."""
+
+
+class BulkheadFull(Rejected):
+    """As many calls were running in this process as may; `key` is the function."""
 
 
 class CallInProgress(Rejected):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from resilient import fallback, timeout
+from resilient import bulkhead, fallback, timeout
 
 
 def instead(error: Exception, n: int) -> str:
@@ -35,6 +35,13 @@ async def async_both(n: int) -> bytes:
     return bytes(n)
 
 
+@bulkhead(2, on_busy="skip", skipped=0.5)
+async def skipping(n: int) -> bytes:
+    """What stands for a skipped call appears."""
+    return bytes(n)
+
+
+@bulkhead(2, wait="1s")
 @timeout("2s", thread=True)
 def limited(n: int) -> bytes:
     """The type that it had."""
@@ -52,10 +59,13 @@ async def kept() -> None:
     assert_type(function(1), bytes | str)
     assert_type(await async_function(1), bytes | str)
     assert_type(await async_both(1), bytes | str)
+    assert_type(await skipping(1), bytes | float)
     assert_type(limited(1), bytes)
     assert_type(await alimited(1), bytes)
     function("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     timeout()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+    bulkhead("2")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 fallback(ainstead)(function)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

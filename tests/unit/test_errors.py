@@ -20,6 +20,7 @@ ERRORS: list[errors.ResilientError] = [
     errors.Rejected("a", policy="p", key="k", retry_after=3.0),
     errors.LockNotAcquired("a", policy="p", key="k"),
     errors.CircuitOpen("a", policy="p", key="k"),
+    errors.BulkheadFull("a", policy="p", key="k"),
     errors.CallInProgress("a", policy="p", key="k"),
     errors.JobRunning("a", policy="p", key="k"),
     errors.LeaseLost("a", key="k", fence=3),

@@ -27,6 +27,7 @@ DECORATORS: dict[str, Callable[[], Any]] = {
     "idempotent": lambda: ANY.idempotent("k", ttl=60),
     "checkpointed": lambda: ANY.checkpointed("k"),
     "retry": lambda: ANY.retry(on=OSError),
+    "bulkhead": lambda: ANY.bulkhead(1),
     "timeout": lambda: ANY.timeout(60, thread=True),
 }
 everything = pytest.mark.parametrize("name", DECORATORS)
@@ -66,7 +67,12 @@ def test_missing_parentheses_are_told(name: str, decorated: Any) -> None:
 @everything
 def test_an_unknown_option_is_named_with_what_was_meant(name: str) -> None:
     """By an error that has the decorator's own name, and lists what there is."""
-    option = {"retry": "atempts", "circuit_breaker": "backnd", "timeout": "tread"}.get(name, "ke")
+    option = {
+        "retry": "atempts",
+        "circuit_breaker": "backnd",
+        "timeout": "tread",
+        "bulkhead": "wat",
+    }.get(name, "ke")
     with pytest.raises(ConfigurationError, match=rf"^@{name} has no option {option}: is \w+ meant"):
         named(name)(**{option: 1})
 

@@ -10,6 +10,7 @@ import pytest
 from resilient import (
     CircuitBreaker,
     DecoratorOrder,
+    bulkhead,
     cached,
     checkpointed,
     circuit_breaker,
@@ -28,6 +29,7 @@ DECORATORS: dict[str, Any] = {
     "distributed_lock": distributed_lock("k"),
     "retry": retry(on=OSError),
     "circuit_breaker": circuit_breaker("k"),
+    "bulkhead": bulkhead(1),
 }
 """From the outermost to the innermost, as they go well together."""
 MISTAKEN = {
