@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from resilient.backends.mongodb import MongoBackend, from_url
+from resilient.backends.mongodb.subscription import PERHAPS
 from resilient.engine.drivers.sync import drive
 from resilient.protocols.locks import Grant, Held
 from resilient.testing.conformance import Run
@@ -147,6 +149,27 @@ def test_a_standalone_server(run: Run, standalone: MongoAt, prefix: str) -> None
         assert run.wait(waiter, 10)
         assert soon(lambda: len(heard) >= 2)
         assert set(heard) == {None}
+
+
+def test_circuits_are_not_asked_for_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without change streams what is at hand is doubted four times a second, a circuit once."""
+    backend = from_url("mongodb://127.0.0.1:1/nowhere")
+    source: Any = backend.hub._source
+    told: dict[str, list[str | None]] = {"cache": [], "circuits": []}
+    for channel, messages in told.items():
+        backend.hub.enlist(channel, messages.append)
+    source._hub = backend.hub
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for number in range(80):
+        now = number / 16
+        source.heard(PERHAPS, "")
+    assert {channel: len(messages) for channel, messages in told.items()} == {
+        "cache": 20,
+        "circuits": 5,
+    }
+    monkeypatch.undo()
+    backend.close()
 
 
 def test_without_listening(run: Run, mongo_server: MongoAt, prefix: str) -> None:
