@@ -21,6 +21,7 @@ SHOWN = {
     "checkpoints": ["power cut at 67 %", "the sum is 66", "row once: [0, 1, 2, 3, 4, 5, 6, 7, 8,"],
     "custom_backend": ["monday, written under fence", "Entry(value='hello'"],
     "idempotency": ["10 requests at once: 1 charge", "declined: 1000 is too much"],
+    "limits": ["a euro is 1.08", "of 2 at a time", "'report 4'", "refused: inventory"],
     "lock": ["one at a time:  20", "the other was refused"],
     "payments_api": [
         "meanwhile: 409 Request is running, retry after 1 s",
