@@ -135,6 +135,25 @@ def test_who_stays_behind_is_woken_too(source: Watched, hub: Hub) -> None:
     thread.join()
 
 
+def test_who_leaves_looks_back_once_it_has_let_go(
+    source: Watched, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes in that moment reads by itself, or is seen: nobody waits unread for."""
+    found = rested(source, hub)
+    was_held: list[bool] = []
+
+    def is_lonely(_: Watched) -> bool:
+        was_held.append(found._reading.locked())
+        return True
+
+    waiter = one_who_waits(hub)
+    with monkeypatch.context() as watched:
+        watched.setattr(Watched, "is_lonely", property(is_lonely))
+        source.arriving.put((source.own_name(), waiter.id))
+        assert waiter.event.wait(LONG)
+    assert was_held == [False]
+
+
 def test_who_reads_is_woken_by_other_threads(source: Watched, hub: Hub) -> None:
     """The flag may be set by whoever ends the wait, not only by what is read."""
     rested(source, hub)
