@@ -160,6 +160,10 @@ def test_passwords_and_databases(run: Run) -> None:
                 run(bad.require("locks").acquire("k", ttl=30))
         assert not caught.value.transient
         assert "wrong" not in str(caught.value)
+        none = from_url(f"redis://{place}", prefix="p:")
+        with run.closing(none), pytest.raises(BackendError, match="refused access") as caught:
+            run(none.require("locks").acquire("k", ttl=30))
+        assert not caught.value.transient
 
 
 def test_unix_sockets(run: Run) -> None:

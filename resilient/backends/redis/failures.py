@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from redis import exceptions as redis_errors
 
 from resilient.engine.guard import NotHeld
@@ -22,6 +24,8 @@ _PASSING = (
     redis_errors.TryAgainError,
 )
 """A restart or a fail-over is under way: it ends by itself."""
+_OF_CLIENTS = re.compile(r"<redis.*?\)>\)>\)> - ")
+"""All that a client was made of, before what it says that a sentinel has answered."""
 _PASSING_CODES = ("BUSY", "UNBLOCKED")
 
 
@@ -56,13 +60,20 @@ def is_demoted(answer: object) -> bool:
 
 
 def _story(error: BaseException) -> str:
+    if _wants_a_password(error):
+        return "refused access: it wants a password, and none is given"
     if isinstance(error, _REFUSED):
         return f"refused access: {error}"
     if isinstance(error, (redis_errors.TimeoutError, TimeoutError)):
         return f"did not answer in time: {error}"
     if is_connection_lost(error) or isinstance(error, OSError):
-        return f"could not be reached: {error}"
+        return f"could not be reached: {_OF_CLIENTS.sub('', str(error))}"
     return f"answered {type(error).__name__}: {error}"
+
+
+def _wants_a_password(error: BaseException) -> bool:
+    """Whether a command was too large to be read from somebody unknown: it has no error code."""
+    return isinstance(error, redis_errors.ResponseError) and "unauthenticated" in str(error)
 
 
 def _is_transient(error: BaseException) -> bool:
