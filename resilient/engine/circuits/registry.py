@@ -30,11 +30,7 @@ from resilient.engine.forks import forget_in_child
 from resilient.engine.plan import NOW, Listen, Plan, Together
 from resilient.engine.signals import new_waiter_id
 from resilient.errors import BackendError
-from resilient.protocols.circuits import (
-    CircuitStore,
-    CircuitView,
-    parse_announcement,
-)
+from resilient.protocols.circuits import CircuitStore, CircuitView, parse_announcement
 
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
