@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resilient.backends.memory import MemoryBackend, MemoryStore, from_url
+from resilient.backends.memory import MemoryBackend, from_url
 from resilient.engine.clock import ManualClock, installed
 from resilient.engine.drivers.sync import drive
 from resilient.engine.transactional import Transaction
@@ -19,6 +19,7 @@ from resilient.protocols.checkpoints import Started
 from resilient.protocols.locks import Grant, Held
 from resilient.protocols.values import Encoded
 from tests.support.forks import exit_code, forked
+from tests.support.memory import acquire, release, size, store_of
 
 
 @pytest.fixture(name="backend")
@@ -40,31 +41,6 @@ class Waiting:
 
     def wake(self) -> None:
         self.wakes += 1
-
-
-def store_of(backend: MemoryBackend) -> MemoryStore:
-    """The dict behind a backend."""
-    store: MemoryStore = backend.locks._store  # type: ignore[union-attr]  # white box
-    return store
-
-
-def size(backend: MemoryBackend) -> int:
-    """How many entries there are, live or expired."""
-    return sum(map(len, store_of(backend)._tables.values()))
-
-
-def acquire(
-    backend: MemoryBackend, key: str, owner: str, waiter: str | None = None, fair: bool = True
-) -> Any:
-    """Ask for a lock for 30 seconds."""
-    assert backend.locks is not None
-    return drive(backend.locks.acquire(key, ttl=30, owner=owner, waiter=waiter, fair=fair))
-
-
-def release(backend: MemoryBackend, key: str, owner: str, fair: bool = True) -> bool:
-    """Release a lock."""
-    assert backend.locks is not None
-    return drive(backend.locks.release(key, owner=owner, fair=fair))
 
 
 # --- the URL

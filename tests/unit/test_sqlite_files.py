@@ -18,6 +18,7 @@ from resilient.errors import BackendError, CodecError, ConfigurationError
 from resilient.protocols.locks import Grant, Held
 from resilient.protocols.values import Encoded
 from tests.support.processes import run_all
+from tests.support.sqlite import acquire
 
 
 @pytest.fixture(name="path")
@@ -30,17 +31,6 @@ def _backend(path: Path) -> Iterator[SqliteBackend]:
     backend = SqliteBackend(path)
     yield backend
     backend.close()
-
-
-def acquire(backend: SqliteBackend, key: str, owner: str = "ann") -> Any:
-    """Ask for a lock for 30 seconds."""
-    assert backend.locks is not None
-    return drive(backend.locks.acquire(key, ttl=30, owner=owner))
-
-
-def change(backend: SqliteBackend, work: Any) -> Any:
-    """Run a function in a transaction."""
-    return backend._transport.send(work)
 
 
 @pytest.mark.parametrize(

@@ -15,36 +15,12 @@ from resilient.protocols.cache import Leased
 from resilient.protocols.circuits import CircuitRules, CircuitState, Verdict
 from resilient.protocols.idempotency import Claimed, Completed
 from resilient.protocols.values import Encoded
+from tests.support.memory import acquire, store_of
 
 
 @pytest.fixture(name="backend")
 def _backend(clock: ManualClock) -> MemoryBackend:
     return MemoryBackend()
-
-
-def store_of(backend: MemoryBackend) -> MemoryStore:
-    """The dict behind a backend."""
-    store: MemoryStore = backend.locks._store  # type: ignore[union-attr]  # white box
-    return store
-
-
-def size(backend: MemoryBackend) -> int:
-    """How many entries there are, live or expired."""
-    return sum(map(len, store_of(backend)._tables.values()))
-
-
-def acquire(
-    backend: MemoryBackend, key: str, owner: str, waiter: str | None = None, fair: bool = True
-) -> Any:
-    """Ask for a lock for 30 seconds."""
-    assert backend.locks is not None
-    return drive(backend.locks.acquire(key, ttl=30, owner=owner, waiter=waiter, fair=fair))
-
-
-def release(backend: MemoryBackend, key: str, owner: str, fair: bool = True) -> bool:
-    """Release a lock."""
-    assert backend.locks is not None
-    return drive(backend.locks.release(key, owner=owner, fair=fair))
 
 
 def jobs_of(backend: MemoryBackend) -> Any:
