@@ -35,11 +35,11 @@ async def within(seconds: float, plan: Plan[T]) -> T:
     """
     outer = _deadline.get()
     deadline = time.monotonic() + seconds
-    token = _deadline.set(deadline if outer is None else min(deadline, outer))
-    try:
+    try:  # from here on: a thread that is interrupted goes on with the budget that it had
+        _deadline.set(deadline if outer is None else min(deadline, outer))
         return await plan
     finally:
-        _deadline.reset(token)
+        _deadline.set(outer)
 
 
 def remaining() -> float | None:

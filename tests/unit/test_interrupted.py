@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,19 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _goes_on_as_before() -> Iterator[None]:
+    """The thread has no budget, lease or flight left over, which all later calls would be under."""
+    before = _surroundings()
+    yield
+    assert _surroundings() == before
+
+
+def _surroundings() -> dict[str, Any]:
+    found = {variable.name: value for variable, value in copy_context().items() if value}
+    return {name: value for name, value in found.items() if name.startswith("resilient.")}
 
 
 @pytest.fixture(params=["memory", "sqlite"], name="backend")

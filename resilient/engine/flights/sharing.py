@@ -247,8 +247,9 @@ def _lead(flights: Flights, flight: Flight, rider: Rider | None, errand: Errand[
     """Fly in this thread."""
     outcome: Outcome = None
     lands_here = True
-    outer = flown.set((*flown.get(), flight))
+    outer = flown.get()
     try:
+        flown.set((*outer, flight))
         if rider is not None:
             del flight._riders[rider]
         plan = errand.plan(flight)
@@ -273,7 +274,7 @@ def _lead(flights: Flights, flight: Flight, rider: Rider | None, errand: Errand[
         outcome = Raised(error)
         raise
     finally:
-        flown.reset(outer)
+        flown.set(outer)
         if lands_here:
             flights.land(flight, outcome)
         del outcome  # or this frame and its traceback hold one another

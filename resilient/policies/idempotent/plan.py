@@ -108,8 +108,9 @@ async def run(
     kept = heartbeat.leases
     try:
         claim.keep()
-        outer = current.set(claim)
+        outer = current.get()
         try:
+            current.set(claim)
             result = await Body(None, claim, True)
         except BaseException as error:
             if not isinstance(error, settings.replay_errors):
@@ -119,7 +120,7 @@ async def run(
             await complete(settings, store, claim, at_hand, *outcome)
             raise
         finally:
-            current.reset(outer)
+            current.set(outer)
         await complete(settings, store, claim, at_hand, *stored(settings.codec, result))
         return result
     finally:
