@@ -23,7 +23,6 @@ __all__ = ["Cluster", "redis_cluster"]
 PRIMARIES = 3
 PATIENCE = 30.0
 CONFIG = {**SYNC_AT_ONCE, "cluster-enabled": "yes", "cluster-replica-validity-factor": "0"}
-WITH_REPLICAS = {"cluster-node-timeout": "1500"}
 ALONE = {"cluster-node-timeout": "60000"}
 """Nobody would take the place of a server that stands still for a moment: nobody need notice."""
 
@@ -174,6 +173,7 @@ def redis_cluster(
     flavour: Flavour | None = None,
     env: Mapping[int, dict[str, str]] | None = None,
     knows_shards: bool = True,
+    patience: float = 1.5,
 ) -> Iterator[Cluster]:
     """A cluster for the length of the block.
 
@@ -182,10 +182,12 @@ def redis_cluster(
         flavour: Which servers; by default the first that are installed.
         env: Of some of its servers, by their numbers.
         knows_shards: Whether they know sharded channels, as those before Redis 7.0 do not.
+        patience: Seconds after which a primary that does not answer is replaced.
     """
     with contextlib.ExitStack() as stack:
         size = PRIMARIES * (2 if replicas else 1)
-        config = {**CONFIG, **(WITH_REPLICAS if replicas else ALONE)}
+        with_replicas = {"cluster-node-timeout": str(round(1000 * patience))}
+        config = {**CONFIG, **(with_replicas if replicas else ALONE)}
         if not knows_shards:
             config["rename-command"] = 'SSUBSCRIBE ""'
         servers = [

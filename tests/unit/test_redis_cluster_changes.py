@@ -29,7 +29,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 @pytest.fixture(scope="module", params=flavours())
 def replicated(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster with a replica of each primary."""
-    with redis_cluster(flavour=request.param, replicas=True) as cluster:
+    # Nobody is replaced but by these tests, however slow the machine.
+    with redis_cluster(flavour=request.param, replicas=True, patience=5) as cluster:
         yield cluster
 
 
@@ -186,9 +187,12 @@ def test_a_primary_dies(run: Run, replicated: Cluster, prefix: str) -> None:
         key = key_at(replicated, backend, primary)
         waiter, address = waits(run, backend, key)
         with primary.client() as client:
-            assert client.execute_command("WAIT", 1, 10_000)
+            client.set(
+                f"{{{prefix}lock:{key}}}:mark", 1, ex=300
+            )  # after all that was written before
+            assert client.execute_command("WAIT", 1, 60_000)
         primary.kill()
-        assert soon(lambda: is_primary(replicated.replica_of(primary)), 30)
+        assert soon(lambda: is_primary(replicated.replica_of(primary)), 60)
         assert run.wait(waiter, 30)
         assert released(run, backend, key)
         run(locks(backend).withdraw(key, owner="bob", waiter=address))
@@ -242,7 +246,7 @@ def fail_over(replica: RedisServer) -> None:
     def promoted() -> bool:
         with replica.client() as client:
             client.execute_command("CLUSTER", "FAILOVER")
-        return soon(lambda: is_primary(replica), 6)
+        return soon(lambda: is_primary(replica), 10)
 
     assert soon(promoted, 60)
 
