@@ -54,7 +54,9 @@ class Listener(threading.Thread):
     ) -> None:
         super().__init__(name=f"resilient-signals-{name}", daemon=True)
         self._source = source
-        self._changed = threading.Condition()
+        # Entered by itself: to enter a condition is a call, after which it may be interrupted.
+        self._telling = threading.Lock()
+        self._changed = threading.Condition(self._telling)
         self._error: BackendError | None = None
         self._stopping = False
         self._has_missed = gap
@@ -89,7 +91,7 @@ class Listener(threading.Thread):
         if self.hears_what_can_be():
             return
         deadline = time.monotonic() + patience
-        with self._changed:
+        with self._telling:
             self._error = None
             self.call()
             while not (self._source.is_deaf or self.hears_what_can_be()):
@@ -251,6 +253,6 @@ class Listener(threading.Thread):
             wrapped = BackendError(f"{self.name}: {error!r}")
             wrapped.__cause__ = error
             error = wrapped
-        with self._changed:
+        with self._telling:
             self._error = error
             self._changed.notify_all()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import count
-from types import CodeType, FrameType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -58,20 +58,22 @@ def interrupted(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGUSR1, before)
 
 
-def at_each_moment(operation: Callable[[], object]) -> Iterator[int]:
+def at_each_moment(operation: Callable[[], object], *besides: ModuleType) -> Iterator[int]:
     """Run it again and again, interrupted one moment later each time, until it ends by itself.
 
-    A moment is one in which the interpreter would have a signal handled, in this package's code.
+    A moment is one in which the interpreter would have a signal handled, in this package's code and
+    that of the modules `besides`.
     Signals mostly come while something blocks: so what a call has begun must be in good hands as
     soon as the call is over.
     """
+    places = (OURS, "<resilient", *[str(module.__file__) for module in besides])
     for moment in count(1):
-        if not _interrupted_at(moment, operation):
+        if not _interrupted_at(moment, operation, places):
             return
         yield moment
 
 
-def _interrupted_at(moment: int, operation: Callable[[], object]) -> bool:
+def _interrupted_at(moment: int, operation: Callable[[], object], places: tuple[str, ...]) -> bool:
     """Whether it came to that: it ended earlier otherwise."""
     before: dict[FrameType, int] = {}
     left = moment
@@ -91,8 +93,7 @@ def _interrupted_at(moment: int, operation: Callable[[], object]) -> bool:
         return each
 
     def called(frame: FrameType, event: str, _: object) -> Any:
-        name = frame.f_code.co_filename
-        if not name.startswith((OURS, "<resilient")):
+        if not frame.f_code.co_filename.startswith(places):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return each

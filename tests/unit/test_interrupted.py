@@ -6,6 +6,7 @@ is kept waiting by what it has left behind.
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -107,6 +108,15 @@ def test_nobody_waits_for_a_value_that_it_would_have_brought(
             assert others.submit(there).result(20) == 1
             cached.of(value).clear()
     assert moments > 20
+
+
+def test_the_others_go_on_to_hear_what_is_signalled(backend: resilient.Backend) -> None:
+    """Who begins to wait nudges the thread that listens, and can leave no lock behind for it."""
+    backend.hub.start()
+    with ThreadPoolExecutor(1) as others:
+        for moments in at_each_moment(backend.hub.start, threading):
+            others.submit(backend.hub.start).result(20)
+            assert backend.hub.is_listening, moments
 
 
 def _all_have_landed(backend: resilient.Backend) -> bool:

@@ -34,7 +34,9 @@ class Blocking:
 
     def _begin(self) -> None:
         self._idle: list[Line] = []
-        self._freed = threading.Condition()
+        # Entered by itself: to enter a condition is a call, after which it may be interrupted.
+        self._counting = threading.RLock()
+        self._freed = threading.Condition(self._counting)
         self._open = 0
         self._wanted = 0
 
@@ -92,12 +94,12 @@ class Blocking:
 
     def _told(self) -> None:
         """Tell one of those who wait that there is a connection for it."""
-        with self._freed:
+        with self._counting:
             self._freed.notify()
 
     def _close(self, line: Line) -> None:
         line.close()
-        with self._freed:
+        with self._counting:
             self._open -= 1
             self._freed.notify()
 
@@ -115,7 +117,7 @@ class Blocking:
     def _waited_for(self, patience: float) -> Line | None:
         """A connection that somebody has given back; or none, and the right to open one."""
         deadline = time.monotonic() + patience
-        with self._freed:
+        with self._counting:
             self._wanted += 1
             try:
                 while self._open >= MOST:
@@ -134,7 +136,7 @@ class Blocking:
         try:
             return self._settings.line(self._patience())
         except BaseException:
-            with self._freed:
+            with self._counting:
                 self._open -= 1
                 self._freed.notify()
             raise

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from resilient.backends.sqlite.database import Connection, Database
 from resilient.backends.sqlite.forks import Forkable, outlive_forks
 from resilient.backends.sqlite.transaction import Signal
+from resilient.engine.drivers.sync import Flag
 from resilient.engine.identity import new_owner
 from resilient.errors import BackendError, ResilientError
 from resilient.protocols.signals import Hub
@@ -71,7 +72,7 @@ class SqliteSignals(Forkable):
     def _forget(self) -> None:
         self.origin = new_owner()  # names the process, so that others see when it is gone
         self._lock = threading.Lock()
-        self._nudge = threading.Event()
+        self._nudge = Flag()  # an event keeps its lock where a caller is interrupted as it sets it
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._file = (0, 0)
