@@ -15,7 +15,7 @@ __all__ = ["AtUrl", "ProcessesAtUrl"]
 
 PATIENCE = {
     "postgresql": "timeout=30&connect_timeout=30",
-    "mongodb": "timeout=30&serverSelectionTimeoutMS=30000",
+    "mongodb": "timeout=30&serverSelectionTimeoutMS=30000&connectTimeoutMS=30000",
     "redis": "socket_timeout=30&socket_connect_timeout=30",
 }
 

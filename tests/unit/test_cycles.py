@@ -91,7 +91,7 @@ def test_a_stored_failure_is_freed_at_once(mode: Mode, local: Any) -> None:
     async def body(n: int) -> None:
         raise Failed
 
-    options: dict[str, Any] = {"error_ttl": {Failed: 5}, "local": local}
+    options: dict[str, Any] = {"error_ttl": {Failed: 300}, "local": local}
     function = mode.decorate(resilient.cached("{n}", ttl=60, **options), body)
     fails_once(mode, function)
     gc.collect()
