@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from resilient.backends.postgres import PostgresBackend, from_url
+from resilient.engine import chance
 from resilient.engine.drivers.sync import drive
 from resilient.engine.guard import NotHeld
 from resilient.engine.plan import Ask, Together
 from resilient.errors import BackendError, ConfigurationError
 from resilient.protocols.checkpoints import Started
 from resilient.protocols.circuits import CircuitRules, CircuitState
-from resilient.protocols.locks import Grant
+from resilient.protocols.locks import Grant, Held
 from resilient.testing.conformance import Run
 from resilient.testing.faults import FaultProxy
 from tests.support.postgres import PostgresAt, PostgresServer, postgres_server
@@ -75,8 +76,11 @@ def is_call(request: bytes) -> bool:
 # --- statements
 
 
-def test_one_statement_each(run: Run, backend: PostgresBackend) -> None:
+def test_one_statement_each(
+    run: Run, backend: PostgresBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every operation of every capability is one statement, once it is prepared."""
+    monkeypatch.setattr(chance, "random", lambda: 0.5)  # else it may be another one, that sweeps
     store, circuits, cache = locks(backend), backend.require("circuits"), backend.require("cache")
     calls, jobs = backend.require("idempotency"), backend.require("checkpoints")
     started = run(jobs.start("job", owner="ann", lease=30, ttl=600))
@@ -114,6 +118,20 @@ def test_one_statement_each(run: Run, backend: PostgresBackend) -> None:
         sent[name] = backend.statements - before
 
     assert sent == dict.fromkeys(operations, 1)
+
+
+def test_who_takes_a_lock_sweeps_at_times(
+    run: Run, backend: PostgresBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which changes nothing of what it gets: a free lock, or who holds it."""
+    monkeypatch.setattr(chance, "random", lambda: 0.0)
+    taken = run(locks(backend).acquire("k", ttl=30, owner="ann"))
+    assert isinstance(taken, Grant)
+    assert run(locks(backend).acquire("k", ttl=30, owner="ann")) == taken
+    held = run(locks(backend).acquire("k", ttl=30, owner="bob"))
+    assert isinstance(held, Held)
+    assert held.owner == "ann"
+    assert run(locks(backend).release("k", owner="ann"))
 
 
 def test_a_pooler_that_shares_sessions(run: Run, backend: PostgresBackend) -> None:
@@ -325,7 +343,8 @@ def test_an_empty_database_again(run: Run, postgres: PostgresAt) -> None:
 
 def test_an_isolation_that_would_not_do(run: Run, postgres: PostgresAt) -> None:
     """Under another level a function would not see what was committed while it waited."""
-    url = f"{postgres.url}?options=-c%20default_transaction_isolation%3Dserializable"
+    level = "options=-c%20default_transaction_isolation%3Dserializable"
+    url = f"{postgres.url}?timeout=60&{level}"  # in which the tables are made as well
     backend = from_url(url, prefix="")
     with run.closing(backend), pytest.raises(BackendError, match="read committed"):
         run(locks(backend).acquire("k", ttl=30, owner="ann"))
