@@ -11,6 +11,7 @@ import msgspec
 from resilient.backends.sqlite.clock import StoreClock
 from resilient.backends.sqlite.sweep import SWEEP_CHANCE, sweep, sweep_clustered
 from resilient.engine import chance
+from resilient.engine.decoders import decoder_of
 from resilient.engine.identity import is_dead
 from resilient.engine.transactional import Record, Table
 from resilient.errors import CodecError
@@ -157,7 +158,7 @@ def decoded(table: Table[R], data: bytes) -> R:
     """A record from its stored form."""
     decoder = _decoders.get(table)
     if decoder is None:
-        decoder = _decoders[table] = msgspec.msgpack.Decoder(table.record)
+        decoder = _decoders[table] = decoder_of(table.record)
     try:
         record: R = decoder.decode(data)
     except msgspec.DecodeError as error:

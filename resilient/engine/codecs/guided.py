@@ -12,12 +12,13 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
-from msgspec.msgpack import Decoder, Encoder
+from msgspec.msgpack import Encoder
 
 from resilient.engine.codecs.annotations import UNKNOWN, classes_in, return_annotation
 from resilient.engine.codecs.base import BY_ANNOTATION, Codec
 from resilient.engine.codecs.shapes import Shape, Unguided, shape_of
 from resilient.engine.codecs.tagged import ANY, SelfDescribing
+from resilient.engine.decoders import decoder_of
 from resilient.errors import CodecError
 from resilient.protocols.values import Encoded
 
@@ -71,7 +72,7 @@ class Guided:
 
     def __init__(self, annotation: Any, shape: Shape, otherwise: SelfDescribing) -> None:
         try:
-            self._decoder = Decoder(annotation)
+            self._decoder = decoder_of(annotation)
         except Exception as error:  # msgspec has conditions of its own, and says so in many ways
             raise Unguided from error
         self._matches = shape.matches
