@@ -29,7 +29,7 @@ Expire = Callable[[], None]
 @pytest.fixture
 def backend(mongo: MongoAt) -> Iterator[MongoBackend]:
     """A backend in a database of its own."""
-    backend = from_url(mongo.url)
+    backend = from_url(f"{mongo.url}?timeout=60")  # large values, on a busy machine
     yield backend
     backend.close()
 

@@ -259,7 +259,7 @@ def test_a_forked_child(redis_cluster: Cluster, prefix: str) -> None:
 
 def test_a_server_that_stands_still(redis_cluster: Cluster, prefix: str) -> None:
     """What is asked of the others together with it is answered all the same."""
-    backend = from_url(f"{redis_cluster.url}?socket_timeout=0.5", prefix=prefix)
+    backend = from_url(f"{redis_cluster.url}?socket_timeout=2", prefix=prefix)
     names = [f"k{number}" for number in range(12)]
 
     async def renewed() -> list[Any]:
