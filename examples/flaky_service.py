@@ -110,10 +110,9 @@ def running(manners: Manners, port: int = 0) -> Iterator[str]:
 
 
 class FlakyService(ThreadingHTTPServer):
-    """The server, one thread a request."""
+    """The server, one thread a request, each of which has ended when it is closed."""
 
-    daemon_threads = True
-    block_on_close = False
+    daemon_threads = False
 
     def __init__(self, manners: Manners, port: int) -> None:
         super().__init__(("127.0.0.1", port), Handler)
@@ -122,6 +121,12 @@ class FlakyService(ThreadingHTTPServer):
         self._requests = 0
         self._down_until = 0.0
         self._lock = threading.Lock()
+        self._closing = threading.Event()
+
+    def server_close(self) -> None:
+        """End it; no request takes its time any longer."""
+        self._closing.set()
+        super().server_close()
 
     def refuses(self) -> bool:
         """Take the time that a request takes; whether it is refused."""
@@ -134,7 +139,7 @@ class FlakyService(ThreadingHTTPServer):
                 return True
             delay = manners.delay * (10 if self._requests % 40 == 0 else 1)
             refused = self._random.random() < manners.failures
-        time.sleep(delay)
+        self._closing.wait(delay)
         return refused
 
     def handle_error(self, request: Any, client_address: Any) -> None:

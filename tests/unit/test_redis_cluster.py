@@ -305,7 +305,7 @@ def test_servers_that_stand_still_cost_a_budget(
 
 def test_tags_while_a_server_stands_still(run: Run, redis_cluster: Cluster, prefix: str) -> None:
     """What the others have is invalidated, and the caller told that it may not be all."""
-    backend = from_url(f"{redis_cluster.url}?socket_timeout=0.5", prefix=prefix)
+    backend = from_url(f"{redis_cluster.url}?socket_timeout=2", prefix=prefix)
     cache = backend.require("cache")
     still = redis_cluster.primaries[0]
 
@@ -330,7 +330,7 @@ def test_tags_whatever_the_clocks_of_those_that_answer(
     behind = ServerTime(tmp_path / "behind")
     behind.shift(-5)
     with redis_cluster(env={1: behind.env}) as cluster:
-        backend = from_url(f"{cluster.url}?socket_timeout=0.5", prefix=prefix)
+        backend = from_url(f"{cluster.url}?socket_timeout=2", prefix=prefix)
         cache = backend.require("cache")
         still, of_tag, of_value = cluster.primaries
         names = [f"n{number}" for number in range(99)]

@@ -15,7 +15,7 @@ from tests.support.handing import handed_over, key_at, locks
 from tests.support.servers import Flavour, RedisServer, flavours
 from tests.support.waiting import soon
 
-QUICK = "socket_timeout=0.5&socket_connect_timeout=0.5"
+QUICK = "socket_timeout=1.5&socket_connect_timeout=1.5"
 
 
 @pytest.fixture(scope="module", params=[*flavours(), "old"])
