@@ -90,7 +90,7 @@ async def _guarded(ask: Callable[[], Plan[T]]) -> T:
     if not guards:
         return await ask()
     try:
-        return await _stepped(guards, ask())
+        return await _stepped(guards, ask)
     except NotHeld as refused:
         for holder in holders:
             if holder.owner == refused.owner:
@@ -108,8 +108,13 @@ def _held_here() -> Iterator[Holder]:
 
 
 @types.coroutine
-def _stepped(guards: tuple[Guard, ...], plan: Plan[T]) -> Generator[Any, Any, T]:
+def _stepped(guards: tuple[Guard, ...], ask: Callable[[], Plan[T]]) -> Generator[Any, Any, T]:
     """Step a plan with the guards in force, and wrap what it asks of their servers."""
+    in_force.set(guards)  # a store may make its transaction as it is asked, and not when stepped
+    try:
+        plan = ask()
+    finally:
+        in_force.set(())
     answer: Any = None
     error: BaseException | None = None
     while True:

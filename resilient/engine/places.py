@@ -39,11 +39,16 @@ class Places:
         self._line: deque[Waiter] = deque()
         self._called: set[str] = set()
 
-    def enter(self) -> bool:
-        """Take a place if there is one, and nobody stands in line for it."""
+    def enter(self, seat: list[int]) -> bool:
+        """Take a place if there is one, and nobody stands in line for it.
+
+        Args:
+            seat: Has the era then: whoever is interrupted as this returns gives back what it has.
+        """
         with self._lock:
             if self._free and not self._line:
                 self._free -= 1
+                seat.append(self.era)
                 return True
         return False
 
@@ -60,28 +65,32 @@ class Places:
         """Whether it has been given a place."""
         return waiter.id in self._called
 
-    def step_out(self, waiter: Waiter) -> bool:
+    def step_out(self, waiter: Waiter, seat: list[int]) -> bool:
         """It waits no longer; whether it has a place now."""
         with self._lock:
             if waiter.id in self._called:
+                seat[:] = (self.era,)
                 self._called.discard(waiter.id)
                 return True
             if waiter in self._line:  # not so in a forked child
                 self._line.remove(waiter)
             return False
 
-    def leave(self, era: int) -> None:
+    def leave(self, seat: list[int]) -> None:
         """Give a place to the next in line, or back.
 
         Args:
-            era: That in which it was taken: in a forked child it is another one's.
+            seat: What was taken; in a forked child it is another one's.
         """
         with self._lock:
-            if era != self.era:
+            if self.era not in seat:
                 return
             if not self._line:
                 self._free += 1
+                del seat[:]
                 return
-            following = self._line.popleft()
-            self._called.add(following.id)
+            # Without calls, after each of which it may be interrupted.
+            following = self._line[0]
+            self._called |= {following.id}
+            del self._line[0], seat[:]
         following.wake()

@@ -21,8 +21,8 @@ __all__ = ["bulkhead"]
 S = TypeVar("S")
 
 POLICY = "bulkhead"
-LOOK_AFTER = 3600.0
-"""Seconds after which a waiter looks by itself, though it is woken: no timer is longer."""
+LOOK_AFTER = 1.0
+"""Seconds after which a waiter looks by itself: who was to wake it may have been interrupted."""
 
 
 @overload
@@ -99,31 +99,28 @@ async def bounded(places: Places, name: str, wait: float | None, skip: bool, ski
     """Run the body in one of the places."""
     if config.is_disabled():
         return await Body()
-    era = places.era
-    if not (places.enter() or (wait != 0 and await entered(places, wait))):
-        if skip:
-            return skipped
-        raise full(places, name, wait)
-    try:
+    seat: list[int] = []
+    try:  # from here on: a thread is interrupted (Ctrl-C) after any call, also as it has entered
+        if not (places.enter(seat) or (wait != 0 and await entered(places, wait, seat))):
+            if skip:
+                return skipped
+            raise full(places, name, wait)
         return await Body()
     finally:
-        places.leave(era)
+        places.leave(seat)
 
 
-async def entered(places: Places, wait: float | None) -> bool:
+async def entered(places: Places, wait: float | None, seat: list[int]) -> bool:
     """Stand in line for a place; whether there was one in time."""
-    era = places.era
     waiter = await Listen(places.hub)
     until = math.inf if wait is None else await NOW + wait
     places.line_up(waiter)
     try:
         while not places.is_in(waiter) and (left := until - await NOW) > 0:
             await Wait(waiter, min(left, LOOK_AFTER))
-    except BaseException:
-        if places.step_out(waiter):
-            places.leave(era)
-        raise
-    return places.step_out(waiter)
+    finally:
+        places.step_out(waiter, seat)
+    return bool(seat)
 
 
 def full(places: Places, name: str, wait: float | None) -> BulkheadFull:

@@ -117,6 +117,37 @@ def test_a_checkpoint_under_a_lost_lock_is_not_saved(backend: Any, mode: Mode) -
     assert mode.call(section) == 4
 
 
+@pytest.mark.parametrize("what", ["step", "end"])
+def test_what_a_job_does_under_a_lost_lock_is_not_stored(
+    backend: Any, mode: Mode, what: str
+) -> None:
+    """The steps and the result of a stale holder's job are not its successor's."""
+    runs: list[str] = []
+
+    def once(name: str) -> str:
+        runs.append(name)
+        if len(runs) == 1:
+            take_away(backend)
+        return f"{name} {len(runs)}"
+
+    def job_body(job: resilient.Job) -> str:
+        return job.step("a", once, "step") if what == "step" else once("end")
+
+    async def ajob_body(job: resilient.AsyncJob) -> str:
+        return await job.step("a", once, "step") if what == "step" else once("end")
+
+    decorate = resilient.checkpointed("job", version="1", lease=30, ttl=60)
+    job: Any = decorate(ajob_body) if mode.is_async else decorate(job_body)
+
+    async def body() -> Any:
+        return await mode.within(job)
+
+    section = locked(mode, body)
+    with pytest.raises(LeaseLost, match="'k'"):
+        mode.call(section)
+    assert (mode.call(section), mode.call(section)) == (f"{what} 2", f"{what} 2")
+
+
 def test_an_outer_lock_counts_too(backend: Any, mode: Mode) -> None:
     """Every lock around a write must be held, not the innermost alone."""
     inner = resilient.lock("inner", ttl=60)

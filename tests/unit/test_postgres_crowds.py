@@ -114,7 +114,8 @@ def test_a_connection_that_comes_too_late(
         drive(within(1.0, locks(backend).holder("k")))
 
     blocking = backend._transport._blocking
-    assert blocking._open == len(blocking._idle)
+    assert len(blocking._lines) == len(blocking._idle)
+    assert not blocking._opening
     assert drive(locks(backend).holder("k")) is None
     backend.close()
 

@@ -341,6 +341,43 @@ def test_an_empty_database_again(run: Run, postgres: PostgresAt) -> None:
     assert again.fence > first.fence
 
 
+REFUSED_AT_COMMIT = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.key LIKE '%bad%' THEN RAISE EXCEPTION 'not today'; END IF;
+  RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER refuse AFTER INSERT OR UPDATE ON resilient.lock
+  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
+
+
+def test_a_commit_that_is_refused(run: Run, postgres: PostgresAt) -> None:
+    """The answer came before it, and counts no more; what was sent with it is as it was."""
+    backend = from_url(f"{postgres.url}?timeout=60", prefix="")
+    store = locks(backend)
+
+    async def renewed() -> list[Any]:
+        return await Together(
+            [store.renew(key, owner="ann", ttl=30) for key in ("good", "bad", "good")]
+        )
+
+    with run.closing(backend):
+        for _ in range(3):  # until it is prepared
+            for key in ("good", "bad", "very bad"):
+                run(store.acquire(key, ttl=30, owner="ann"))
+            run(store.release("very bad", owner="ann"))
+        with postgres.connect(autocommit=True) as connection:
+            connection.execute(REFUSED_AT_COMMIT)
+        with pytest.raises(BackendError, match="not today"):
+            run(store.acquire("very bad", ttl=30, owner="ann"))
+        assert run(store.holder("very bad")) is None
+        good, bad, again = run(renewed())
+    assert (good, again) == (True, True)
+    assert isinstance(bad, BackendError)
+    assert "not today" in str(bad)
+
+
 def test_an_isolation_that_would_not_do(run: Run, postgres: PostgresAt) -> None:
     """Under another level a function would not see what was committed while it waited."""
     level = "options=-c%20default_transaction_isolation%3Dserializable"

@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from typing import Any
+from weakref import WeakSet
 
 from resilient.backends.postgres.blocked import asked, driven
 from resilient.backends.postgres.commands import Call, Several
@@ -37,7 +38,9 @@ class Blocking:
         # Entered by itself: to enter a condition is a call, after which it may be interrupted.
         self._counting = threading.RLock()
         self._freed = threading.Condition(self._counting)
-        self._open = 0
+        # Those that are open, whoever has them: also if that one was interrupted.
+        self._lines: WeakSet[Line] = WeakSet()
+        self._opening = 0
         self._wanted = 0
 
     def call(self, call: Call | Several) -> Any:
@@ -100,7 +103,7 @@ class Blocking:
     def _close(self, line: Line) -> None:
         line.close()
         with self._counting:
-            self._open -= 1
+            self._lines.discard(line)
             self._freed.notify()
 
     def _warm(self) -> Line | None:
@@ -120,7 +123,7 @@ class Blocking:
         with self._counting:
             self._wanted += 1
             try:
-                while self._open >= MOST:
+                while len(self._lines) + self._opening >= MOST:
                     with contextlib.suppress(IndexError):
                         return self._idle.pop()
                     left = deadline - time.monotonic()
@@ -129,17 +132,18 @@ class Blocking:
                     self._freed.wait(left)
             finally:
                 self._wanted -= 1
-            self._open += 1
+            self._opening += 1
         return None
 
     def _opened(self) -> Line:
         try:
-            return self._settings.line(self._patience())
-        except BaseException:
+            line = self._settings.line(self._patience())
+            self._lines.add(line)
+            return line
+        finally:
             with self._counting:
-                self._open -= 1
+                self._opening -= 1
                 self._freed.notify()
-            raise
 
     def _time_for(self, line: Line) -> float:
         """Seconds to use a connection in; if there are none, somebody else shall have it."""

@@ -177,7 +177,10 @@ class Line:
             if result is None or result.status != _TUPLES or pgconn.is_busy():
                 self._early = result
                 return UNFINISHED
-            pgconn.get_result()  # `None`: that was all
+            more = pgconn.get_result()
+            if more is not None:  # an error after the answer: the commit was refused
+                self._early = more
+                return UNFINISHED
         except errors.OperationalError as error:
             raise ConnectionLost(str(error)) from error
         self.used = time.monotonic()
@@ -265,15 +268,29 @@ class Line:
                     results.append((yield from self._result()))
                 except Refused as refused:
                     results.append(refused)
-                while pgconn.is_busy():
-                    yield READ
-                    pgconn.consume_input()
-                pgconn.get_result()  # the end of its transaction, with no `None` behind it
+                while (ended := (yield from self._transaction_ended())) is not None:
+                    results[-1] = ended
             pgconn.exit_pipeline_mode()
         except errors.OperationalError as error:
             raise ConnectionLost(str(error)) from error
         self.used = time.monotonic()
         return results
+
+    def _transaction_ended(self) -> Dialogue[Refused | None]:
+        """Wait for the end of one in a pipeline; what its commit was refused with comes before."""
+        pgconn = self.pgconn
+        while True:
+            while pgconn.is_busy():
+                yield READ
+                pgconn.consume_input()
+            end = pgconn.get_result()
+            if end is None:
+                if self.is_lost:
+                    raise ConnectionLost("the server gave no answer")
+            elif end.status == pq.ExecStatus.PIPELINE_SYNC:  # with no `None` behind it
+                return None
+            else:
+                return Refused(errors.error_from_result(end))
 
     def execute(self, text: str) -> Dialogue[PGresult]:
         """Run any statement; its result, in the text format."""

@@ -109,6 +109,8 @@ async def admitted(
     if may_ask and circuit.is_own and circuit.has_unsent:
         # This process alone has opened it: that is to be judged before a permit is asked for.
         await circuits.send(circuit)
+        if insists and (circuits.is_away or circuits.is_slow):
+            raise unanswered(circuit.key)
         return await admitted(circuits, circuit, strict=strict, insists=insists)
     if not may_ask and not circuits.is_away:
         circuit.put_off(SLOW_SERVER_PAUSE)

@@ -125,11 +125,14 @@ async def all_guarded(settings: Settings, keys: tuple[str, ...]) -> Any:
     backend = settings.source.backend()
     if backend is None:
         return await Body(HeldLocks([settings.lease.pretended(key) for key in keys]))
-    leases = await at_once(settings, backend, keys) or await in_turn(settings, backend, keys)
-    outer = current.get()
-    held: Any = HeldLocks(leases)
     on_lost, kept = settings.on_lost, backend.heartbeat.leases
+    leases: list[HeldLock] = []
     try:
+        leases += await at_once(settings, backend, keys) or ()
+        if not leases:
+            await in_turn(settings, backend, keys, leases)
+        outer = current.get()
+        held: Any = HeldLocks(leases)
         try:
             for lease in leases:
                 lease.outer = current.get()
@@ -180,9 +183,10 @@ async def at_once(
     ]
 
 
-async def in_turn(settings: Settings, backend: Backend, keys: tuple[str, ...]) -> list[HeldLock]:
+async def in_turn(
+    settings: Settings, backend: Backend, keys: tuple[str, ...], leases: list[HeldLock]
+) -> None:
     """One by one, in the order of their names; none of them if one cannot be had."""
-    leases: list[HeldLock] = []
     began = await NOW
     for_each = settings
     try:
@@ -191,12 +195,11 @@ async def in_turn(settings: Settings, backend: Backend, keys: tuple[str, ...]) -
                 left = max(0.0, settings.wait - (await NOW - began))
                 for_each = replace(settings, wait=left)
             lease = await acquired(for_each, backend, key)
+            leases.append(lease)  # first: wherever this is interrupted, nothing renews it for ever
             lease.keep()
-            leases.append(lease)
     except BaseException:
         await given_back(leases)
         raise
-    return leases
 
 
 async def given_back(leases: list[HeldLock]) -> LeaseLost | None:
