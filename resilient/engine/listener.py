@@ -223,9 +223,14 @@ class Listener(threading.Thread):
         self._reads_until = time.monotonic()
         self._called.clear()
         self._reading.release()
-        if self._is_relieved:  # somebody has come in this very moment
+        # Somebody has come in this very moment, or called before it was noted that this one rests.
+        if (
+            self._is_relieved
+            or self._stopping
+            or not (self._source.is_lonely and self.hears_what_can_be())
+        ):
             self._called.set()
-        idle_since = -1
+        idle_since, overdue = -1, 0
         pause = REST if len(self._source.channels()) > 1 else NAP
         try:
             while not self._called.wait(pause) or not self._reading.acquire(timeout=REST):
@@ -235,7 +240,9 @@ class Listener(threading.Thread):
                     idle_since = self._turns
                 elif self._reading.acquire(blocking=False):
                     break
-                if time.monotonic() > self._reads_until + GRACE:
+                # In looks, not by the clock: the whole process may have stood still.
+                overdue = overdue + 1 if time.monotonic() > self._reads_until else 0
+                if overdue > GRACE / REST:
                     self._reading = threading.Lock()
                     self._reading.acquire()
                     raise BackendError(f"{self.name}: who read has not come back")

@@ -10,10 +10,12 @@ import pytest
 
 from resilient import CircuitBreaker
 from resilient.backends.redis import RedisBackend, from_url
-from resilient.backends.redis.multiplexed import Multiplexed
+from resilient.backends.redis.multiplexed import Multiplexed, _Wire
 from resilient.engine.drivers.aio import LoopWaiter, adrive
 from resilient.engine.plan import Listen, Wait
-from resilient.protocols.locks import Held
+from resilient.errors import BackendError
+from resilient.protocols.locks import Grant, Held
+from resilient.protocols.values import Encoded
 from resilient.testing.faults import FaultProxy
 from tests.support.servers import RedisAt, redis_server
 
@@ -194,3 +196,114 @@ def test_a_circuit_is_listened_for_in_a_loop_too(every_redis: RedisAt, prefix: s
     assert not backend.hub.is_listening
     assert asyncio.run(known())
     backend.close()
+
+
+def test_a_network_that_ends_who_says_hello(every_redis: RedisAt, prefix: str) -> None:
+    """Perhaps it always does: a thread listens from then on, and all else goes on."""
+
+    async def main() -> None:
+        locks = backend.require("locks")
+        await adrive(locks.acquire("warm", ttl=30, owner="ann"))
+        with pytest.raises(BackendError):
+            await backend.hub.listen_here()
+        for number in range(4):
+            assert await adrive(locks.acquire(f"k{number}", ttl=30, owner="ann"))
+        assert (await handed_over(backend, "bob")).channel == ""
+        await backend.aclose()
+
+    with FaultProxy(every_redis.url) as proxy:
+        backend = from_url(proxy.url, prefix=prefix)
+        proxy.drop_reply_when(lambda request: b"HELLO" in request)
+        asyncio.run(main())
+
+
+def test_a_network_that_falls_silent_as_a_loop_begins_to_hear(
+    every_redis: RedisAt, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is given up in time for the next one; nothing waits for it for ever."""
+    real = _Wire.send
+    lost: list[Any] = []
+
+    def send(self: Any, flights: Any) -> None:
+        if hears and not lost and b"HELLO" in flights[0].command.packed:
+            lost.append(self)
+            self.under_way.extend(flights)
+        else:
+            real(self, flights)
+
+    monkeypatch.setattr(_Wire, "send", send)
+    hears = False
+
+    async def main() -> None:
+        nonlocal hears
+        locks = backend.require("locks")
+        await handed_over(backend, "bob")
+        hears = True
+        backend._transport._loops[asyncio.get_running_loop()]._wire.abort()
+        with pytest.raises(BackendError):
+            while not lost:
+                await adrive(locks.acquire("k", ttl=30, owner="ann"))
+        assert isinstance(await adrive(locks.acquire("k", ttl=30, owner="ann")), Grant)
+        await backend.aclose()
+
+    backend: Any = from_url(f"{every_redis.url}?socket_timeout=4&socket_connect_timeout=1", prefix=prefix)
+    asyncio.run(main())
+    assert lost
+
+
+def test_tasks_that_begin_to_wait_at_once_have_one_channel(
+    every_redis: RedisAt, prefix: str
+) -> None:
+    """The second one does not take the first one's away before it has been heard of."""
+
+    async def main() -> None:
+        await adrive(backend.require("locks").acquire("warm", ttl=30, owner="ann"))
+        proxy.latency(0.05)
+        waiters = await asyncio.gather(*[begun(backend) for _ in range(5)])
+        proxy.latency(0)
+        channels = {waiter.channel for waiter in waiters}
+        assert client.pubsub_channels(f"{prefix}*") == [each.encode() for each in channels]
+        await backend.aclose()
+
+    with FaultProxy(every_redis.url) as proxy, every_redis.client() as client:
+        backend = from_url(proxy.url, prefix=prefix)
+        asyncio.run(main())
+
+
+def test_much_is_read_by_a_loop_that_hears(every_redis: RedisAt, prefix: str) -> None:
+    """A server bounds what it keeps for who hears: a loop that reads more hears by a thread."""
+
+    async def main() -> None:
+        cache = backend.require("cache")
+        await adrive(cache.set("k", Encoded(bytes(300_000)), ttl=60))
+        await handed_over(backend, "bob")
+        found = await asyncio.gather(*[adrive(cache.get("k")) for _ in range(400)])
+        assert all(entry is not None and len(entry.value) == 300_000 for entry in found)
+        await handed_over(backend, "cid")
+        await backend.aclose()
+
+    backend = from_url(f"{every_redis.url}?socket_timeout=60", prefix=prefix)
+    asyncio.run(main())
+
+
+def test_who_waits_is_heard_though_another_task_closes_the_backend(
+    every_redis: RedisAt, prefix: str
+) -> None:
+    """It is told that something may have been missed, and has its channel again."""
+
+    async def main() -> None:
+        locks = backend.require("locks")
+        await handed_over(backend, "bob")
+        await adrive(locks.acquire("k", ttl=30, owner="ann"))
+        waiter = await begun(backend)
+        await queued(backend, waiter, "bob")
+        await backend.aclose()
+        assert await woken(waiter)
+        await queued(backend, waiter, "bob")
+        await adrive(locks.release("k", owner="ann"))
+        assert await woken(waiter)
+        assert int(waiter.gift) > 0
+        await backend.aclose()
+
+    backend = from_url(every_redis.url, prefix=prefix)
+    asyncio.run(main())

@@ -36,7 +36,9 @@ class _Flight:
 
     __slots__ = ("answers", "command", "deadline", "in_full", "patience", "repeated", "reply")
 
-    def __init__(self, command: Command, reply: Reply, deadline: float, patience: float) -> None:
+    def __init__(
+        self, command: Command, reply: asyncio.Future[Any], deadline: float, patience: float
+    ) -> None:
         self.command = command
         self.reply = reply
         self.deadline = deadline
@@ -143,6 +145,7 @@ class Multiplexed:
         self._ending = False
         self._wants = ""
         self._is_refused = False
+        self._has_heard = False
         self._tell: Callable[[str | None], None] | None = None
 
     def ask(self, command: Command) -> Reply:
@@ -204,7 +207,8 @@ class Multiplexed:
         """
         if self._is_refused:
             return ""
-        self._wants, self._tell = channel, tell
+        if not self._wants:  # else another task has just begun, and is answered first
+            self._wants, self._tell = channel, tell
         if self._wire is None:
             await self.ask(Plain("PING"))  # once that is answered, there is one
         else:
@@ -217,6 +221,9 @@ class Multiplexed:
             await self._owner.aclose()
         else:
             await self._close()
+        self._owner, self._ending = None, False  # it may be used again
+        if self._wants and self._tell is not None:
+            self._tell(None)
 
     # --- what the wire reports
 
@@ -255,9 +262,13 @@ class Multiplexed:
                 self._fail(wire.under_way.popleft(), cause)
             return
         self._wire = None
+        # Who hears is closed by the server once 32 MB of answers wait for it: twice is enough.
+        is_limited = wire.hears and any(flight.repeated for flight in wire.under_way)
+        if is_limited:
+            self._refuse()
         again = []
         for flight in wire.under_way:
-            if flight.repeated or not flight.command.repeatable:
+            if (flight.repeated and not is_limited) or not flight.command.repeatable:
                 self._fail(flight, cause)
             else:
                 flight.repeated = True
@@ -306,9 +317,11 @@ class Multiplexed:
                 if self._wants:
                     # First of all: of what is asked then, some may be by who waits there.
                     await self._subscribed(wire)
-        except BaseException:
+        except BaseException as error:
             if wire is not None:
                 wire.abort()
+                if isinstance(error, TimeoutError) and not self._has_heard:
+                    self._refuse()
             await connection.disconnect(nowait=True)
             raise
         self._wire = wire
@@ -322,17 +335,25 @@ class Multiplexed:
             await self._said(wire, "HELLO", "3")
             await self._said(wire, "SUBSCRIBE", self._wants)
         except BackendError as error:
+            # The user lacks a right, or a proxy closes the connection or says nothing, each time.
+            if not (error.transient and self._has_heard):
+                self._refuse()
             if error.transient:
                 raise
-            self._wants, self._is_refused = "", True  # by a proxy, or the user lacks a right
         else:
-            wire.hears = True
+            wire.hears = self._has_heard = True
 
-    def _said(self, wire: _Wire, *words: str) -> Reply:
+    def _refuse(self) -> None:
+        """Ask no connection to hear anything any more."""
+        self._wants, self._is_refused = "", True
+
+    def _said(self, wire: _Wire, *words: str) -> asyncio.Future[Any]:
         """The answer to what concerns this very connection, and is never sent over another."""
         command = Plain(*words)
         command.repeatable = False
-        reply, deadline = Reply(loop=self._loop), self.now() + self._settings.timeout
+        # May be given up: nobody but `asyncio.timeout` watches over a connection not in use yet.
+        reply = self._loop.create_future()
+        deadline = self.now() + self._settings.timeout
         wire.send([_Flight(command, reply, deadline, deadline)])
         if self._timer is None:
             self._watch()

@@ -106,7 +106,7 @@ class RedisTransport:
         self._blocking.close()
         loop = asyncio.get_running_loop()
         for loops in (self._loops, self._apart):
-            shared = loops.pop(loop, None)
+            shared = loops.get(loop)  # kept: who waits has been given its channel
             if shared is not None:
                 await shared.close()
 
