@@ -246,7 +246,9 @@ def test_a_network_that_falls_silent_as_a_loop_begins_to_hear(
         assert isinstance(await adrive(locks.acquire("k", ttl=30, owner="ann")), Grant)
         await backend.aclose()
 
-    backend: Any = from_url(f"{every_redis.url}?socket_timeout=4&socket_connect_timeout=1", prefix=prefix)
+    backend: Any = from_url(
+        f"{every_redis.url}?socket_timeout=4&socket_connect_timeout=1", prefix=prefix
+    )
     asyncio.run(main())
     assert lost
 
