@@ -17,8 +17,15 @@ from typing import Any
 import pytest
 
 import resilient
+from resilient import Backend
+from resilient.engine.drivers.sync import drive
+from resilient.testing.faults import FaultProxy
 
-__all__ = ["at_each_moment", "interrupted"]
+__all__ = [
+    "at_each_moment",
+    "interrupted",
+    "nobody_gets_the_answer_to_an_interrupted_question",
+]
 
 OURS = os.path.dirname(resilient.__file__)
 LOOKS = {"CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME"}
@@ -56,6 +63,26 @@ def interrupted(seconds: float) -> Iterator[None]:
         timer.join()
         # What is on its way has been delivered, and ignored, before this is done.
         signal.signal(signal.SIGUSR1, before)
+
+
+def nobody_gets_the_answer_to_an_interrupted_question(backend: Backend, proxy: FaultProxy) -> None:
+    """Ctrl-C between question and answer: what is asked next gets an answer of its own.
+
+    Args:
+        backend: On a server behind the proxy. It is closed.
+        proxy: The network between them.
+    """
+    store = backend.require("locks")
+    drive(store.acquire("k", ttl=30, owner="ann"))
+    proxy.latency(0.3)
+
+    with interrupted(0.1):
+        drive(store.acquire("k", ttl=30, owner="ann"))
+    proxy.latency(0)
+
+    assert drive(store.is_held("k", owner="bob")) is False
+    assert drive(store.release("k", owner="ann")) is True
+    backend.close()
 
 
 def at_each_moment(operation: Callable[[], object], *besides: ModuleType) -> Iterator[int]:

@@ -6,6 +6,7 @@ is kept waiting by what it has left behind.
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import warnings
@@ -18,9 +19,10 @@ from typing import Any
 import pytest
 
 import resilient
-from resilient import Job, cached, checkpointed, idempotent, lock, lock_all
+from resilient import Job, bulkhead, cached, checkpointed, idempotent, lock, lock_all
 from resilient.backends.sqlite import SqliteBackend
 from resilient.engine.flights import Flight
+from resilient.policies.distributed_lock import all_locks
 from tests.support.interrupts import at_each_moment
 
 pytestmark = [
@@ -76,6 +78,22 @@ def test_nothing_is_renewed_for_it(
     backend: resilient.Backend, operation: Callable[[], object]
 ) -> None:
     """And every other thread reads and writes what it likes at once."""
+    _leaves_nothing(backend, operation)
+
+
+def test_locks_that_are_taken_one_after_the_other(
+    backend: resilient.Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that it has had already are not renewed for it either."""
+
+    async def nowhere(*_: Any) -> None:
+        """No server has all of them in one slot."""
+
+    monkeypatch.setattr(all_locks, "at_once", nowhere)
+    _leaves_nothing(backend, with_locks)
+
+
+def _leaves_nothing(backend: resilient.Backend, operation: Callable[[], object]) -> None:
     moments = 0
     with ThreadPoolExecutor(1) as others, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -83,6 +101,20 @@ def test_nothing_is_renewed_for_it(
             assert not backend.heartbeat.leases, moments
             others.submit(_all_is_free, backend).result(20)
     assert moments > 50
+
+
+def test_its_place_is_free_again() -> None:
+    """Of a bulkhead, wherever it was on its way in or out."""
+    moments = 0
+
+    @bulkhead(1)
+    def alone() -> int:
+        return 1
+
+    for moments in at_each_moment(alone):
+        gc.collect()  # a plan that was interrupted between two steps is closed by this
+        assert alone() == 1, moments
+    assert moments > 5
 
 
 @pytest.mark.parametrize("options", [{}, {"soft_ttl": 30, "compute_timeout": 20}])

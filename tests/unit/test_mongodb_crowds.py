@@ -18,7 +18,7 @@ from resilient.engine.plan import Together, all_of
 from resilient.protocols.locks import Grant
 from resilient.testing.conformance import Run
 from resilient.testing.faults import FaultProxy
-from tests.support.interrupts import interrupted
+from tests.support.interrupts import nobody_gets_the_answer_to_an_interrupted_question
 from tests.support.mongodb import MongoAt, through
 
 pytestmark = pytest.mark.usefixtures("pymongos_sockets")
@@ -149,14 +149,4 @@ def test_a_closed_backend_serves_again(run: Run, mongo_server: MongoAt, prefix: 
 def test_an_interrupted_thread(proxy: FaultProxy, prefix: str) -> None:
     """After Ctrl-C between question and answer, nobody gets that answer."""
     backend = from_url(through(proxy), prefix=prefix)
-    store = locks(backend)
-    drive(store.acquire("k", ttl=30, owner="ann"))
-    proxy.latency(0.3)
-
-    with interrupted(0.1):
-        drive(store.acquire("k", ttl=30, owner="ann"))
-    proxy.latency(0)
-
-    assert drive(store.is_held("k", owner="bob")) is False
-    assert drive(store.release("k", owner="ann")) is True
-    backend.close()
+    nobody_gets_the_answer_to_an_interrupted_question(backend, proxy)

@@ -18,7 +18,7 @@ from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
 from resilient.errors import BackendError
 from resilient.testing.faults import FaultProxy
-from tests.support.interrupts import interrupted
+from tests.support.interrupts import nobody_gets_the_answer_to_an_interrupted_question
 from tests.support.postgres import PostgresAt
 
 
@@ -150,14 +150,4 @@ def test_the_loops_own_threads_are_its_users(
 def test_an_interrupted_thread(proxy: FaultProxy, prefix: str) -> None:
     """After Ctrl-C between question and answer, nobody gets that answer."""
     backend = from_url(proxy.url, prefix=prefix)
-    store = locks(backend)
-    drive(store.acquire("k", ttl=30, owner="ann"))
-    proxy.latency(0.3)
-
-    with interrupted(0.1):
-        drive(store.acquire("k", ttl=30, owner="ann"))
-    proxy.latency(0)
-
-    assert drive(store.is_held("k", owner="bob")) is False
-    assert drive(store.release("k", owner="ann")) is True
-    backend.close()
+    nobody_gets_the_answer_to_an_interrupted_question(backend, proxy)

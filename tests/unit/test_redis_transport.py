@@ -23,7 +23,7 @@ from resilient.protocols.circuits import CircuitRules
 from resilient.protocols.locks import Grant
 from resilient.testing.conformance import Run
 from resilient.testing.faults import FaultProxy
-from tests.support.interrupts import interrupted
+from tests.support.interrupts import nobody_gets_the_answer_to_an_interrupted_question
 from tests.support.servers import RedisAt, RedisServer
 
 RULES = CircuitRules(100, 100, 0.5, None, 30.0, 5, 10.0, 600.0)
@@ -327,17 +327,7 @@ def test_nobody_is_refused(redis_server: RedisAt, prefix: str) -> None:
 def test_an_interrupted_thread(proxy: FaultProxy, redis_server: RedisAt, prefix: str) -> None:
     """After Ctrl-C between question and answer, nobody gets that answer."""
     backend = from_url(proxy.url, prefix=prefix)
-    store = locks(backend)
-    drive(store.acquire("k", ttl=30, owner="ann"))
-    proxy.latency(0.3)
-
-    with interrupted(0.1):
-        drive(store.acquire("k", ttl=30, owner="ann"))
-    proxy.latency(0)
-
-    assert drive(store.is_held("k", owner="bob")) is False
-    assert drive(store.release("k", owner="ann")) is True
-    backend.close()
+    nobody_gets_the_answer_to_an_interrupted_question(backend, proxy)
 
 
 def test_large_values(run: Run, backend: RedisBackend) -> None:
