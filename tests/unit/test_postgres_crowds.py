@@ -11,14 +11,17 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from resilient.backends.postgres import PostgresBackend, from_url
+from resilient.backends.postgres import PostgresBackend, blocking, from_url
 from resilient.backends.postgres.settings import Settings
 from resilient.engine.budget import remaining, within
 from resilient.engine.drivers.aio import adrive
 from resilient.engine.drivers.sync import drive
 from resilient.errors import BackendError
 from resilient.testing.faults import FaultProxy
-from tests.support.interrupts import nobody_gets_the_answer_to_an_interrupted_question
+from tests.support.interrupts import (
+    at_each_moment,
+    nobody_gets_the_answer_to_an_interrupted_question,
+)
 from tests.support.postgres import PostgresAt
 
 
@@ -113,9 +116,8 @@ def test_a_connection_that_comes_too_late(
         patch.setattr(Settings, "line", in_the_last_moment)
         drive(within(1.0, locks(backend).holder("k")))
 
-    blocking = backend._transport._blocking
-    assert len(blocking._lines) == len(blocking._idle)
-    assert not blocking._opening
+    pool = backend._transport._blocking
+    assert set(pool._taken) == set(pool._idle)
     assert drive(locks(backend).holder("k")) is None
     backend.close()
 
@@ -151,3 +153,25 @@ def test_an_interrupted_thread(proxy: FaultProxy, prefix: str) -> None:
     """After Ctrl-C between question and answer, nobody gets that answer."""
     backend = from_url(proxy.url, prefix=prefix)
     nobody_gets_the_answer_to_an_interrupted_question(backend, proxy)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("is_warm", [True, False])
+def test_whoever_is_interrupted_keeps_no_connection(
+    postgres_server: PostgresAt, prefix: str, monkeypatch: pytest.MonkeyPatch, is_warm: bool
+) -> None:
+    """Nor the right to open one, wherever it is as it takes or gives it back: another has it."""
+    monkeypatch.setattr(blocking, "MOST", 1)
+    backend = from_url(postgres_server.url, prefix=prefix)
+
+    def hold() -> Any:
+        if not is_warm:
+            backend._transport._blocking.close()
+        return drive(locks(backend).holder("k"))
+
+    moments = 0
+    with ThreadPoolExecutor(1) as others:
+        for moments in at_each_moment(hold):
+            assert others.submit(drive, locks(backend).holder("k")).result(20) is None, moments
+    backend.close()
+    assert moments > 20

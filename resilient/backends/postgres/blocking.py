@@ -23,6 +23,12 @@ from resilient.engine.forks import forget_in_child
 __all__ = ["Blocking"]
 
 MOST = 32
+LOOK_AGAIN = 1.0
+"""Seconds after which a waiter looks by itself: who was to tell it may have been interrupted."""
+
+
+class _Right:
+    """To open a connection. It goes with its owner, wherever that one is interrupted."""
 
 
 class Blocking:
@@ -38,9 +44,9 @@ class Blocking:
         # Entered by itself: to enter a condition is a call, after which it may be interrupted.
         self._counting = threading.RLock()
         self._freed = threading.Condition(self._counting)
-        # Those that are open, whoever has them: also if that one was interrupted.
-        self._lines: WeakSet[Line] = WeakSet()
-        self._opening = 0
+        # What is open and what is about to be, for as long as somebody has it: whoever is
+        # interrupted drops it, and does not come to count anything.
+        self._taken: WeakSet[Line | _Right] = WeakSet()
         self._wanted = 0
 
     def call(self, call: Call | Several) -> Any:
@@ -53,16 +59,16 @@ class Blocking:
         """
         left = remaining()
         patience = self._settings.timeout if left is None else self._at_most(left)
-        line = self._warm() or self._waited_for(patience)
-        if line is not None:
+        found = self._warm() or self._waited_for(patience)
+        if not isinstance(found, _Right):
             try:
-                return self._speak(line, call, patience)
+                return self._speak(found, call, patience)
             except (ConnectionLost, TimeoutError) as error:
                 self.close()  # it may have led nowhere for long, and the others with it
                 if not (call.repeatable and isinstance(error, ConnectionLost)):
                     raise
-            line = self._waited_for(patience)
-        line = line or self._opened()
+            found = self._waited_for(patience)
+        line = self._opened(found) if isinstance(found, _Right) else found
         return self._speak(line, call, self._time_for(line))
 
     def close(self) -> None:
@@ -103,7 +109,7 @@ class Blocking:
     def _close(self, line: Line) -> None:
         line.close()
         with self._counting:
-            self._lines.discard(line)
+            self._taken.discard(line)
             self._freed.notify()
 
     def _warm(self) -> Line | None:
@@ -117,32 +123,33 @@ class Blocking:
             self._close(line)
         return None
 
-    def _waited_for(self, patience: float) -> Line | None:
-        """A connection that somebody has given back; or none, and the right to open one."""
+    def _waited_for(self, patience: float) -> Line | _Right:
+        """A connection that somebody has given back, or the right to open one."""
         deadline = time.monotonic() + patience
         with self._counting:
             self._wanted += 1
             try:
-                while len(self._lines) + self._opening >= MOST:
+                while len(self._taken) >= MOST:
                     with contextlib.suppress(IndexError):
                         return self._idle.pop()
                     left = deadline - time.monotonic()
                     if left <= 0:
                         raise TimeoutError(f"all {MOST} connections are in use")
-                    self._freed.wait(left)
+                    self._freed.wait(min(left, LOOK_AGAIN))
             finally:
                 self._wanted -= 1
-            self._opening += 1
-        return None
+            right = _Right()
+            self._taken.add(right)
+            return right
 
-    def _opened(self) -> Line:
+    def _opened(self, right: _Right) -> Line:
         try:
             line = self._settings.line(self._patience())
-            self._lines.add(line)
+            self._taken.add(line)
             return line
         finally:
             with self._counting:
-                self._opening -= 1
+                self._taken.discard(right)
                 self._freed.notify()
 
     def _time_for(self, line: Line) -> float:
