@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from resilient.engine.drivers.immediate import caller
+from resilient.engine import identity
 from resilient.engine.drivers.steps import Done
 from resilient.engine.drivers.sync import advance, throw_stop
 from resilient.engine.plan import Body, Plan
@@ -38,7 +38,7 @@ class Block(ABC, Generic[S, A]):
         """The plan of one entry."""
 
     def __enter__(self) -> S:
-        who = caller()
+        who = identity.caller()
         if not isinstance(who, threading.Thread):  # else the words for it need not be made
             warn_if_in_loop(f"with {self!r}", f"async with {self!r}", stacklevel=3)
         plan = self._plan("sync")
@@ -72,7 +72,7 @@ class Block(ABC, Generic[S, A]):
         value: A = _entered(step)
         assert isinstance(step, Body)
         watch = Interruption(step.lease) if step.lease is not None and step.cancel else None
-        self._entries.setdefault(caller(), []).append((stepper, watch))
+        self._entries.setdefault(identity.caller(), []).append((stepper, watch))
         if watch is not None:
             watch.begin()
         return value
@@ -98,7 +98,7 @@ class Block(ABC, Generic[S, A]):
             del error, settled, traceback  # as above
 
     def _leave(self) -> Any:
-        who = caller()
+        who = identity.caller()
         if who not in self._entries and len(self._entries) == 1:
             # Entered in one task and left in another, as some test frameworks' fixtures are.
             who = next(iter(self._entries))
@@ -111,7 +111,7 @@ class Block(ABC, Generic[S, A]):
 
 def warn_if_in_loop(blocking: str, instead: str, *, stacklevel: int = 3) -> None:
     """Warn that a blocking form is used in a thread that runs an event loop."""
-    if not isinstance(caller(), threading.Thread):
+    if not isinstance(identity.caller(), threading.Thread):
         warnings.warn(
             f"`{blocking}` blocks the event loop of this thread: use `{instead}`",
             BlockingCallInLoop,

@@ -4,6 +4,9 @@ A token is `host|boot|namespace|pid|started|random.count`. Whoever finds a lease
 of the same host, boot and PID namespace can look whether that process is still there, and need not
 wait for the lease of a dead one. A PID that the system has given to another process since is told
 apart by its start time.
+
+Callers draw tokens and ask who calls through the module, so that a simulation can put its own
+processes in the place of this one.
 """
 
 from __future__ import annotations
@@ -11,11 +14,15 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from itertools import count
+from sys import modules
+from threading import current_thread
 from typing import NamedTuple
 
-__all__ = ["Identity", "describe", "is_dead", "is_own", "new_owner"]
+__all__ = ["Identity", "caller", "describe", "installed", "is_dead", "is_own", "new_owner"]
 
 
 class Identity(NamedTuple):
@@ -42,10 +49,35 @@ class _Tokens:
         self.count = count(1)
 
 
-def new_owner() -> str:
-    """A token that no other process, thread or task has: this process, 64 random bits, a count."""
+def _drawn() -> str:
     tokens = _tokens()
     return f"{tokens.prefix}{next(tokens.count)}"
+
+
+def _running() -> object:
+    # Where nobody has imported asyncio, no loop runs.
+    asyncio = modules.get("asyncio")
+    if asyncio is None or asyncio._get_running_loop() is None:
+        return current_thread()
+    return asyncio.current_task() or current_thread()
+
+
+new_owner: Callable[[], str] = _drawn
+"""A token that no other process, thread or task has: this process, 64 random bits, a count."""
+caller: Callable[[], object] = _running
+"""Who calls: the running task, or the thread; both have a name."""
+
+
+@contextmanager
+def installed(owners: Callable[[], str], callers: Callable[[], object]) -> Iterator[None]:
+    """Have others say what the next owner token is, and who calls, until exit."""
+    global new_owner, caller
+    before = new_owner, caller
+    new_owner, caller = owners, callers
+    try:
+        yield
+    finally:
+        new_owner, caller = before
 
 
 def parse(owner: str) -> Identity | None:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from resilient.engine.signals import GiftedWaiter, Hub, Waiter  # noqa: F401 - in a text below
 
 __all__ = [
-    "ATTEMPT",
-    "ENTRY",
-    "NEW_OWNER",
     "NOW",
     "RANDOM",
     "Ask",
@@ -125,28 +122,10 @@ class _Random(Operation[float]):
     __slots__ = ()
 
 
-class _NewOwner(Operation[str]):
-    __slots__ = ()
-
-
-class _Attempt(Operation["tuple[float, str]"]):
-    __slots__ = ()
-
-
-class _Entry(Operation["tuple[float, str, object]"]):
-    __slots__ = ()
-
-
 NOW = _Now()
 """Seconds on the local clock, which runs on while the machine is suspended."""
 RANDOM = _Random()
 """A random number in [0, 1)."""
-NEW_OWNER = _NewOwner()
-"""A new owner token (`resilient.engine.identity`)."""
-ATTEMPT = _Attempt()
-"""Both, `NOW` and `NEW_OWNER`: what an attempt to hold something begins with."""
-ENTRY = _Entry()
-"""The same, and who calls: the running task, or the thread; both have a name."""
 
 
 class IsDead(Operation[bool]):

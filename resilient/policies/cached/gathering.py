@@ -13,11 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resilient import events
+from resilient.engine import identity
 from resilient.engine.budget import within
 from resilient.engine.failure import Failure
 from resilient.engine.flights import Returned
 from resilient.engine.guard import guarded
-from resilient.engine.plan import NEW_OWNER, NOW, Body, IsDead, Sleep, Wait
+from resilient.engine.plan import NOW, Body, IsDead, Sleep, Wait
 from resilient.engine.signals import POLL
 from resilient.engine.waiting import EXPIRY_SLACK, listening
 from resilient.errors import BackendError, ConfigurationError, LeaseLost
@@ -68,7 +69,7 @@ async def gathered(
     if gathering.wanted and settings.unguarded and near.backend.outage.is_on:
         await gathering.alone()
     elif gathering.wanted:
-        await gathering.run(await NEW_OWNER)
+        await gathering.run(identity.new_owner())
     return gathering.answer({})
 
 

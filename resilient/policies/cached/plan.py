@@ -14,12 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resilient import events
+from resilient.engine import identity
 from resilient.engine.budget import within
 from resilient.engine.failure import Failure
 from resilient.engine.flights import Returned
 from resilient.engine.guard import guarded
 from resilient.engine.lease import Lease
-from resilient.engine.plan import NEW_OWNER, NOW, Body
+from resilient.engine.plan import NOW, Body
 from resilient.errors import BackendError, CallInProgress, CodecError, LeaseLost
 from resilient.policies.cached.asking import (
     Stored,
@@ -78,7 +79,7 @@ async def loaded(settings: Settings, near: Near, call: Call, flight: Flight) -> 
         return await without_backend(settings, near, call)
     if call.context is not None:
         call.context.tell(flight.tag)
-    owner = await NEW_OWNER
+    owner = identity.new_owner()
     try:
         if near.wants_to_watch:
             await watched(near, budget_of(settings, near, [call]))

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from resilient.engine import identity
 from resilient.engine.drivers.sync import drive
 from resilient.engine.identity import describe
-from resilient.engine.plan import NEW_OWNER, Plan, Together
+from resilient.engine.plan import Plan, Together
 from resilient.engine.wrap import Controls, Layer, Shape
 from resilient.errors import ConfigurationError, JobRunning
 from resilient.policies.checkpointed.plan import POLICY, Settings
@@ -229,7 +230,7 @@ class JobControls:
         steps = await store.steps(self.task)
         if saved is None:
             raise ConfigurationError(f"the job {self.task!r} keeps no such checkpoint")
-        owner, ttl = await NEW_OWNER, settings.kept_for()
+        owner, ttl = identity.new_owner(), settings.kept_for()
         version = Record.decode(saved.data).version
         started = await store.start(
             to.task, owner=owner, lease=settings.lease, ttl=ttl, version=version

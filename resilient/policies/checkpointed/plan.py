@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resilient import events
 from resilient.config import Source
+from resilient.engine import clock, identity
 from resilient.engine.identity import describe
-from resilient.engine.plan import ATTEMPT, Body, Plan
+from resilient.engine.plan import Body, Plan
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, FingerprintMismatch, JobRunning
 from resilient.policies.checkpointed.leases import RunnerLease
@@ -151,7 +152,7 @@ async def resumable(settings: Settings, task: str, fingerprint: str) -> Any:
     backend = settings.source.backend()
     if backend is None:
         return await carried_out(Run(settings, task))
-    began, owner = await ATTEMPT
+    began, owner = clock.now(), identity.new_owner()
     contest = JobContest(settings, backend, task, owner, fingerprint)
     try:
         began, answer = await obtained(contest, backend.hub, settings.wait, began)

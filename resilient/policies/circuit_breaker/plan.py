@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from resilient.engine import identity
 from resilient.engine.budget import within
 from resilient.engine.circuits.known import KnownCircuit
 from resilient.engine.circuits.outcomes import FAILURE
 from resilient.engine.circuits.permits import OwedPermit
 from resilient.engine.circuits.registry import FLUSH_BUDGET, PATIENCE, KnownCircuits
-from resilient.engine.plan import NEW_OWNER, NOW, RANDOM, Body
+from resilient.engine.plan import NOW, RANDOM, Body
 from resilient.errors import BackendError, CircuitOpen
 from resilient.policies.circuit_breaker.calls import Call, Probe, StrictCall
 from resilient.policies.circuit_breaker.settings import POLICY, FallbackOn, Settings
@@ -115,7 +116,7 @@ async def admitted(
     if not may_ask and not circuits.is_away:
         circuit.put_off(SLOW_SERVER_PAUSE)
         return None
-    token = await NEW_OWNER
+    token = identity.new_owner()
     asks = may_ask and not (circuit.is_own and circuit.rules.quorum is not None)
     answer = await asked(circuits, circuit, token) if asks else None
     if answer is None and asks and insists:

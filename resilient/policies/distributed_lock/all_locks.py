@@ -8,10 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 from weakref import ref
 
+from resilient.engine import clock, identity
 from resilient.engine.block import Block
 from resilient.engine.guard import current
 from resilient.engine.persistence import BUDGET, asked_until
-from resilient.engine.plan import ENTRY, NOW, Body, Plan, Together
+from resilient.engine.plan import NOW, Body, Plan, Together
 from resilient.errors import ConfigurationError, LeaseLost
 from resilient.policies.distributed_lock.leases import AsyncLease, HeldLock, LockLease
 from resilient.policies.distributed_lock.lock import named
@@ -164,7 +165,7 @@ async def at_once(
     assert store is not None  # its source has looked
     if settings.replicas:
         return None
-    began, owner, caller = await ENTRY
+    began, owner, caller = clock.now(), identity.new_owner(), identity.caller()
 
     async def ask() -> tuple[float, list[Grant] | Held | None]:
         note = note_of(caller)

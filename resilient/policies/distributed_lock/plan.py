@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from resilient import events
+from resilient.engine import clock, identity
 from resilient.engine.guard import current
 from resilient.engine.identity import describe
 from resilient.engine.persistence import BUDGET, asked_until
-from resilient.engine.plan import ENTRY, NOW, Body, Plan, Together
+from resilient.engine.plan import NOW, Body, Plan, Together
 from resilient.engine.waiting import obtained
 from resilient.errors import BackendError, LeaseLost, LockNotAcquired
 from resilient.policies.distributed_lock.leases import HeldLock
@@ -114,7 +115,7 @@ async def acquired(settings: Settings, backend: Backend, key: str) -> HeldLock:
     """Take the lock, or wait for it; the holder's own lease, if it may enter it again."""
     store = backend.locks
     assert store is not None  # its source has looked
-    began, owner, caller = await ENTRY
+    began, owner, caller = clock.now(), identity.new_owner(), identity.caller()
     if settings.reentrant and (mine := entered(settings, store, key, caller)) is not None:
         return mine
     contest = LockContest(settings, store, key, owner, note_of(caller))
@@ -148,7 +149,7 @@ async def adopted(settings: Settings, key: str, token: str) -> Any:
         return await unprotected(settings, key)
     store = backend.locks
     assert store is not None  # its source has looked
-    began, owner, caller = await ENTRY
+    began, owner, caller = clock.now(), identity.new_owner(), identity.caller()
 
     async def ask() -> tuple[float, Grant | None]:
         return await NOW, await store.transfer(key, owner=token, to=owner, ttl=settings.ttl)

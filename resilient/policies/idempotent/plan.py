@@ -13,10 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resilient import events
+from resilient.engine import clock, identity
 from resilient.engine.guard import guarded
 from resilient.engine.joining import joined
 from resilient.engine.persistence import asked_again
-from resilient.engine.plan import ATTEMPT, NOW, Body, Plan
+from resilient.engine.plan import NOW, Body, Plan
 from resilient.engine.waiting import tried
 from resilient.errors import BackendError, CallInProgress, LeaseLost
 from resilient.policies.idempotent.at_hand import AtHand, outcomes_at_hand
@@ -54,7 +55,7 @@ async def once(settings: Settings, key: str, fingerprint: str) -> Any:
             return replayed(settings, key, outcome)
     store = backend.idempotency
     assert store is not None  # its source has looked
-    began, owner = await ATTEMPT
+    began, owner = clock.now(), identity.new_owner()
     contest = ClaimContest(settings, store, key, owner, fingerprint, backend.max_ttl)
     wait, parties = settings.wait, backend.parties
     answer: Answer

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from resilient.engine.drivers.steps import Done, resume
 from resilient.engine.plan import (
-    ATTEMPT,
-    ENTRY,
-    NEW_OWNER,
     NOW,
     RANDOM,
     Ask,
@@ -215,9 +212,6 @@ class Task:
 ANSWERED_AT_ONCE: dict[type, Callable[[Task, Any], Any]] = {
     type(NOW): lambda task, _: task.client.clock(),
     type(RANDOM): lambda task, _: task.client.simulation.random.random(),
-    type(NEW_OWNER): lambda task, _: task.client.new_owner(),
-    type(ATTEMPT): lambda task, _: (task.client.clock(), task.client.new_owner()),
-    type(ENTRY): lambda task, _: (task.client.clock(), task.client.new_owner(), task.client),
     IsDead: lambda task, operation: False,
     Listen: lambda task, operation: task.client.simulation.new_waiter(task.client),
 }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from resilient.engine import clock
+from resilient.engine import clock, identity
 from resilient.engine.backend import Backend
 from resilient.engine.background import Chore
 from resilient.engine.plan import Plan
@@ -89,10 +90,24 @@ class Simulation:
 
     def run(self, until: float = math.inf) -> None:
         """Let time pass until nothing happens any more, or until a moment."""
-        with clock.installed(_VirtualClock(self)):
+        with self.installed():
             while self._events and self._events[0][0] <= until:
                 self.now, _, action = heapq.heappop(self._events)
                 action()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Have whatever runs until exit be one of these processes, by its own clock."""
+        with (
+            clock.installed(_VirtualClock(self)),
+            identity.installed(lambda: self._running.new_owner(), lambda: self._running),
+        ):
+            yield
+
+    @property
+    def _running(self) -> Client:
+        assert self.active is not None
+        return self.active
 
     def close(self) -> None:
         """End what is still under way: plans of killed clients, and of a history cut short."""
@@ -154,7 +169,8 @@ class Client:
     def start(self, plan: Plan[Any], body: Callable[[Any], Plan[Any]] | None = None) -> Task:
         """Run a plan from now on; where it awaits its `Body`, run the plan that `body` makes."""
         task = Task(self, plan, body)
-        self.resume(task.step)
+        with self.simulation.installed():  # it may be started before the simulation runs
+            self.resume(task.step)
         return task
 
     def resume(self, action: Callable[[], None]) -> None:
