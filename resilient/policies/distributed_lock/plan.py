@@ -22,16 +22,28 @@ from resilient.protocols.locks import HANDED_OVER, Grant, Held, LockStore
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
 
-__all__ = ["adopted", "guarded", "held", "note_of", "refused", "told", "unprotected"]
+__all__ = ["acquired", "adopted", "guarded", "note_of", "refused", "told", "unprotected"]
 
 
-async def guarded(settings: Settings, key: str) -> Any:
-    """Run the body while holding the lock."""
+async def guarded(
+    settings: Settings,
+    key: str,
+    take: Callable[[Settings, Backend, str], Plan[HeldLock]] | None = None,
+) -> Any:
+    """Run the body while holding the lock, give it back, and report its loss.
+
+    In one piece: each coroutine around the body is gone through twice in every call.
+
+    Args:
+        settings: The options.
+        key: The lock.
+        take: How it is taken; `acquired` by default.
+    """
     backend = settings.source.backend()
     if backend is None:
         return await unprotected(settings, key)
     try:
-        lease = await acquired(settings, backend, key)
+        lease = await (take or acquired)(settings, backend, key)
     except LockNotAcquired:
         if settings.skip:
             return settings.skipped
@@ -43,22 +55,6 @@ async def guarded(settings: Settings, key: str) -> Any:
         return await unprotected(settings, key)
     if lease.is_entered:
         return await Body(lease)
-    return await held(settings, lease)
-
-
-async def unprotected(settings: Settings, key: str) -> Any:
-    """Run the body without the lock, under a lease that holds nothing and is never lost."""
-    lease = settings.lease.pretended(key)
-    outer = lease.outer = current.get()
-    current.set(lease)
-    try:
-        return await Body(lease)
-    finally:
-        current.set(outer)
-
-
-async def held(settings: Settings, lease: HeldLock) -> Any:
-    """Run the body under a lease, give the lease back, and report its loss."""
     outer = lease.outer = current.get()
     on_lost, kept = settings.on_lost, lease.heartbeat.leases
     try:
@@ -75,11 +71,23 @@ async def held(settings: Settings, lease: HeldLock) -> Any:
             raise
         current.set(outer)
         lost = await lease.releasing()
-    finally:
+    except BaseException:
         kept.discard(lease)  # wherever this is interrupted, nothing renews it for ever
+        raise
     if lost is not None:
         raise lost
     return answer
+
+
+async def unprotected(settings: Settings, key: str) -> Any:
+    """Run the body without the lock, under a lease that holds nothing and is never lost."""
+    lease = settings.lease.pretended(key)
+    outer = lease.outer = current.get()
+    current.set(lease)
+    try:
+        return await Body(lease)
+    finally:
+        current.set(outer)
 
 
 def told(on_lost: Callable[[Any], object], lease: ref[Any]) -> None:
@@ -142,11 +150,13 @@ def entered(settings: Settings, store: LockStore, key: str, caller: object) -> H
     return None
 
 
-async def adopted(settings: Settings, key: str, token: str) -> Any:
+def adopted(settings: Settings, key: str, token: str) -> Plan[Any]:
     """Run the body under a hold that another lease has handed on."""
-    backend = settings.source.backend()
-    if backend is None:
-        return await unprotected(settings, key)
+    return guarded(settings, key, partial(taken_over, token))
+
+
+async def taken_over(token: str, settings: Settings, backend: Backend, key: str) -> HeldLock:
+    """The lease of a hold that another one has handed on."""
     store = backend.locks
     assert store is not None  # its source has looked
     began, owner, caller = clock.now(), identity.new_owner(), identity.caller()
@@ -166,8 +176,7 @@ async def adopted(settings: Settings, key: str, token: str) -> Any:
             key=key,
             fence=0,
         )
-    lease = settings.lease(settings, backend, key, grant, began, caller)
-    return await held(settings, lease)
+    return settings.lease(settings, backend, key, grant, began, caller)
 
 
 def note_of(caller: Any) -> str:
