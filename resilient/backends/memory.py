@@ -203,7 +203,7 @@ class MemoryStore:
         self._undo.append((records, key, before))
         records[key] = (record, self.now + ttl)
         if before is None:
-            if (names := self._sorted.get(table)) is not None:
+            if self._sorted and (names := self._sorted.get(table)) is not None:
                 _insert(names, key)
             self._new_entries += 1
             if self._new_entries >= COLLECT_EVERY:

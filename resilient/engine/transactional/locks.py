@@ -38,6 +38,9 @@ from resilient.protocols.locks import LOCK, Grant, Held, LockMode
 
 __all__ = ["TransactionalLocks"]
 
+made = tuple.__new__
+"""Makes a named tuple, in half the time that its own constructor takes."""
+
 
 class TransactionalLocks:
     """`LockStore` (`resilient.protocols.locks`) over any store with transactions."""
@@ -152,7 +155,7 @@ def taken(tx: Transaction, key: str, lock: Lock, place: Place) -> Grant:
     """Grant a lock that has room."""
     lock = granted(tx, lock, place, place.ttl)
     put(tx, key, place.mode, lock)
-    return Grant(place.owner, lock.fence, place.ttl)
+    return made(Grant, (place.owner, lock.fence, place.ttl))
 
 
 def acquire_all(tx: Transaction, keys: Sequence[str], place: Place) -> list[Grant] | Held:
