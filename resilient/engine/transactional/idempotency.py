@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import CoroutineType
+from typing import Any
+
 from msgspec.structs import replace
 
-from resilient.engine.transactional.store import Record, Table, Transaction, TransactionalStore
+from resilient.engine.transactional.store import (
+    Record,
+    Table,
+    Transaction,
+    TransactionalStore,
+    Work,
+    made,
+    passed_on,
+)
 from resilient.engine.transactional.waiters import Queue, joined, wake_all
 from resilient.protocols.idempotency import Claimed, Completed, InProgress, Mismatch, Unknown
 from resilient.protocols.values import Encoded
@@ -59,10 +71,10 @@ class TransactionalIdempotency:
     """
 
     def __init__(self, store: TransactionalStore, *, reads_first: bool = True) -> None:
-        self._store = store
+        self._store = passed_on(store)
         self._reads_first = reads_first
 
-    async def claim(
+    def claim(
         self,
         key: str,
         *,
@@ -72,25 +84,30 @@ class TransactionalIdempotency:
         fingerprint: str = "",
         waiter: str | None = None,
         takeover: bool = True,
-    ) -> Answer:
+    ) -> CoroutineType[Any, Any, Answer]:
         """Claim the call if nobody has, or if the owner's lease has run out."""
+
+        def work(tx: Transaction) -> Answer:
+            return claim(tx, key, owner, lease, ttl, fingerprint, waiter, takeover)
+
         if self._reads_first:
-            answer = await self._store.read(lambda tx: replay(tx, key, fingerprint))
-            if answer is not None:
-                return answer
-        return await self._store.change(
-            lambda tx: claim(tx, key, owner, lease, ttl, fingerprint, waiter, takeover)
-        )
+            look = partial(replay, key=key, fingerprint=fingerprint)
+            return self._read_or_changed(look, work)  # type: ignore[return-value]  # see `passed_on`
+        return self._store.change(work)
+
+    async def _read_or_changed(self, look: Work[Answer | None], work: Work[Answer]) -> Answer:
+        answer = await self._store.read(look)
+        return await self._store.change(work) if answer is None else answer
 
     async def renew(self, key: str, *, owner: str, lease: float) -> bool:
         """Start the lease anew."""
         return await self._store.change(lambda tx: renew(tx, key, owner, lease))
 
-    async def complete(
+    def complete(
         self, key: str, *, owner: str, result: Encoded, ttl: float, outcome: str = "value"
-    ) -> bool:
+    ) -> CoroutineType[Any, Any, bool]:
         """Store the outcome and wake all waiters."""
-        return await self._store.change(lambda tx: complete(tx, key, owner, result, ttl, outcome))
+        return self._store.change(lambda tx: complete(tx, key, owner, result, ttl, outcome))
 
     async def abandon(self, key: str, *, owner: str) -> bool:
         """Give the claim up, and wake all waiters."""
@@ -136,11 +153,10 @@ def claim(
     now = tx.now
     call = tx.get(CALLS, key)
     if call is None:
-        first = Call(
-            CLAIMED, owner, tx.tick(), 1, now + lease, now + max(lease, ttl), False, fingerprint
-        )
-        put(tx, key, first)
-        return Claimed(first.fence, 1, False)
+        fence, life = tx.tick(), ttl if ttl > lease else lease
+        first = Call(CLAIMED, owner, fence, 1, now + lease, now + life, False, fingerprint)
+        tx.put(CALLS, key, first, ttl=life)
+        return made(Claimed, (fence, 1, False))
     if (answer := settled(tx, call, fingerprint)) is not None:
         return answer
     if call.state == CLAIMED:
@@ -199,12 +215,13 @@ def complete(
         return False
     if call.state == COMPLETED:
         return True
-    wake_all(tx, call.queue)
+    if call.queue:
+        wake_all(tx, call.queue)
     expires = tx.now + ttl
     done = replace(
         call, state=COMPLETED, outcome=outcome, result=result, until=0.0, expires=expires, queue=()
     )
-    put(tx, key, done)
+    tx.put(CALLS, key, done, ttl=ttl)
     return True
 
 

@@ -17,7 +17,7 @@ from resilient.engine.transactional.jobs import (
     kept,
     steps_of,
 )
-from resilient.engine.transactional.store import Transaction
+from resilient.engine.transactional.store import Transaction, made
 from resilient.engine.transactional.waiters import joined, wake_all
 from resilient.protocols.checkpoints import ArgumentsDiffer, Finished, Running, Started
 from resilient.protocols.values import Encoded
@@ -57,7 +57,7 @@ def start(
     if job is None:
         job = begun(tx, owner, lease, ttl, version, fingerprint)
         tx.put(JOBS, task, job, ttl=job.ttl)
-        return Started(job.fence, 1, None, {}, "", job.life)
+        return made(Started, (job.fence, 1, None, {}, "", job.life))
     if job.last < job.first:  # nothing to go on from: the numbers begin anew, as for a new job
         job = replace(job, first=1, last=0)
     job = replace(
@@ -80,16 +80,17 @@ def begun(
     tx: Transaction, owner: str, lease: float, ttl: float, version: str, fingerprint: str
 ) -> Job:
     """A job that nobody has run before."""
-    ttl = max(ttl, lease)
+    now, life = tx.now, tx.tick()
+    ttl = ttl if ttl > lease else lease
     return Job(
         RUNNING,
-        tx.tick(),
+        life,
         owner,
-        tx.tick(),
+        life,
         1,
-        tx.now + lease,
+        now + lease,
         ttl,
-        tx.now + ttl,
+        now + ttl,
         math.inf,
         version,
         fingerprint=fingerprint,
@@ -129,7 +130,8 @@ def finish(tx: Transaction, task: str, result: bytes, fence: int, ttl: float) ->
     if job is None or job.fence != fence or job.state == IDLE:
         return False
     if job.state == RUNNING:
-        wake_all(tx, job.queue)
+        if job.queue:
+            wake_all(tx, job.queue)
         kept(tx, task, replace(job, state=FINISHED, until=0.0, result=result, queue=()), ttl)
     return True
 

@@ -107,10 +107,12 @@ STEPS = Table("step", Step, clustered=True)
 
 def kept(tx: Transaction, task: str, job: Job, ttl: float) -> None:
     """Store the job for `ttl` seconds from now, and see to it that what belongs to it lasts."""
-    expires = tx.now + ttl
-    kept_until = min(job.kept_until, tx.now + 2 * ttl)  # of what was written just now
+    expires, latest = tx.now + ttl, tx.now + 2 * ttl
+    kept_until = job.kept_until
+    if kept_until > latest:  # of what was written just now
+        kept_until = latest
     if expires > kept_until:
-        kept_until = tx.now + 2 * ttl
+        kept_until = latest
         for number in range(job.first, job.last + 1):
             saved = tx.get(SAVED, numbered(task, job, number))
             if saved is not None:

@@ -11,8 +11,11 @@ from resilient.engine.transactional.store import Record, Table, Transaction
 from resilient.protocols.locks import HANDED_OVER, LOSSES_KNOWN, Held, LockMode
 
 __all__ = [
+    "FREE",
     "LOCKS",
+    "MEMORY",
     "SHARED_MEMORY",
+    "TABLES",
     "Holder",
     "Lock",
     "Released",
@@ -26,6 +29,7 @@ __all__ = [
     "others",
     "put",
     "was_given_back",
+    "without_late",
     "woken",
 ]
 
@@ -92,9 +96,11 @@ TABLES = {
 
 def live(tx: Transaction, key: str, mode: LockMode) -> Lock:
     """The lock without those whose time is over."""
-    lock = tx.get(TABLES[mode.family], key)
-    if lock is None:
-        return FREE
+    return without_late(tx, tx.get(TABLES[mode.family], key) or FREE)
+
+
+def without_late(tx: Transaction, lock: Lock) -> Lock:
+    """The same of a lock as it is stored."""
     now = tx.now
     for each in lock.holders:
         if each.until <= now:

@@ -25,10 +25,14 @@ __all__ = [
     "Transaction",
     "TransactionalStore",
     "Work",
+    "made",
     "passed_on",
 ]
 
 T = TypeVar("T")
+
+made = tuple.__new__
+"""Makes a named tuple, in half the time that its own constructor takes."""
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
