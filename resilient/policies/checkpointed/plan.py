@@ -148,39 +148,39 @@ class Settings:
 
 
 async def resumable(settings: Settings, task: str, fingerprint: str) -> Any:
-    """Run the body from where the last run was saved, or answer what the finished job answered."""
+    """Run the body from where the last run was saved, or answer what the finished job answered.
+
+    In one piece: each coroutine around the body is gone through twice in every call.
+    """
     backend = settings.source.backend()
-    if backend is None:
-        return await carried_out(Run(settings, task))
-    began, owner = clock.now(), identity.new_owner()
-    contest = JobContest(settings, backend, task, owner, fingerprint)
-    try:
-        began, answer = await obtained(contest, backend.hub, settings.wait, began)
-    except JobRunning:
-        if settings.skip:
-            return settings.skipped
-        raise
-    except BackendError as error:
-        if not settings.unguarded:
+    run: Run | None = None
+    started: Started | None = None
+    if backend is not None:
+        contest = JobContest(settings, backend, task, identity.new_owner(), fingerprint)
+        try:
+            began, answer = await obtained(contest, backend.hub, settings.wait, clock.now())
+        except JobRunning:
+            if settings.skip:
+                return settings.skipped
             raise
-        events.emit(events.BackendTrouble(POLICY, task, error))
-    else:
-        if isinstance(answer, Started):
-            return await carried_out(contest.run(answer, began), answer)
-        if isinstance(answer, Finished):
-            return opened(settings.result, answer.result, task)
-        raise FingerprintMismatch(
-            f"the job {task!r} was started with other arguments of {settings.name} than these: "
-            "what tells two jobs apart belongs into the key",
-            key=task,
-        )
-    # Not in the `except` above: the body handles no error of ours.
-    return await carried_out(Run(settings, task))
-
-
-async def carried_out(run: Run, started: Started | None = None) -> Any:
-    """Run the body as the job's runner; whatever happens, what is done is saved."""
-    outer, job, lease = here.get(), run.job, run.lease
+        except BackendError as error:
+            if not settings.unguarded:
+                raise
+            events.emit(events.BackendTrouble(POLICY, task, error))
+        else:
+            if type(answer) is Started:
+                run, started = contest.run(answer, began), answer
+            elif type(answer) is Finished:
+                return opened(settings.result, answer.result, task)
+            else:
+                raise FingerprintMismatch(
+                    f"the job {task!r} was started with other arguments of {settings.name} than "
+                    "these: what tells two jobs apart belongs into the key",
+                    key=task,
+                )
+    if run is None:  # nothing of it is kept
+        run = Run(settings, task)
+    outer, job, lease = run.around, run.job, run.lease
     try:
         if lease is not None:
             lease.keep()

@@ -64,6 +64,8 @@ class Run(Place):
         look_due: When to `look`.
     """
 
+    name = ""  # as a place
+    is_open = True
     unsaved = 0
     left: tuple[Ledger, ...] = ()
     _meter: Meter | None = None
@@ -98,7 +100,8 @@ class Run(Place):
         self.ledgers: list[Ledger] = []
         self.state: Any = settings.state.make()
         # As a place. It does not refer to itself, which would be a cycle.
-        self.around, self.name, self.loops, self.is_open = here.get(), "", {}, True
+        self.around = here.get()
+        self.loops = {}
         self._job: ref[AnyJob] | None = None
         self.look_due = began + LOOK_EVERY
         self.known: dict[str, Encoded] = {}
