@@ -36,11 +36,8 @@ class Outcomes(LocalStore):
             self.drop(key)
 
 
-def outcomes_at_hand(settings: Settings, backend: Backend) -> Outcomes | None:
-    """The outcomes that this process keeps of one function, if it keeps any."""
-    maxsize = settings.local
-    if maxsize is None:
-        return None
+def outcomes_at_hand(settings: Settings, backend: Backend, maxsize: int) -> Outcomes:
+    """The outcomes that this process keeps of one function, at most so many."""
     found = backend.nearby.store(settings, lambda: Outcomes(maxsize))
     assert isinstance(found, Outcomes)
     return found

@@ -140,9 +140,10 @@ class IdempotencyControls(Controls[Any], Generic[P, Result, Status, Truth]):
         if backend is None:
             return False
         assert backend.idempotency is not None
-        outcomes = outcomes_at_hand(self._layer.settings, backend)
-        if outcomes is None:
+        settings = self._layer.settings
+        if settings.local is None:
             return await backend.idempotency.delete(key)
+        outcomes = outcomes_at_hand(settings, backend, settings.local)
         outcomes.forget(key)
         try:
             return await backend.idempotency.delete(key)

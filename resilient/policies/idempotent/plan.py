@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resilient import events
 from resilient.engine import clock, identity
@@ -34,20 +34,20 @@ from resilient.protocols.idempotency import (
 )
 from resilient.protocols.values import Encoded
 
-if TYPE_CHECKING:
-    from resilient.engine.backend import Backend
-
 __all__ = ["once"]
 
 
 async def once(settings: Settings, key: str, fingerprint: str) -> Any:
-    """Run the body if nobody has, else answer what it answered."""
+    """Run the body if nobody has, else answer what it answered.
+
+    In one piece: each coroutine around the body is gone through twice in every call.
+    """
     backend = settings.source.backend()
     if backend is None:
         return await Body()
     at_hand: AtHand | None = None
-    if (outcomes := outcomes_at_hand(settings, backend)) is not None:
-        at_hand = AtHand(outcomes, key, fingerprint)
+    if settings.local is not None:
+        at_hand = AtHand(outcomes_at_hand(settings, backend, settings.local), key, fingerprint)
         if (found := at_hand.find()) is not None:
             known, outcome = found
             if fingerprint and known and fingerprint != known:
@@ -77,36 +77,19 @@ async def once(settings: Settings, key: str, fingerprint: str) -> Any:
             raise
         events.emit(events.BackendTrouble(POLICY, key, error))
         return await Body()
-    if type(answer) is Completed:
-        if at_hand is not None:
-            at_hand.keep(began, answer)
-        return replayed(settings, key, answer)
-    if type(answer) is Claimed:
-        return await run(settings, backend, contest, began, answer, at_hand)
-    if type(answer) is Unknown:
-        raise unknown(settings, key, answer)
-    raise unlike(settings, key)
-
-
-async def run(
-    settings: Settings,
-    backend: Backend,
-    contest: ClaimContest,
-    began: float,
-    answer: Claimed,
-    at_hand: AtHand | None,
-) -> Any:
-    """Run the body under its claim, and complete the claim with the outcome."""
+    if type(answer) is not Claimed:
+        if type(answer) is Completed:
+            if at_hand is not None:
+                at_hand.keep(began, answer)
+            return replayed(settings, key, answer)
+        raise unknown(settings, key, answer) if type(answer) is Unknown else unlike(settings, key)
     if answer.takeover:
-        events.emit(events.CallTakenOver(contest.key, answer.attempt))
-    store, heartbeat = contest.store, backend.heartbeat
-    claim = Claim(
-        "call", contest.key, contest.owner, answer.fence, settings.lease, began, store, heartbeat
-    )
+        events.emit(events.CallTakenOver(key, answer.attempt))
+    heartbeat = backend.heartbeat
+    claim = Claim("call", key, owner, answer.fence, settings.lease, began, store, heartbeat)
     claim.answer = answer
     claim.tenant = backend.prefix
     claim.kept = contest.ttl
-    kept = heartbeat.leases
     try:
         claim.keep()
         outer = current.get()
@@ -114,18 +97,18 @@ async def run(
             current.set(claim)
             result = await Body(None, claim, True)
         except BaseException as error:
-            if not isinstance(error, settings.replay_errors):
-                await given_up(settings, store, claim, error)
-                raise
-            outcome = stored_error(error)
-            await complete(settings, store, claim, at_hand, *outcome)
-            raise
-        finally:
             current.set(outer)
+            if isinstance(error, settings.replay_errors):
+                await complete(settings, store, claim, at_hand, *stored_error(error))
+            else:
+                claim.drop()  # first: a plan that is closed here goes no further than it asks
+                await given_up(settings, store, claim, error)
+            raise
+        current.set(outer)
         await complete(settings, store, claim, at_hand, *stored(settings.codec, result))
         return result
     finally:
-        kept.discard(claim)  # wherever this is interrupted, nothing renews it for ever
+        heartbeat.leases.discard(claim)  # wherever this is interrupted, nothing renews it for ever
 
 
 async def given_up(
@@ -191,10 +174,7 @@ async def complete(
 
 def _completion(store: IdempotencyStore, claim: Claim, outcome: str, result: Encoded) -> Plan[bool]:
     return guarded(
-        store.complete,
-        claim.key,
-        owner=claim.owner,
-        result=result,
-        ttl=claim.kept,
-        outcome=outcome,
+        lambda: store.complete(
+            claim.key, owner=claim.owner, result=result, ttl=claim.kept, outcome=outcome
+        )
     )
