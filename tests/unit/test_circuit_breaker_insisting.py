@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,10 @@ from resilient import (
     Consecutive,
     circuit_breaker,
 )
+from resilient.engine.circuits.outcomes import FAILURE, SUCCESS
 from resilient.engine.clock import ManualClock, installed
 from tests.support.modes import Mode
-from tests.support.shared_circuits import Shared, enter, fail
+from tests.support.shared_circuits import Shared, Watched, enter, fail, known
 from tests.support.waiting import until
 
 
@@ -84,6 +86,54 @@ def test_a_permit_that_nobody_gave_is_none(
     shared.store.is_away = True
     with pytest.raises(BackendError):
         enter(mode, breaker)
+
+
+class Deaf(Watched):
+    """A store that is there, but does not hear what has come of calls."""
+
+    def send(self, command: Any) -> Any:
+        """Answer a blocking caller."""
+        if command[0] == "record":
+            raise BackendError("the server is away")
+        return super().send(command)
+
+
+@pytest.mark.parametrize("on_backend_error", ["local", "raise"])
+def test_a_trip_that_the_backend_has_not_heard_of(
+    mode: Mode,
+    shared: Shared,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    on_backend_error: Any,
+) -> None:
+    """It counts here. Who would probe tells of it first: unheard, who insists does not run."""
+    backend = shared.process()
+    breaker = CircuitBreaker(
+        "s", trip=Consecutive(1), on_backend_error=on_backend_error, backend=backend
+    )
+    enter(mode, breaker)
+    circuits: Any = known(backend)
+    circuits.store = Deaf(shared.memory.require("circuits"))
+    fail(mode, breaker)
+    until(lambda: backend.outage.is_on)
+    monkeypatch.setattr(type(circuits), "due", lambda _: None)  # it has not come to it again yet
+    clock.advance(1)
+    until(lambda: not backend.outage.is_on)
+    with pytest.raises(CircuitOpen):
+        enter(mode, breaker)
+
+    clock.advance(30)
+    if on_backend_error == "raise":
+        with pytest.raises(BackendError, match="'s' is away, and on_backend_error"):
+            enter(mode, breaker)
+    else:
+        fail(mode, breaker)  # a probe, by its own judgement
+    circuits.store = shared.store
+    clock.advance(30)
+    until(lambda: not backend.outage.is_on)
+    with pytest.raises(CircuitOpen):  # as it is for everybody from now on
+        enter(mode, breaker)
+    assert shared.store.outcomes == [SUCCESS + FAILURE]
 
 
 def test_what_asks_no_backend_cannot_insist_on_it() -> None:
