@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from resilient.errors import BackendError
@@ -44,13 +45,18 @@ class Listener(threading.Thread):
 
     Args:
         name: The server, for the thread's name.
-        subscription: Its connection.
+        connection: Makes its connection.
         source: Whom it tells what it hears.
         gap: Whether others have listened before it: what was sent since they ended is missed.
     """
 
     def __init__(
-        self, name: str, subscription: Subscription, source: ListeningSource, *, gap: bool
+        self,
+        name: str,
+        connection: Callable[[], Subscription],
+        source: ListeningSource,
+        *,
+        gap: bool,
     ) -> None:
         super().__init__(name=f"resilient-signals-{name}", daemon=True)
         self._source = source
@@ -61,7 +67,8 @@ class Listener(threading.Thread):
         self._stopping = False
         self._has_missed = gap
         self.ended = False
-        self.subscription = subscription
+        self._connection = connection
+        self.subscription = connection()
         self._reading = threading.Lock()
         """Whoever has it reads: this thread, but while it rests."""
         self._called = threading.Event()
@@ -130,7 +137,12 @@ class Listener(threading.Thread):
             self._is_relieved = True
             if not reading.acquire(blocking=False):
                 return  # who has it sees, once it has let it go, that somebody is left
-        bell, own = self.subscription.bell, self._source.own_name()
+        subscription = self.subscription  # and then: see `_give_up`
+        if reading is not self._reading:
+            reading.release()
+            return
+        bell, own = subscription.bell, self._source.own_name()
+        broken: BackendError | None = None
         try:
             self._turns += 1
             until = self._reads_until = time.monotonic() + seconds
@@ -139,7 +151,7 @@ class Listener(threading.Thread):
                 bell.limit = until - time.monotonic()
                 if flag.is_set() or self._called.is_set() or bell.limit <= 0:
                     break
-                for channel, message in self.subscription.receive():
+                for channel, message in subscription.receive():
                     flag.bell = None  # what it is woken by now, it reads here
                     if channel == own and message is not None:
                         self._source.heard(channel, message)
@@ -147,13 +159,17 @@ class Listener(threading.Thread):
                         self._left.append((channel, message))
                         self._called.set()
         except BackendError as error:
-            self._broken = error
+            broken = error
         except BaseException as error:  # something may have been read, and told to nobody
-            self._broken = BackendError(f"{self.name}: who read was interrupted: {error!r}")
+            broken = BackendError(f"{self.name}: who read was interrupted: {error!r}")
             raise
         finally:
             flag.bell, bell.limit = None, math.inf
-            if self._broken is not None:
+            if reading is not self._reading:  # it has been given up, and another one is heard
+                subscription.close()
+                bell.close()
+            elif broken is not None:
+                self._broken = broken
                 self._called.set()
             reading.release()
             if not self._source.is_lonely:
@@ -234,17 +250,18 @@ class Listener(threading.Thread):
         pause = REST if len(self._source.channels()) > 1 else NAP
         try:
             while not self._called.wait(pause) or not self._reading.acquire(timeout=REST):
-                if self._reading.locked():
+                is_read = self._reading.locked()
+                if is_read:
                     idle_since = -1
                 elif idle_since != self._turns:
                     idle_since = self._turns
                 elif self._reading.acquire(blocking=False):
                     break
                 # In looks, not by the clock: the whole process may have stood still.
-                overdue = overdue + 1 if time.monotonic() > self._reads_until else 0
+                is_late = is_read and time.monotonic() > self._reads_until
+                overdue = overdue + 1 if is_late else 0
                 if overdue > GRACE / REST:
-                    self._reading = threading.Lock()
-                    self._reading.acquire()
+                    self._give_up()
                     raise BackendError(f"{self.name}: who read has not come back")
         finally:
             self._called.set()
@@ -253,6 +270,13 @@ class Listener(threading.Thread):
             self._source.heard(*self._left.popleft())
         if broken is not None:
             raise broken
+
+    def _give_up(self) -> None:
+        """Leave the connection to the one that reads: it closes it if it ever comes back."""
+        reading = threading.Lock()
+        reading.acquire()
+        self._reading = reading  # first: who has the old one takes the old connection for its own
+        self.subscription = self._connection()
 
     def _tell(self, error: Exception | None) -> None:
         """Let those who wait for the confirmation look again."""

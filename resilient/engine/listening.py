@@ -251,7 +251,7 @@ class ListeningSource(ABC):
 
     def _begun(self, gap: bool) -> Listener:
         """A listener at work; where no thread can be started, the next call tries again."""
-        listener = Listener(self._name, self._subscription(), self, gap=gap)
+        listener = Listener(self._name, self._subscription, self, gap=gap)
         try:
             listener.start()
         except RuntimeError as error:

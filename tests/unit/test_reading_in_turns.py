@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -223,7 +227,7 @@ def test_an_interrupt_while_it_reads(source: Watched, hub: Hub) -> None:
 def test_a_thread_that_never_comes_back(
     source: Watched, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not keep the others from hearing: the connection is opened anew."""
+    """It does not keep the others from hearing: another connection is opened."""
     monkeypatch.setattr(listener, "REST", 0.01)
     monkeypatch.setattr(listener, "GRACE", 0.05)
     heard: list[str | None] = []
@@ -232,10 +236,135 @@ def test_a_thread_that_never_comes_back(
     assert found is not None
     found._is_relieved = True
     source.arriving.put((source.own_name(), "nobody"))
+    given_up = found.subscription
     assert soon(lambda: found._reading.acquire(blocking=False))
     assert soon(lambda: heard == [None, None])
     source.arriving.put(("cache", "k"))
     assert soon(lambda: heard[2:] == ["k"])
+    given_up.bell.close()
+
+
+def test_a_thread_that_comes_back_late(
+    source: Watched, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal's handler has kept it: it reads no more, and the others hear on."""
+    monkeypatch.setattr(listener, "REST", 0.01)
+    monkeypatch.setattr(listener, "NAP", 0.01)
+    monkeypatch.setattr(listener, "GRACE", 0.05)
+    heard: list[str | None] = []
+    found = source._listener
+    assert found is not None
+    found._is_relieved = True
+    source.arriving.put((source.own_name(), "nobody"))
+    assert soon(lambda: found.is_resting)
+    hub.enlist("cache", heard.append, doubts=True)
+    with handled(lambda: soon(lambda: heard == [None, None])):
+        assert one_who_waits(hub).event.wait(0.02)  # something may have been missed
+    source.arriving.put(("cache", "k"))
+    assert soon(lambda: heard == [None, None, "k"])
+    assert found.is_alive()
+
+
+@contextmanager
+def handled(during: Callable[[], object]) -> Iterator[None]:
+    """The main thread has a signal to handle, soon, for as long as that takes."""
+    before = signal.signal(signal.SIGUSR1, lambda *_: during())
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(0.005, signal.pthread_kill, (main, signal.SIGUSR1))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_who_reads_is_not_given_up_because_the_process_stood_still(
+    source: Watched, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After SIGSTOP and SIGCONT its time is over too; but it has not been its turn yet."""
+    monkeypatch.setattr(listener, "REST", 0.01)
+    monkeypatch.setattr(listener, "NAP", 0.01)
+    stood_still, looks = 0.0, 0
+
+    def monotonic() -> float:
+        nonlocal looks
+        looks += threading.current_thread() is found
+        return time.monotonic() + stood_still
+
+    heard: list[str | None] = []
+    hub.listen("cache", heard.append, doubts=True)
+    found = source._listener
+    assert found is not None
+    monkeypatch.setattr(listener, "time", SimpleNamespace(monotonic=monotonic))
+    found._is_relieved = True
+    source.arriving.put((source.own_name(), "nobody"))
+    assert soon(lambda: found._reading.acquire(blocking=False))  # as who reads, and is read for
+    found._reads_until = monotonic() + LONG
+    stood_still, looks = 2 * LONG, 0
+    assert soon(lambda: looks > 5)
+    found._reading.release()
+    source.arriving.put(("cache", "k"))
+    assert soon(lambda: bool(heard))
+    assert heard == ["k"]
+
+
+def test_who_reads_for_a_moment_comes_back(
+    source: Watched, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the listening thread looks, the last one's time is over; but it has left."""
+    monkeypatch.setattr(listener, "REST", 0.01)
+    monkeypatch.setattr(listener, "GRACE", 0.05)
+    heard: list[str | None] = []
+    hub.listen("cache", heard.append, doubts=True)
+    found = source._listener
+    assert found is not None
+    found._is_relieved = True
+    source.arriving.put((source.own_name(), "nobody"))
+    assert soon(lambda: found.is_resting)
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        one_who_waits(hub).event.wait(0.001)
+        time.sleep(0.005)  # so that mostly nobody reads
+    assert not heard
+
+
+class Cleared(threading.Event):
+    """Something happens as it is cleared: another thread sets it, and that is lost."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        super().__init__()
+        self._happens: Callable[[], object] | None = happens
+        self.other = threading.Thread(target=happens)
+        self.set()
+        self.sets = 0
+
+    def set(self) -> None:
+        super().set()
+        self.sets = 1
+
+    def clear(self) -> None:
+        if not self.other.ident:
+            self.other.start()
+            assert soon(lambda: self.sets > 0)
+        super().clear()
+
+
+@pytest.mark.parametrize("what", ["listen", "stop"])
+def test_a_call_as_the_thread_lies_down_is_not_lost(source: Watched, hub: Hub, what: str) -> None:
+    """It comes when the thread has decided to rest, and nobody can see yet that it does."""
+    heard: list[str | None] = []
+    found = source._listener
+    assert found is not None
+    called = Cleared(source.stop if what == "stop" else lambda: hub.listen("cache", heard.append))
+    found._called = called
+    found._is_relieved = True
+    source.arriving.put((source.own_name(), "nobody"))
+    assert soon(lambda: bool(called.other.ident))
+    called.other.join(LONG)
+    source.arriving.put(("cache", "k"))
+    assert soon(lambda: heard == ["k"] if what == "listen" else not found.is_alive())
 
 
 def test_without_a_source_a_flag_is_only_waited_for() -> None:
