@@ -12,6 +12,7 @@ import asyncio
 import selectors
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any, cast
 
 from redis import exceptions as redis_errors
@@ -19,11 +20,11 @@ from redis._parsers.base import BaseParser
 
 from resilient.backends.redis.commands import Command, Plain
 from resilient.backends.redis.failures import backend_error, is_demoted
+from resilient.backends.redis.hearing import Hearing
 from resilient.backends.redis.resp import PUSHED, UNFINISHED, new_reader
 from resilient.backends.redis.settings import Settings
 from resilient.engine.budget import remaining
 from resilient.engine.drivers.aio import Reply
-from resilient.errors import BackendError
 
 __all__ = ["Multiplexed"]
 
@@ -103,7 +104,7 @@ class _Wire(asyncio.Protocol):
         try:
             while (answer := self._reader.gets()) is not UNFINISHED:
                 if type(answer) is PUSHED and answer[0] == b"message":
-                    self._owner.heard(answer[2])
+                    self._owner.hearing.heard(answer[2])
                     continue
                 flight = self.under_way[0]
                 flight.answers.append(answer)
@@ -143,10 +144,7 @@ class Multiplexed:
         self._timer: asyncio.TimerHandle | None = None
         self._owner: AsyncGenerator[None] | None = None
         self._ending = False
-        self._wants = ""
-        self._is_refused = False
-        self._has_heard = False
-        self._tell: Callable[[str | None], None] | None = None
+        self.hearing = Hearing()
 
     def ask(self, command: Command) -> Reply:
         """Send a command at the end of this turn; the reply is always answered."""
@@ -193,7 +191,7 @@ class Multiplexed:
     def channel(self) -> str:
         """The channel of which whatever is sent, after what is asked next, is heard; or none."""
         wire = self._wire
-        return self._wants if wire is None or wire.hears else ""
+        return self.hearing.channel if wire is None or wire.hears else ""
 
     async def hear(self, channel: str, tell: Callable[[str | None], None]) -> str:
         """Hear what is sent to a channel, over this connection and each later one.
@@ -205,14 +203,13 @@ class Multiplexed:
         Returns:
             The channel; nothing where the server does not let a connection do both.
         """
-        if self._is_refused:
+        if self.hearing.is_refused:
             return ""
-        if not self._wants:  # else another task has just begun, and is answered first
-            self._wants, self._tell = channel, tell
+        self.hearing.want(channel, tell)
         if self._wire is None:
             await self.ask(Plain("PING"))  # once that is answered, there is one
         else:
-            await self._subscribed(self._wire)
+            await self._hear_on(self._wire)
         return self.channel
 
     async def close(self) -> None:
@@ -222,8 +219,8 @@ class Multiplexed:
         else:
             await self._close()
         self._owner, self._ending = None, False  # it may be used again
-        if self._wants and self._tell is not None:
-            self._tell(None)
+        if self.hearing.channel:
+            self.hearing.missed()
 
     # --- what the wire reports
 
@@ -241,11 +238,6 @@ class Multiplexed:
                 return
         if not flight.reply.done():  # its caller may have given it up
             flight.reply.set_result(flight.command.value(answers))
-
-    def heard(self, message: bytes) -> None:
-        """Something was sent to the channel, by whoever may."""
-        if self._tell is not None:
-            self._tell(message.decode(errors="replace"))
 
     def rest(self) -> None:
         """Once the loop is shutting down, a connection that nobody needs does not linger."""
@@ -265,7 +257,7 @@ class Multiplexed:
         # Who hears is closed by the server once 32 MB of answers wait for it: twice is enough.
         is_limited = wire.hears and any(flight.repeated for flight in wire.under_way)
         if is_limited:
-            self._refuse()
+            self.hearing.refuse()
         again = []
         for flight in wire.under_way:
             if (flight.repeated and not is_limited) or not flight.command.repeatable:
@@ -277,8 +269,8 @@ class Multiplexed:
         wire.under_way.clear()
         self._waiting.extendleft(reversed(again))
         self.flush()
-        if wire.hears and self._tell is not None:
-            self._tell(None)  # they ask, so that there is a connection again
+        if wire.hears:
+            self.hearing.missed()  # they ask, so that there is a connection again
 
     # --- inside
 
@@ -314,14 +306,14 @@ class Multiplexed:
             async with asyncio.timeout(self._settings.connect_timeout):
                 await connection.connect()
                 wire = _Wire(self, connection)
-                if self._wants:
+                if self.hearing.channel:
                     # First of all: of what is asked then, some may be by who waits there.
-                    await self._subscribed(wire)
+                    await self._hear_on(wire)
         except BaseException as error:
             if wire is not None:
                 wire.abort()
-                if isinstance(error, TimeoutError) and not self._has_heard:
-                    self._refuse()
+                if isinstance(error, TimeoutError):
+                    self.hearing.fell_silent()
             await connection.disconnect(nowait=True)
             raise
         self._wire = wire
@@ -329,23 +321,8 @@ class Multiplexed:
             self._owner = self._own()
             await anext(self._owner)
 
-    async def _subscribed(self, wire: _Wire) -> None:
-        """Subscribe: in version 3 of the protocol, where that is no obstacle to anything else."""
-        try:
-            await self._said(wire, "HELLO", "3")
-            await self._said(wire, "SUBSCRIBE", self._wants)
-        except BackendError as error:
-            # The user lacks a right, or a proxy closes the connection or says nothing, each time.
-            if not (error.transient and self._has_heard):
-                self._refuse()
-            if error.transient:
-                raise
-        else:
-            wire.hears = self._has_heard = True
-
-    def _refuse(self) -> None:
-        """Ask no connection to hear anything any more."""
-        self._wants, self._is_refused = "", True
+    async def _hear_on(self, wire: _Wire) -> None:
+        wire.hears = await self.hearing.begin(partial(self._said, wire))
 
     def _said(self, wire: _Wire, *words: str) -> asyncio.Future[Any]:
         """The answer to what concerns this very connection, and is never sent over another."""
