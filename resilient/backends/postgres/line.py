@@ -21,9 +21,10 @@ from psycopg.pq.abc import PGconn, PGresult
 from resilient.backends.postgres.commands import Call, Function, Statement, same
 from resilient.backends.postgres.failures import ConnectionLost, Refused
 from resilient.backends.postgres.schema import VERSION, ddl, version_query
+from resilient.backends.postgres.server import Server
 from resilient.backends.postgres.texts import row, rows
 
-__all__ = ["LOOK_AFTER", "READ", "UNFINISHED", "WRITE", "Dialogue", "Line", "Server"]
+__all__ = ["LOOK_AFTER", "READ", "UNFINISHED", "WRITE", "Dialogue", "Line"]
 
 T = TypeVar("T")
 READ, WRITE = select.POLLIN, select.POLLIN | select.POLLOUT
@@ -49,25 +50,6 @@ PIPELINES = 140000
 _LOST = ("57P01", "57P02", "57P03")
 _TUPLES = int(pq.ExecStatus.TUPLES_OK)  # a plain number, which is compared in no time
 _GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
-
-
-class Server:
-    """What this process knows of the server; shared by all of its connections.
-
-    Attributes:
-        schema: Where the tables and functions are.
-        is_ready: Whether they have been found there.
-        prepares: Whether sessions keep what was prepared in them.
-        statements: How many statements were sent, for those who count.
-    """
-
-    def __init__(self, schema: str) -> None:
-        self.schema = schema
-        self.is_ready = False
-        self.prepares = True
-        self.statements = 0
-        self.known: dict[Function, Statement] = {}
-        """The statements of functions that were called."""
 
 
 class Line:

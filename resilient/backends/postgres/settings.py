@@ -10,8 +10,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from resilient.backends.postgres.blocked import connected
-from resilient.backends.postgres.line import Line, Server
+from resilient.backends.postgres.line import Line
 from resilient.backends.postgres.schema import SCHEMA, checked_name
+from resilient.backends.postgres.server import Server
 from resilient.engine.durations import seconds
 from resilient.engine.urls import number_of, wrong_url
 from resilient.errors import ConfigurationError

@@ -15,6 +15,7 @@ from resilient.testing.conformance._machines.base import World
 from resilient.testing.conformance._machines.cache import CacheMachine
 from resilient.testing.conformance.base import LONG, ODD_KEYS, SHORT
 from resilient.testing.conformance.cache_reads import CacheReads
+from resilient.testing.conformance.cache_tags import CacheTags
 from resilient.testing.conformance.runs import Run
 
 __all__ = ["CacheConformance"]
@@ -24,7 +25,7 @@ EVERY_BYTE = Encoded(bytes(range(256)))
 MEGABYTE = Encoded(EVERY_BYTE * 4096)
 
 
-class CacheConformance(CacheReads):
+class CacheConformance(CacheReads, CacheTags):
     """Values that expire, one computation a key, tags that make a miss."""
 
     capability = "cache"
@@ -241,64 +242,6 @@ class CacheConformance(CacheReads):
         assert run(cache.renew("k", owner="ann", lease=LONG)) is False
         assert run(cache.fill("k", ONE, owner="ann", ttl=LONG)) is False
         assert self._value(run, cache) == (None if how == "delete" else TWO)
-
-    # --- tags
-
-    def test_tags(self, run: Run, cache: CacheStore) -> None:
-        """An invalidated tag makes a miss of every entry that has it, and of no other."""
-        run(cache.set("red", ONE, ttl=LONG, tags=["r"]))
-        run(cache.set("both", ONE, ttl=LONG, tags=["b", "r"]))
-        run(cache.set("blue", ONE, ttl=LONG, tags=["b"]))
-        run(cache.set("none", ONE, ttl=LONG))
-        run(cache.fetch("filled", owner="ann", lease=LONG, tags=["r"]))
-        run(cache.fill("filled", ONE, owner="ann", ttl=LONG, tags=["r"]))
-        for key in ("red", "both", "blue", "none", "filled"):
-            assert run(cache.has(key)) is True
-        run(cache.invalidate_tags(["r", "never used"]))
-        found = {k: run(cache.has(k)) for k in ("red", "both", "blue", "none", "filled")}
-        expected = {"red": False, "both": False, "blue": True, "none": True, "filled": False}
-        assert found == expected
-        assert run(cache.get("red")) is None
-        assert isinstance(run(cache.fetch("both", owner="bob", lease=LONG)), Leased)
-        run(cache.set("red", TWO, ttl=LONG, tags=["r"]))
-        assert self._value(run, cache, "red") == TWO
-
-    def test_tag_invalidated_meanwhile(self, run: Run, cache: CacheStore) -> None:
-        """A value computed before an invalidation of its tag is never served after it."""
-        run(cache.fetch("k", owner="ann", lease=LONG, tags=["t"]))
-        run(cache.invalidate_tags(["t"]))
-        run(cache.fill("k", ONE, owner="ann", ttl=LONG, tags=["t"]))
-        assert run(cache.get("k")) is None
-
-    def test_nobody_waits_for_what_is_outdated(self, run: Run, cache: CacheStore) -> None:
-        """Who misses after an invalidation computes, also while an older computation goes on."""
-        run(cache.fetch("k", owner="ann", lease=LONG, tags=["t"]))
-        run(cache.invalidate_tags(["t"]))
-        assert isinstance(run(cache.fetch("k", owner="bob", lease=LONG, tags=["t"])), Leased)
-        assert run(cache.renew("k", owner="ann", lease=LONG)) is False
-        assert run(cache.fill("k", ONE, owner="ann", ttl=LONG, tags=["t"])) is False
-        assert isinstance(run(cache.fetch("k", owner="cid", lease=LONG, tags=["t"])), Busy)
-        assert run(cache.fill("k", TWO, owner="bob", ttl=LONG, tags=["t"])) is True
-        assert self._value(run, cache) == TWO
-
-    def test_tag_known_only_at_the_end(self, run: Run, cache: CacheStore) -> None:
-        """The same for a tag that is named only with the value."""
-        run(cache.set("other", ONE, ttl=LONG, tags=["t"]))
-        run(cache.fetch("k", owner="ann", lease=LONG))
-        run(cache.invalidate_tags(["t"]))
-        run(cache.fill("k", ONE, owner="ann", ttl=LONG, tags=["t"]))
-        assert run(cache.get("k")) is None
-
-    def test_odd_tags(self, run: Run, cache: CacheStore) -> None:
-        """Tags of all kinds are different tags, and none is taken for a key."""
-        for tag in ODD_KEYS:
-            run(cache.set(f"under {tag}", ONE, ttl=LONG, tags=[tag]))
-            run(cache.set(tag, ONE, ttl=LONG))
-        for tag in ODD_KEYS:
-            assert run(cache.has(f"under {tag}")) is True
-            run(cache.invalidate_tags([tag]))
-            assert run(cache.has(f"under {tag}")) is False
-            assert run(cache.has(tag)) is True
 
     # --- all keys
 
