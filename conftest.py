@@ -1,3 +1,3 @@
-"""Fixtures for all tests: see `tests/support/fixtures.py` and `tests/support/served.py`."""
+"""Fixtures for all tests: see `fixtures.py`, `served.py` and `sqlite.py` in `tests/support`."""
 
-pytest_plugins = ["tests.support.fixtures", "tests.support.served"]
+pytest_plugins = ["tests.support.fixtures", "tests.support.served", "tests.support.sqlite"]

@@ -5,15 +5,32 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from resilient.backends.sqlite import SqliteBackend
 from resilient.engine.drivers.sync import drive
 from resilient.engine.transactional import Transaction
 
 __all__ = ["acquire", "change", "count", "open_files", "release", "threads"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a database of this test's own may be."""
+    return tmp_path / "state.db"
+
+
+@pytest.fixture
+def pair(path: Path) -> Iterator[tuple[SqliteBackend, SqliteBackend]]:
+    """Two backends on one file, each with connections of its own, as of two processes."""
+    pair = SqliteBackend(path), SqliteBackend(path)
+    yield pair
+    for backend in pair:
+        backend.close()
 
 
 def acquire(backend: SqliteBackend, key: str, owner: str = "ann", waiter: str | None = None) -> Any:

@@ -29,11 +29,6 @@ from resilient.protocols.values import Encoded
 from tests.support.sqlite import acquire, change, count, open_files, threads
 
 
-@pytest.fixture(name="path")
-def _path(tmp_path: Path) -> Path:
-    return tmp_path / "state.db"
-
-
 @pytest.fixture(name="backend")
 def _backend(path: Path) -> Iterator[SqliteBackend]:
     backend = SqliteBackend(path)

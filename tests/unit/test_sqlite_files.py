@@ -21,11 +21,6 @@ from tests.support.processes import run_all
 from tests.support.sqlite import acquire
 
 
-@pytest.fixture(name="path")
-def _path(tmp_path: Path) -> Path:
-    return tmp_path / "state.db"
-
-
 @pytest.fixture(name="backend")
 def _backend(path: Path) -> Iterator[SqliteBackend]:
     backend = SqliteBackend(path)

@@ -22,11 +22,6 @@ TTL = 1_000.0
 ONE, TWO = Encoded(b"one"), Encoded(b"two")
 
 
-@pytest.fixture(name="path")
-def _path(tmp_path: Path) -> Path:
-    return tmp_path / "state.db"
-
-
 @pytest.fixture(name="backend")
 def _backend(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteBackend]:
     monkeypatch.setattr(chance, "random", lambda: 0.5)  # no sweep comes between

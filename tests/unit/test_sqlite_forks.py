@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,6 @@ from resilient.protocols.locks import Grant, Held
 from tests.support.forks import in_child
 from tests.support.sqlite import acquire, change, count, open_files, release
 from tests.support.waiting import until
-
-
-@pytest.fixture(name="path")
-def _path(tmp_path: Path) -> Path:
-    return tmp_path / "state.db"
-
-
-@pytest.fixture(name="pair")
-def _pair(path: Path) -> Iterator[tuple[SqliteBackend, SqliteBackend]]:
-    """Two backends on one file, each with connections of its own, as of two processes."""
-    pair = SqliteBackend(path), SqliteBackend(path)
-    yield pair
-    for backend in pair:
-        backend.close()
 
 
 @pytest.mark.process

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,6 @@ from resilient.engine.transactional import Transaction
 from resilient.protocols.locks import Held
 from tests.support.sqlite import acquire, change, count, release, threads
 from tests.support.waiting import until
-
-
-@pytest.fixture(name="path")
-def _path(tmp_path: Path) -> Path:
-    return tmp_path / "state.db"
-
-
-@pytest.fixture(name="pair")
-def _pair(path: Path) -> Iterator[tuple[SqliteBackend, SqliteBackend]]:
-    """Two backends on one file, each with connections of its own, as of two processes."""
-    pair = SqliteBackend(path), SqliteBackend(path)
-    yield pair
-    for backend in pair:
-        backend.close()
 
 
 class Waiting:
