@@ -132,6 +132,14 @@ def test_a_running_job_is_neither_rewound_nor_forked_into(mode: Mode) -> None:
     assert len(refused) == 2
 
 
+def test_a_fork_needs_a_job(mode: Mode) -> None:
+    """Another one's key is none: the error says what is, at once."""
+    job = Counting(mode)
+    mode.call(job.run, "a")
+    with pytest.raises(resilient.ConfigurationError, match="to='count:b' is no job, such as"):
+        job.runs.at("a").fork("count:b")  # type: ignore[arg-type]  # that is shown
+
+
 def test_a_fork_begins_where_the_other_was_saved(mode: Mode) -> None:
     """Another key, the checkpoint and steps of the first; the first stays as it is."""
     job = Counting(mode)

@@ -169,9 +169,15 @@ class JobControls:
                 of all steps go along.
 
         Raises:
-            ConfigurationError: There is no such checkpoint, or the other job has one already.
+            ConfigurationError: There is no such checkpoint, or the other job has one already, or
+                `to` is no job.
             JobRunning: The other job has a live runner.
         """
+        given: object = to
+        if not isinstance(given, JobControls):
+            raise ConfigurationError(
+                f"fork: to={to!r} is no job, such as checkpointed.of(f).at(...) answers"
+            )
         return self._layer.run(self._fork(to, from_checkpoint))
 
     def forget(self) -> Any:
