@@ -26,7 +26,8 @@ def warn_if_above(
     each: Any = function
     while each is not None:
         layer = getattr(each, "__resilient__", None)
-        if layer is not None and (wrong := below.get(layer.policy)):
+        # `cached.batch` is a kind of `cached`.
+        if layer is not None and (wrong := below.get(layer.policy.partition(".")[0])):
             warnings.warn(
                 f"{label(policy, function)} stands above @{layer.policy}: {wrong}; write "
                 f"@{layer.policy} above @{policy}, or ignore DecoratorOrder if that is meant",

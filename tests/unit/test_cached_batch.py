@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 import resilient
-from resilient import BackendError, ConfigurationError, LocalCache, cached
+from resilient import (
+    BackendError,
+    ConfigurationError,
+    DecoratorOrder,
+    LocalCache,
+    cached,
+    circuit_breaker,
+)
 from resilient.engine.budget import remaining
 from resilient.engine.drivers.sync import drive
 from resilient.policies.cached.context import CacheContext
@@ -299,3 +306,20 @@ def test_wrong_calls() -> None:
             numbers([1])
         with pytest.raises(ConfigurationError, match=r"not decorated with @cached\.batch"):
             cached.batch.of(cached(ttl=60)(len))
+
+
+@pytest.mark.parametrize("options", [{"namespace": ""}, {"version": ""}, {"tags": ("{x}",)}])
+def test_it_is_called_by_its_own_name(options: dict[str, Any]) -> None:
+    """By its controls, by what refuses an option, and by whoever should stand below it."""
+    decorate: Any = cached.batch
+    with pytest.raises(ConfigurationError, match=r"^@cached\.batch on .*: "):
+        decorate(**{"ttl": 60, **options}, key_arg="ids")(names)
+    decorated = cached.batch(key_arg="ids", ttl=60)(names)
+    assert repr(cached.batch.of(decorated)) == "<the controls of @cached.batch on names>"
+    with pytest.warns(DecoratorOrder, match=r"stands above @cached\.batch: .*write @cached\.batch"):
+        circuit_breaker("k")(decorated)
+
+
+def names(ids: list[int]) -> dict[int, str]:
+    """A function of many items."""
+    return {}

@@ -124,9 +124,7 @@ def test_controls_say_whose_they_are(name: str) -> None:
     decorator = named(name)
     if hasattr(decorator, "of"):
         decorated = DECORATORS[name]()(run if name == "checkpointed" else function)
-        assert repr(decorator.of(decorated)).startswith(
-            f"<the controls of @{name.partition('.')[0]} on "
-        )
+        assert repr(decorator.of(decorated)).startswith(f"<the controls of @{name} on ")
 
 
 def test_a_word_is_one_of_a_few() -> None:

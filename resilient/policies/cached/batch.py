@@ -173,7 +173,8 @@ class CachedBatch:
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
             shape = shape_of(function, policy=BATCH)
             signature = signature_of(function, policy=BATCH)
-            _check_items(signature, key_arg, label(BATCH, function))
+            where = label(BATCH, function)
+            _check_items(signature, key_arg, where)
             settings = options.settings(function, shape, _value_of)
             names = key_function(
                 function,
@@ -183,8 +184,9 @@ class CachedBatch:
                 namespace=options.key_start(function),
                 empty_ok=True,
             )
-            labels = tags_function(function, tags, settings.namespace, signature)
-            return BatchLayer(function, shape, settings).wrap(signature, key_arg, names, labels)
+            labels = tags_function(function, tags, settings.namespace, signature, where)
+            layer = BatchLayer(BATCH, function, shape, settings)
+            return layer.wrap(signature, key_arg, names, labels)
 
         return unpacked(decorate)
 

@@ -160,7 +160,8 @@ class Cached:
             shape = shape_of(function, policy=POLICY)
             signature = signature_of(function, policy=POLICY)
             settings = options.settings(function, shape)
-            context = context_parameter(signature, label(POLICY, function))
+            where = label(POLICY, function)
+            context = context_parameter(signature, where)
             identifying = without(signature, context)
             names = key_function(
                 function,
@@ -171,7 +172,7 @@ class Cached:
                 empty_ok=True,
                 signature=identifying,
             )
-            labels = tags_function(function, tags, settings.namespace, identifying)
+            labels = tags_function(function, tags, settings.namespace, identifying, where)
             layer = CachedLayer(function, shape, settings, names, labels, context)
             return layer.wrap(signature, aliased_by(identifying, template, key))
 
@@ -221,7 +222,7 @@ class CachedLayer(NearLayer):
         tags: Callable[..., tuple[str, ...]],
         context: str | None = None,
     ) -> None:
-        super().__init__(function, shape, settings)
+        super().__init__(POLICY, function, shape, settings)
         self.context = context
         self.key = key
         self.tags = tags

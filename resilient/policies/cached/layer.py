@@ -15,7 +15,7 @@ from resilient.engine.wrap import Layer, Shape
 from resilient.errors import ConfigurationError
 from resilient.policies.cached.hits import View
 from resilient.policies.cached.near import LocalCache, Near
-from resilient.policies.cached.settings import POLICY, Settings
+from resilient.policies.cached.settings import Settings
 
 __all__ = ["CacheStats", "NearLayer", "namespace_for", "versioned"]
 
@@ -69,8 +69,10 @@ class NearLayer(Layer):
         view: The values at hand that a hit may use without asking.
     """
 
-    def __init__(self, function: Callable[..., Any], shape: Shape, settings: Settings) -> None:
-        super().__init__(POLICY, function, shape)
+    def __init__(
+        self, policy: str, function: Callable[..., Any], shape: Shape, settings: Settings
+    ) -> None:
+        super().__init__(policy, function, shape)
         self.settings = settings
         self.view = View()
         self._near: Near | None = None
@@ -143,23 +145,25 @@ class NearLayer(Layer):
             self._bypasses.discard(mark)
 
 
-def namespace_for(function: Callable[..., Any], namespace: str | None) -> str:
+def namespace_for(function: Callable[..., Any], namespace: str | None, *, policy: str) -> str:
     """What the keys of a function start with; `ConfigurationError` for what is no name."""
     if namespace is None:
         return namespace_of(function)
     given: object = namespace
     if not isinstance(given, str) or not given or given.startswith("#"):
-        raise ConfigurationError(f"{label(POLICY, function)}: namespace={namespace!r} is no name")
+        raise ConfigurationError(f"{label(policy, function)}: namespace={namespace!r} is no name")
     return namespace
 
 
-def versioned(function: Callable[..., Any], space: str, version: str | int | None) -> str:
+def versioned(
+    function: Callable[..., Any], space: str, version: str | int | None, *, policy: str
+) -> str:
     """The same for one version of it; `ConfigurationError` for what is none."""
     if version is None:
         return space
     given: object = version
     if not isinstance(given, str | int) or isinstance(given, bool) or given == "":
         raise ConfigurationError(
-            f"{label(POLICY, function)}: version={version!r} is neither a text nor a number"
+            f"{label(policy, function)}: version={version!r} is neither a text nor a number"
         )
     return f"{space}@{version}"

@@ -72,7 +72,10 @@ class Options:
 
     def key_start(self, function: Callable[..., Any]) -> str:
         """What the keys of a function start with."""
-        return versioned(function, namespace_for(function, self.namespace), self.version)
+        return versioned(function, self._space(function), self.version, policy=self.policy)
+
+    def _space(self, function: Callable[..., Any]) -> str:
+        return namespace_for(function, self.namespace, policy=self.policy)
 
     def settings(
         self,
@@ -94,7 +97,7 @@ class Options:
         where = label(self.policy, function)
         return Settings(
             Source("cache", self.policy, shape.mode, self.backend),
-            namespace=namespace_tag(namespace_for(function, self.namespace)),
+            namespace=namespace_tag(self._space(function)),
             records=records_for(
                 function, self.codec, where, with_errors=bool(self.error_ttl), part=part
             ),

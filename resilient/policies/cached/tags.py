@@ -14,12 +14,10 @@ from typing import Any
 from resilient.config import Source
 from resilient.engine.block import warn_if_in_loop
 from resilient.engine.drivers.sync import drive
-from resilient.engine.names import label
 from resilient.engine.signatures import RESERVED, compile_with_signature
 from resilient.engine.templates import Field, parse_template
 from resilient.errors import ConfigurationError, KeyMissing
 from resilient.policies.cached.changes import invalidated_tags
-from resilient.policies.cached.settings import POLICY
 from resilient.resolving import BackendLike
 
 __all__ = ["ainvalidate_tags", "invalidate_tags", "namespace_tag", "storable", "tags_function"]
@@ -31,7 +29,11 @@ def namespace_tag(namespace: str) -> str:
 
 
 def tags_function(
-    function: Callable[..., Any], templates: Sequence[str], first: str, signature: Signature
+    function: Callable[..., Any],
+    templates: Sequence[str],
+    first: str,
+    signature: Signature,
+    where: str,
 ) -> Callable[..., tuple[str, ...]]:
     """Compile the function of the same arguments that returns the tags of a call.
 
@@ -40,13 +42,13 @@ def tags_function(
         templates: One a tag, such as `"user:{user.id}"`.
         first: A tag that every call has.
         signature: The function's parameters.
+        where: What errors call it.
 
     Raises:
         ConfigurationError: `templates` is no tuple of templates over the function's parameters.
             When called: a value has no text but its address.
         KeyMissing: When called: a field cannot be read.
     """
-    where = label(POLICY, function)
     given: object = templates
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise ConfigurationError(f"{where}: tags={templates!r}: expected a tuple of templates")
