@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from resilient import checkpointed
+from resilient import BackendError, checkpointed
 from resilient.engine.clock import ManualClock
 from tests.support.importing import Flaky, State
 from tests.support.jobs import each
@@ -37,6 +37,29 @@ def test_a_labelled_checkpoint_beside_and_inside_a_loop(mode: Mode) -> None:
         ("half", 3, {"before": True, "sum": 103}),
         ("", 4, {"before": True, "sum": 106}),
     ]
+
+
+def test_a_label_that_could_not_be_saved_goes_with_the_next(
+    mode: Mode, backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `job.save("half")` has asked for is saved as soon as it can be, under that label."""
+    store: Any = backend.require("checkpoints")
+
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise BackendError("the disk is full", transient=False)
+
+    async def body(job: Any) -> None:
+        job.state["half"] = True
+        with monkeypatch.context() as patch, pytest.raises(BackendError, match="disk is full"):
+            patch.setattr(type(store), "save", refuse)
+            await mode.within(job.save, "half")
+        async for _ in each(job.iterate(range(2))):
+            pass
+
+    run = mode.decorate(checkpointed("k", every=100, fingerprint=()), body)
+    mode.call(run)
+    history = mode.call(checkpointed.of(run).at().history)
+    assert [(saved.label, saved.done) for saved in history] == [("half", 1), ("", 2)]
 
 
 def test_the_state_can_be_replaced(mode: Mode) -> None:

@@ -371,7 +371,8 @@ class Run(Place):
             ttl=self.ttl,
             lease=settings.lease,
         )
-        self._boundary, self._label, self._has_news = state, None, False
+        asked, self._label = self._label, None
+        self._boundary, self._has_news = state, False
         # Until the answer is there, nobody here knows whether the number has been used.
         self._sequence = None
         began = await NOW
@@ -379,6 +380,8 @@ class Run(Place):
             saved = await self.lease.insisted(ask, until)
         except BaseException:
             self._has_news = True
+            if self._label is None:  # else there is a later one
+                self._label = asked
             raise
         if saved is None:
             raise self.lease.refused()
