@@ -8,7 +8,14 @@ from typing import Any, TypeVar
 
 from resilient.errors import ConfigurationError
 
-__all__ = ["check_choice", "check_function", "check_whole_number", "checked_call", "refuse_unknown"]
+__all__ = [
+    "check_busy",
+    "check_choice",
+    "check_function",
+    "check_whole_number",
+    "checked_call",
+    "refuse_unknown",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,6 +82,19 @@ def check_choice(where: str, option: str, value: object, *choices: str) -> None:
         *others, last = (f'"{choice}"' for choice in choices)
         raise ConfigurationError(
             f"{where}: {option}={value!r} is not {', '.join(others)} or {last}"
+        )
+
+
+def check_busy(where: str, on_busy: object, skipped: object) -> None:
+    """Refuse what is no way to treat a busy call, and an answer for calls that are never skipped.
+
+    Raises:
+        ConfigurationError: One of the two is wrong.
+    """
+    check_choice(where, "on_busy", on_busy, "raise", "skip")
+    if skipped is not None and on_busy != "skip":
+        raise ConfigurationError(
+            f'{where}: skipped={skipped!r} is never answered without on_busy="skip"'
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from resilient import config
 from resilient.engine.durations import Duration, optional_seconds
-from resilient.engine.options import check_choice, check_whole_number, checked_call
+from resilient.engine.options import check_busy, check_whole_number, checked_call
 from resilient.engine.places import Places
 from resilient.engine.plan import NOW, Body, Listen, Wait
 from resilient.engine.typing import Decorator, SkippingDecorator
@@ -81,7 +81,7 @@ def bulkhead(
         resilient.errors.BulkheadFull: once: 1 call is running, and no more may; waited 0.0 s
     """
     check_whole_number(f"@{POLICY}", "limit", limit)
-    check_choice(f"@{POLICY}", "on_busy", on_busy, "raise", "skip")
+    check_busy(f"@{POLICY}", on_busy, skipped)
     patience = optional_seconds(wait, option="wait", allow_zero=True)
     places = Places(limit)
 

@@ -143,6 +143,18 @@ def test_a_number_is_a_whole_one(value: Any) -> None:
         check_whole_number("@d", "every", value)
 
 
+@pytest.mark.parametrize("name", ["distributed_lock", "idempotent", "checkpointed", "bulkhead"])
+def test_an_answer_for_skipped_calls_needs_some(name: str) -> None:
+    """Where a busy call raises, `skipped=` would never be seen: it is refused when decorated."""
+    arguments = {"bulkhead": (1,)}.get(name, ("k",))
+    options = {"ttl": 60} if name == "idempotent" else {}
+    says = rf"^@{name}: skipped='later' is never answered without on_busy=\"skip\"$"
+    for busy in ({}, {"on_busy": "raise"}):
+        with pytest.raises(ConfigurationError, match=says):
+            named(name)(*arguments, **options, **busy, skipped="later")
+    named(name)(*arguments, **options, on_busy="skip", skipped="later")
+
+
 def test_a_function_can_be_called() -> None:
     """A class can be, too."""
     check_function("@d", "migrate", dict)

@@ -11,7 +11,13 @@ from resilient.config import Source
 from resilient.engine.durations import Duration, optional_seconds
 from resilient.engine.durations import seconds as in_seconds
 from resilient.engine.keys import compile_fingerprint, key_function
-from resilient.engine.options import check_choice, check_function, check_whole_number, checked_call
+from resilient.engine.options import (
+    check_busy,
+    check_choice,
+    check_function,
+    check_whole_number,
+    checked_call,
+)
 from resilient.engine.wrap import around, layer_of, shape_of, unpacked
 from resilient.errors import ConfigurationError
 from resilient.policies.checkpointed.controls import CheckpointedControls, CheckpointedLayer
@@ -207,7 +213,7 @@ class Checkpointed:
             (6, 'finished')
         """
         _check(version, every, keep, migrate)
-        check_choice(f"@{POLICY}", "on_busy", on_busy, "raise", "skip")
+        check_busy(f"@{POLICY}", on_busy, skipped)
         check_choice(f"@{POLICY}", "on_complete", on_complete, "return", "rerun")
         check_choice(f"@{POLICY}", "on_backend_error", on_backend_error, "raise", "run")
         if progress is not None:

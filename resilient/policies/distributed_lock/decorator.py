@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar, Unpack, overload
 
 from resilient.engine.keys import key_function
-from resilient.engine.options import check_choice, checked_call
+from resilient.engine.options import check_busy, check_choice, checked_call
 from resilient.engine.order import warn_if_above
 from resilient.engine.signatures import signature_of
 from resilient.engine.typing import Decorator, SkippingDecorator
@@ -113,7 +113,7 @@ class DistributedLock:
             ...     settle(7)
             'settled under fence True'
         """
-        check_choice(f"@{POLICY}", "on_busy", on_busy, "raise", "skip")
+        check_busy(f"@{POLICY}", on_busy, skipped)
         check_choice(f"@{POLICY}", "on_backend_error", on_backend_error, "raise", "run")
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from resilient.config import Source
 from resilient.engine.durations import Duration, optional_seconds, seconds
 from resilient.engine.keys import compile_fingerprint, key_function
-from resilient.engine.options import check_choice, check_whole_number, checked_call
+from resilient.engine.options import check_busy, check_choice, check_whole_number, checked_call
 from resilient.engine.signatures import signature_of
 from resilient.engine.typing import Decorator, SkippingDecorator
 from resilient.engine.wrap import Layer, Shape, around, layer_of, shape_of, unpacked
@@ -185,7 +185,7 @@ class Idempotent:
             charged
             ('receipt for 5', 'receipt for 5')
         """
-        check_choice(f"@{POLICY}", "on_busy", on_busy, "raise", "skip")
+        check_busy(f"@{POLICY}", on_busy, skipped)
         check_choice(f"@{POLICY}", "on_takeover", on_takeover, "rerun", "raise")
         check_choice(f"@{POLICY}", "on_cancel", on_cancel, "release", "keep")
         check_choice(f"@{POLICY}", "on_backend_error", on_backend_error, "raise", "run")
