@@ -21,6 +21,7 @@ __all__ = [
     "Call",
     "Command",
     "Everywhere",
+    "Handing",
     "OfNode",
     "Plain",
     "Read",
@@ -34,6 +35,7 @@ __all__ = [
 Argument = str | bytes | int | float
 
 _ASKING = pack(("ASKING",))
+_PING = pack(("PING",))
 
 
 class Command:
@@ -66,6 +68,11 @@ class Command:
     def joined(self, values: list[Any]) -> Any:
         """What the asker gets of the values of its parts."""
         return values[0]
+
+    @property
+    def bare(self) -> Command:
+        """The same without what is sent in front of it."""
+        return self
 
     def in_full(self) -> bytes:
         """What is sent when the server does not know a script yet."""
@@ -174,7 +181,7 @@ class Asking(Command):
     __slots__ = ("_command",)
 
     def __init__(self, command: Command) -> None:
-        self._command = command
+        self._command = command = command.bare  # only the next one is let in
         self.packed = _ASKING + command.packed
         self.replies = 1 + command.replies
         self.repeatable = command.repeatable
@@ -222,6 +229,42 @@ class Call(Command):
             return self
         script = self._script.guarded
         return Call(script, [*self._keys, lock], [*self._args, owner], self.repeatable)
+
+
+class Handing(Command):
+    """A call for whose effect others wait: the server tells them before it answers the caller.
+
+    A server writes at the end of a turn, first to whom it got something to write for last
+    (`putClientInPendingWriteQueue` in its networking.c). What a script publishes is there before
+    its caller's reply, and would be written after it; unless that caller has another reply coming
+    already. Who is written to first has the processor first where there are few.
+    """
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.packed = _PING + call.packed
+        self.replies = 2
+        self.repeatable = call.repeatable
+
+    @property
+    def key(self) -> str | None:
+        """The call's own."""
+        return self._call.key
+
+    @property
+    def bare(self) -> Call:
+        """The call."""
+        return self._call
+
+    def in_full(self) -> bytes:
+        """With the script's text."""
+        return _PING + self._call.in_full()
+
+    def value(self, answers: list[Any]) -> Any:
+        """The call's own."""
+        return answers[1]
 
 
 class Batch(Command):

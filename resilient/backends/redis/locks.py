@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from resilient.backends.redis.commands import Plain, Script, Waiting, milliseconds, slot_of, text
+from resilient.backends.redis.commands import (
+    Handing,
+    Plain,
+    Script,
+    Waiting,
+    milliseconds,
+    slot_of,
+    text,
+)
 from resilient.backends.redis.keys import Keys
 from resilient.backends.redis.server import Server
 from resilient.engine.guard import Guard
@@ -109,7 +117,8 @@ class RedisLocks:
         """Free the lock, and hand it over or wake one waiter."""
         names = self._names(key, mode)
         call = SCRIPTS["release"](names, owner, int(fair), 0 if mode.shared else fence)
-        return bool(await Ask(self._transport, call))
+        # Where the fastest one gets it, that may well be who has just released it.
+        return bool(await Ask(self._transport, Handing(call) if fair else call))
 
     async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
         """Make another owner the holder, under a new fence."""

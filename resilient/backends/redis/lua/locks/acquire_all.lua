@@ -6,7 +6,7 @@ for i = 1, #KEYS, 3 do locks[#locks + 1] = {KEYS[i], KEYS[i + 1], KEYS[i + 2]} e
 for _, k in ipairs(locks) do
   if not held_by(k, owner) then
     -- A free one is theirs who have waited longer, if any of them is still there.
-    local taken = redis.call('EXISTS', k[1]) == 1 or hand_over(k, '', true)
+    local taken = redis.call('EXISTS', k[1]) == 1 or hand_over(k, nil, true)
     if taken then return {0, unpack(described(k))} end
   end
 end

@@ -1,9 +1,8 @@
 -- What the scripts of locks share. The keys of one lock, `k`, are
 --   1 the one holder (owner, fence, granted, note); expires with the hold
 --   2 its memory: the newest fence; the last one whose hold was `released` (or is shared);
---     the fences that were `lost`, and what is not larger than the first of them; and of each
---     waiter what it wants
---   3 who waits, by arrival
+--     the fences that were `lost`, and what is not larger than the first of them
+--   3 who waits, by arrival: `application`s
 -- and where several may hold it
 --   4 the end of each hold in microseconds; of a hold that was released, minus the moment of that
 --   5 of each hold its fence, when it was granted, and a note; under '' the largest TTL
@@ -62,16 +61,20 @@ local function note_ttl(k, ttl)
   end
 end
 
--- What the memory says of the holds so far; and of a waiter.
-local function remembered(k, address)
-  return redis.call('HMGET', k[2], 'fence', 'released', 'lost', address or '')
+-- What the memory says of the holds so far.
+local function remembered(k)
+  return redis.call('HMGET', k[2], 'fence', 'released', 'lost')
+end
+
+-- As `next_fence`, as text.
+local function after(newest)
+  return newest and tonumber(newest) >= us and digits(newest + 1) or now
 end
 
 -- The fence of the next grant; and what is lost, if that must be remembered anew: for `grant`.
 local function drawn(memory)
   local newest, released, lost = memory[1], memory[2], memory[3]
-  local fence = now  -- as `next_fence`
-  if newest and tonumber(newest) >= us then fence = digits(newest + 1) end
+  local fence = after(newest)
   -- Of what was before nothing is known.
   local known = lost or digits((newest or fence) - 1)
   if newest and newest ~= released then
@@ -81,6 +84,12 @@ local function drawn(memory)
     end
   end
   return fence, known ~= lost and known or nil
+end
+
+local function grant_alone(k, owner, ttl, note, fence)
+  redis.call('HSET', k[1], 'owner', owner, 'fence', fence, 'granted', now, 'note', note,
+    'ttl', ttl)
+  redis.call('PEXPIRE', k[1], ttl)
 end
 
 -- `ttl` as text.
@@ -93,9 +102,7 @@ local function grant(k, owner, ttl, shared, note, fence, lost)
     extend(k[4], digits(ttl + RELEASES_LIVE))
     extend(k[5], digits(ttl + RELEASES_LIVE))
   else
-    redis.call('HSET', k[1], 'owner', owner, 'fence', fence, 'granted', now, 'note', note,
-      'ttl', ttl)
-    redis.call('PEXPIRE', k[1], ttl)
+    grant_alone(k, owner, ttl, note, fence)
   end
   redis.call('HSET', k[2], 'fence', fence, shared == '1' and 'released' or 'fence', fence)
   if lost then redis.call('HSET', k[2], 'lost', lost) end
@@ -105,47 +112,61 @@ local function remember(k)
   redis.call('PEXPIRE', k[2], MEMORY_LIVES)
 end
 
--- Register a waiter, with what it wants, unless it waits already: how many wait.
-local function enroll(k, address, wants)
-  enlist(k[3], address, us, now)
-  redis.call('HSET', k[2], address, wants)
+-- The channel of a waiter, and its number there.
+local function addressed(address)
+  local channel, waiter = string.match(address, '^(.*)|([^|]*)$')
+  return channel or '', waiter or address
+end
+
+-- What stands in the queue: where to wake who waits, and what it wants. In one piece, so that who
+-- ends a hold has to ask for nothing else: whoever is next waits for all that is done then.
+local function application(address, owner, ttl, shared, limit, note)
+  local channel, waiter = addressed(address)
+  return cmsgpack.pack({channel, waiter, owner, ttl, shared, limit, note})
+end
+
+-- Register a waiter, unless it waits already: how many wait.
+local function enroll(k, applied)
+  enlist(k[3], applied, us, now)
   local waiting = redis.call('ZCARD', k[3])
   -- Where there is a queue all the time, it is kept up by one of many who join it.
   if waiting == 1 or us % 64 == 0 then remember(k) end
-  -- A queue of the dead may have expired: what they wanted is of no use to anybody.
-  if waiting == 1 and redis.call('HLEN', k[2]) > 4 then
-    for _, field in ipairs(redis.call('HKEYS', k[2])) do
-      if string.find(field, '|', 1, true) and field ~= address then
-        redis.call('HDEL', k[2], field)
-      end
-    end
-  end
   return waiting
 end
 
-local function forget(k, address)
-  redis.call('ZREM', k[3], address)
-  redis.call('HDEL', k[2], address)
+local function leave(k, applied)
+  redis.call('ZREM', k[3], applied)
 end
 
--- Give the lock to one who waits, of whom `memory` says what is wanted: whether it is still there.
-local function offer(k, address, memory)
-  local owner, ttl, shared, limit, note = unpack(cmsgpack.unpack(memory[4]))
-  local fence, lost = drawn(memory)
-  if wake(address, '=' .. fence) == 0 then return false end
-  if tonumber(ttl) > HANDED_OVER then ttl = tostring(HANDED_OVER) end
-  grant(k, owner, ttl, shared, note, fence, lost)
+-- What is handed over is the waiter's for a short while, until that renews it.
+local function at_first(ttl)
+  return tonumber(ttl) > HANDED_OVER and HANDED_OVER or ttl
+end
+
+-- Give the lock to one who waits: whether it is still there.
+local function offer(k, wants)
+  local channel, waiter, owner, ttl, shared, _, note = unpack(wants)
+  local fence, lost = drawn(remembered(k))
+  if tell(channel, waiter, '=' .. fence) == 0 then return false end
+  grant(k, owner, at_first(ttl), shared, note, fence, lost)
   return true
 end
 
 -- Give a hold that nobody shares to who has waited longest, taken from the queue already, in the
--- place of who ends it: whether anybody was there.
-local function pass_on(k, fence, address)
-  while address do
-    local lost, wants = unpack(redis.call('HMGET', k[2], 'lost', address))
-    redis.call('HDEL', k[2], address)
-    if wants and offer(k, address, {fence, fence, lost, wants}) then return true end
-    address = redis.call('ZPOPMIN', k[3])[1]
+-- place of who ends it: whether anybody was there. No loss has to be looked for: its end is known.
+local function pass_on(k, ended, applied)
+  local fence = after(ended)
+  while applied do
+    local channel, waiter, owner, ttl, _, _, note = unpack(cmsgpack.unpack(applied))
+    if tell(channel, waiter, '=' .. fence) > 0 then
+      grant_alone(k, owner, at_first(ttl), note, fence)
+      if redis.call('HSET', k[2], 'fence', fence) > 0 then  -- the hold has outlived its memory
+        redis.call('HSET', k[2], 'lost', digits(ended - 1))
+        remember(k)
+      end
+      return true
+    end
+    applied = redis.call('ZPOPMIN', k[3])[1]
   end
   return false
 end
@@ -155,25 +176,24 @@ end
 -- The answer is who is first now. `free`: nobody holds it, which need not be looked up.
 local function hand_over(k, before, free)
   while true do
-    local address = redis.call('ZRANGE', k[3], 0, 0)[1]
-    if not address or address == before then return address end
-    local memory = remembered(k, address)
-    local shared, limit
-    if memory[4] then
-      shared, limit = unpack(cmsgpack.unpack(memory[4]), 3, 4)
-      if not free and not has_room(k, shared, limit) then return address end
-    end
-    forget(k, address)
-    if memory[4] and offer(k, address, memory) and shared ~= '1' then return address end
+    local first = redis.call('ZRANGE', k[3], 0, 0)[1]
+    if not first or first == before then return first end
+    local wants = cmsgpack.unpack(first)
+    local shared, limit = unpack(wants, 5, 6)
+    if not free and not has_room(k, shared, limit) then return first end
+    leave(k, first)
+    if offer(k, wants) and shared ~= '1' then return first end
   end
 end
 
 -- Let the longest waiting one try: whoever is faster has the lock.
 local function wake_first(k)
   while true do
-    local address = redis.call('ZRANGE', k[3], 0, 0)[1]
-    if not address or wake(address) > 0 then return end
-    forget(k, address)
+    local first = redis.call('ZRANGE', k[3], 0, 0)[1]
+    if not first then return end
+    local channel, waiter = unpack(cmsgpack.unpack(first))
+    if tell(channel, waiter, '') > 0 then return end
+    leave(k, first)
   end
 end
 
