@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import secrets
-import selectors
+import select
 import socket
 import threading
 import time
@@ -84,9 +84,10 @@ class Bell:
         self._ear, self._rope = socket.socketpair()
         self._ear.setblocking(False)
         self._rope.setblocking(False)
-        # Of those that keep nothing in the kernel, which a forked child would share.
-        self._selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
-        self._selector.register(self._ear, selectors.EVENT_READ)
+        self._number = self._ear.fileno()
+        # It keeps nothing in the kernel, which a forked child would share.
+        self._poll = select.poll()
+        self._poll.register(self._number, select.POLLIN)
         self._beside: tuple[int, ...] = ()
         self.limit = math.inf
         """Seconds for which a wait lasts at most, whatever it is for."""
@@ -104,19 +105,21 @@ class Bell:
         """
         if beside != self._beside:
             self._look_at(beside)
-        ready = [
-            key.fileobj for key, _ in self._selector.select(max(0.0, min(seconds, self.limit)))
-        ]
-        if self._ear in ready:
+        happened = ""
+        for file, _ in self._poll.poll(max(0, math.ceil(1000 * min(seconds, self.limit)))):
+            if file != self._number:
+                happened = "file"
+                continue
             with contextlib.suppress(BlockingIOError):
                 self._ear.recv(4096)
-        return "" if not ready else "bell" if ready == [self._ear] else "file"
+            happened = happened or "bell"
+        return happened
 
     def _look_at(self, beside: tuple[int, ...]) -> None:
         for file in self._beside:
-            self._selector.unregister(file)
+            self._poll.unregister(file)
         for file in beside:
-            self._selector.register(file, selectors.EVENT_READ)
+            self._poll.register(file, select.POLLIN)
         self._beside = beside
 
     def close(self) -> None:

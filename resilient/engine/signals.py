@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
 from resilient.engine.crew import Crew
@@ -208,8 +208,8 @@ class Hub:
         waiter, _, gift = waiter.partition("=")
         found = self._waiters.get(waiter)
         if found is not None:
-            if gift:  # to those only who wait for a lock
-                cast("GiftedWaiter", found).gift = gift
+            if gift:
+                found.gift = gift  # type: ignore[attr-defined]  # those who wait for a lock have it
             found.wake()
 
     def is_waiting(self, waiter: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import copy_context
 from time import monotonic
 from types import CoroutineType
@@ -122,8 +121,10 @@ class Flag:
 
     def set(self) -> None:
         """Let who waits go on; it stays set."""
-        with suppress(RuntimeError):  # it is set already
+        try:  # noqa: SIM105  # whoever waits for a lock waits for this
             self._lock.release()
+        except RuntimeError:  # it is set already
+            pass
         bell = self.bell
         if bell is not None:
             bell.ring()
@@ -141,6 +142,8 @@ class Flag:
         if self._hub is not None and seconds > 0 and not self.is_set():
             until = monotonic() + seconds
             self._hub.read_for(self, seconds)
+            if self.is_set():
+                return True
             seconds = until - monotonic()
         is_set = self._lock.acquire(timeout=seconds) if seconds > 0 else self.is_set()
         if is_set:
