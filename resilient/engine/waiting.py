@@ -64,9 +64,6 @@ class Contest(Protocol[A]):
 class Receiver(Contest[A], Protocol[A]):
     """A contest for something that may be handed over."""
 
-    in_turn: bool
-    """Whether who comes has to wait while others do: where many want it, it registers at once."""
-
     patience: float
     """Seconds from one attempt to the next at most: what is handed over lives for twice that."""
     glance: float
@@ -101,7 +98,7 @@ async def obtained(
     Raises:
         Rejected: It was busy for as long as `wait`; the contest's own refusal.
     """
-    if wait != 0 and began < hub.crowded_until and getattr(contest, "in_turn", True):
+    if wait != 0 and began < hub.crowded_until:
         wait = math.inf if wait is None else wait
         return await queued(contest, hub, wait, budget=budget, outlasts=outlasts, crowded=True)
     # As `tried`, without one more coroutine: this is the way of almost every call.

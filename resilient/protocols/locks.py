@@ -94,7 +94,8 @@ class LockStore(Protocol):
     reached or does not answer.
 
     Who waits stands in a queue. A fair release hands the lock over to the longest waiting one that
-    is still there, and tells it so: the wake-up carries the fence (`Waiter.gift`). What is handed
+    is still there, and tells it so: the wake-up carries the fence (`Waiter.gift`). One that is not
+    fair may hand it over to any of them, or wake one who then asks like everybody. What is handed
     over is held for `HANDED_OVER` seconds, or the waiter's TTL if that is shorter; the waiter
     renews it.
     """
@@ -155,11 +156,11 @@ class LockStore(Protocol):
     ) -> bool:
         """Free the lock; false if the owner did not hold it.
 
-        Fair, it is handed over to the longest waiting; not so, that one is woken. Asked again it
-        answers true again, however many have held the lock meanwhile; and false again if the hold
-        was lost, that is, if it expired, was handed on or was freed by force. Where several may
-        hold it, each owner's release is remembered for a minute. Of a hold that nobody shares it
-        is known by its fence: the store remembers which were lost, the last `LOSSES_KNOWN` of
+        Fair, it is handed over to the longest waiting; not so, to any, or one is woken. Asked again
+        it answers true again, however many have held the lock meanwhile; and false again if the
+        hold was lost, that is, if it expired, was handed on or was freed by force. Where several
+        may hold it, each owner's release is remembered for a minute. Of a hold that nobody shares
+        it is known by its fence: the store remembers which were lost, the last `LOSSES_KNOWN` of
         them, and takes every earlier hold for lost.
 
         Args:
@@ -168,7 +169,7 @@ class LockStore(Protocol):
             fence: The fence of the hold, for when the request may be one that is sent again; 0:
                 the answer tells whether the lock was held until now.
             mode: How it is held.
-            fair: Whether it is handed over.
+            fair: Whether it is handed over to the longest waiting.
         """
         ...
 

@@ -117,8 +117,7 @@ class RedisLocks:
         """Free the lock, and hand it over or wake one waiter."""
         names = self._names(key, mode)
         call = SCRIPTS["release"](names, owner, int(fair), 0 if mode.shared else fence)
-        # Where the fastest one gets it, that may well be who has just released it.
-        return bool(await Ask(self._transport, Handing(call) if fair else call))
+        return bool(await Ask(self._transport, Handing(call)))
 
     async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
         """Make another owner the holder, under a new fence."""

@@ -202,11 +202,6 @@ class LockContest:
         self.note = note
 
     @property
-    def in_turn(self) -> bool:
-        """Whether those who have waited longer are before this one."""
-        return self.settings.fair
-
-    @property
     def patience(self) -> float:
         """Seconds from one attempt to the next: what is handed over lives for twice that."""
         return min(self.settings.ttl, HANDED_OVER) / 2

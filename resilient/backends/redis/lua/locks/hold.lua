@@ -152,9 +152,10 @@ local function offer(k, wants)
   return true
 end
 
--- Give a hold that nobody shares to who has waited longest, taken from the queue already, in the
--- place of who ends it: whether anybody was there. No loss has to be looked for: its end is known.
-local function pass_on(k, ended, applied)
+-- Give a hold that nobody shares to one who waits, taken from the queue already, or to the next
+-- one there, in the place of who ends it: whether anybody was there. No loss has to be looked for:
+-- its end is known.
+local function pass_on(k, ended, applied, pop)
   local fence = after(ended)
   while applied do
     local channel, waiter, owner, ttl, _, _, note = unpack(cmsgpack.unpack(applied))
@@ -166,7 +167,7 @@ local function pass_on(k, ended, applied)
       end
       return true
     end
-    applied = redis.call('ZPOPMIN', k[3])[1]
+    applied = redis.call(pop, k[3])[1]
   end
   return false
 end
