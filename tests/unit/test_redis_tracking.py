@@ -15,6 +15,7 @@ import resilient
 from resilient import LocalCache, cached
 from resilient.backends.redis import from_url
 from resilient.engine.drivers.sync import drive
+from resilient.testing.faults import FaultProxy
 from tests.support.modes import Mode
 from tests.support.servers import RedisAt, RedisServer, binary, flavours, free_port
 from tests.support.waiting import soon
@@ -201,6 +202,45 @@ def test_a_server_of_another_age(tmp_path: Path, prefix: str, source: Source) ->
             hears_broadcasts(f"redis://localhost:{port}", prefix, source)
         finally:
             own.terminate()
+
+
+def test_a_proxy_that_ends_who_says_hello(
+    every_redis: RedisAt, prefix: str, source: Source
+) -> None:
+    """The next connection does not say it, nor does any later one: all else is heard."""
+    greetings: list[bytes] = []
+
+    def is_greeting(request: bytes) -> bool:
+        if b"HELLO" in request:
+            greetings.append(request)
+        return b"HELLO" in request
+
+    with FaultProxy(every_redis.url) as proxy:
+        proxy.drop_reply_when(is_greeting, times=1_000_000)
+        hears_broadcasts(proxy.url, prefix, source)
+        assert len(greetings) == 1
+        with resilient.using(proxy.url, prefix=prefix) as backend:
+            heard: list[str | None] = []
+            for number in range(3):
+                backend.hub.listen("cache", heard.append)
+                drive(backend.require("cache").delete(str(number)))
+                assert soon(lambda: heard[-1:] == [str(number)])  # noqa: B023 - called at once
+                proxy.reset_all()
+                assert soon(lambda: heard[-1:] == [None])
+    assert len(greetings) == 2
+
+
+def test_a_server_that_has_been_greeted_is_greeted_again(
+    mode: Mode, source: Source, every_redis: RedisAt, prefix: str
+) -> None:
+    """A connection that ends in that moment is only lost: the next one tells of changes again."""
+    with FaultProxy(every_redis.url) as proxy, resilient.using(proxy.url, prefix=prefix):
+        f = kept(mode, source)
+        settled(f)
+        proxy.drop_reply_when(lambda request: b"HELLO" in request)
+        proxy.reset_all()
+        assert soon(lambda: proxy.counts.dropped == 1)
+        assert soon(lambda: cached.of(f).stats().coherence == "tracking")
 
 
 def answers(client: redis.Redis) -> bool:

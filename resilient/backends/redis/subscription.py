@@ -57,6 +57,7 @@ class RedisSubscription:
         self._tracking = tracking
         self.tracks = False
         self._can_ask: bool | None = None
+        self._greets = False
         self._asking: deque[Callable[[Any], Heard | None]] = deque()  # who gets the answers
         self._connection: Any = None
         self._socket: Any = None
@@ -70,6 +71,19 @@ class RedisSubscription:
 
     def open(self, channels: set[str]) -> None:
         """Connect, subscribe and have that confirmed."""
+        self._greets = self._tracking is not None and self._tracking.greets
+        try:
+            self._open(channels)
+        except BackendError as error:
+            if not self._ended_with_the_greeting(error):
+                raise
+            self.close()
+            self._greets = False
+            self._open(channels)
+            if self._tracking is not None:
+                self._tracking.greets = False
+
+    def _open(self, channels: set[str]) -> None:
         with self._translating():
             self._connection = self._settings.connection()
             self._connection.connect()
@@ -91,18 +105,22 @@ class RedisSubscription:
             return
         asked = b""
         if self._tracking is not None:
-            if not self._asked:
-                asked += self._greeting()
+            if self._greets and not self._asked:
+                asked += self._greeting(self._tracking)
             if self._tracking.channel in new:
-                asked += self._following(self._tracking)
+                if self._greets:
+                    asked += self._following(self._tracking)
+                else:
+                    self.confirmed |= {self._tracking.channel}
                 new.discard(self._tracking.channel)
         # Last: an error that answers no question is this one's.
         for channel in filter(is_sharded, new):  # each of another slot
             asked += pack(("SSUBSCRIBE", channel))
         if plain := [channel for channel in new if not is_sharded(channel)]:
             asked += pack(("SUBSCRIBE", *plain))
-        with self._translating():
-            self._socket.sendall(asked)
+        if asked:
+            with self._translating():
+                self._socket.sendall(asked)
         self._asked |= channels
 
     def receive(self, *, waits: bool = True) -> Iterator[Heard]:
@@ -139,15 +157,23 @@ class RedisSubscription:
         if connection is not None:
             connection.disconnect()
 
-    def _greeting(self) -> bytes:
+    def _greeting(self, tracking: Tracking) -> bytes:
         """Asks to speak version 3: in version 2 who has subscribed can ask for nothing else."""
 
         def greeted(answer: Any) -> None:
             self._can_ask = not isinstance(answer, Exception)
+            tracking.was_greeted = True
 
         self._can_ask = None
         self._asking.append(greeted)
         return pack(("HELLO", "3"))
+
+    def _ended_with_the_greeting(self, error: BackendError) -> bool:
+        """Whether a proxy may be the cause, which ends each connection that says `HELLO`."""
+        is_unanswered = bool(self._asking) and self._can_ask is None
+        is_late = isinstance(error.__cause__, (redis_errors.TimeoutError, TimeoutError))
+        tracking = self._tracking
+        return is_unanswered and not is_late and tracking is not None and not tracking.was_greeted
 
     def _following(self, tracking: Tracking) -> bytes:
         """Asks to be told of changes; an error, of whatever kind: that cannot be."""

@@ -29,9 +29,12 @@ class Tracking:
         channel: What stands for it among the channels of a subscription.
         emptied: The channel on which is told that the server has lost everything.
         begin: The command; the server must speak version 3 of the protocol on that connection.
+        greets: Whether that is asked for, by `HELLO`: not where a proxy ends the connection then.
+        was_greeted: Whether it has ever been answered: so it is no such proxy.
     """
 
     def __init__(self, keys: Keys, concerns: Callable[[str], bool]) -> None:
+        self.greets, self.was_greeted = True, False
         self._keys = keys
         self._concerns = concerns
         self._tags = keys.tag("")
