@@ -244,6 +244,7 @@ class Heartbeat:
 
     def __init__(self, backend: Backend) -> None:
         self.worker = backend.worker
+        self.prefix = backend.prefix
         self.leases: set[Lease] = set()
         """Those that are kept: `Lease.keep` and `Lease.drop`."""
         self.worker.add(self)

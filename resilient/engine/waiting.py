@@ -70,6 +70,10 @@ class Receiver(Contest[A], Protocol[A]):
     """Seconds after which the second attempt comes: whoever holds it then, after others who had it
     in turn, may have died with it."""
 
+    outlasts: bool
+    """Whether who has found it held goes on through transient errors for as long as it waits: what
+    it waits for is not lost by them."""
+
     def received(self, gift: str, answer: A) -> A | None:
         """What came with a wake-up after this busy answer; `None`: it must be asked for."""
         ...
@@ -82,7 +86,6 @@ async def obtained(
     began: float,
     *,
     budget: float = BUDGET,
-    outlasts: bool = False,
 ) -> tuple[float, A]:
     """Ask until it is not busy: when the successful request was sent, and its answer.
 
@@ -92,15 +95,13 @@ async def obtained(
         wait: Seconds to wait for other holders; 0: try once; `None`: no limit.
         began: The local time before the first request.
         budget: Seconds for which one attempt is asked again after transient errors.
-        outlasts: Whether who has found it held goes on through transient errors for as long as it
-            waits: what it waits for is not lost by them.
 
     Raises:
         Rejected: It was busy for as long as `wait`; the contest's own refusal.
     """
     if wait != 0 and began < hub.crowded_until:
         wait = math.inf if wait is None else wait
-        return await queued(contest, hub, wait, budget=budget, outlasts=outlasts, crowded=True)
+        return await queued(contest, hub, wait, budget=budget, crowded=True)
     # As `tried`, without one more coroutine: this is the way of almost every call.
     try:
         answer = await contest.ask(None)
@@ -117,7 +118,7 @@ async def obtained(
     if wait == 0:
         raise contest.refusal(answer, 0.0)
     wait = math.inf if wait is None else wait
-    return await queued(contest, hub, wait, budget=budget, outlasts=outlasts)
+    return await queued(contest, hub, wait, budget=budget)
 
 
 async def tried(contest: Contest[A], began: float, *, budget: float = BUDGET) -> tuple[float, A]:
@@ -160,7 +161,6 @@ async def queued(
     wait: float,
     *,
     budget: float = BUDGET,
-    outlasts: bool = False,
     crowded: bool = False,
 ) -> tuple[float, A]:
     """Register as a waiter, and ask whenever it is woken, until it is not busy.
@@ -175,6 +175,7 @@ async def queued(
     patience = min(recheck, getattr(contest, "patience", math.inf))
     next_look = min(patience, getattr(contest, "glance", math.inf))
     alive = crowded and next_look < patience
+    outlasts = getattr(contest, "outlasts", False)
     until = -math.inf
     try:
         while True:

@@ -10,7 +10,7 @@ from resilient.config import Source
 from resilient.engine.plan import Ask, Plan, Sleep
 from resilient.errors import BackendError, LeaseLost, LockNotAcquired
 from resilient.policies.distributed_lock.leases import HeldLock
-from resilient.policies.distributed_lock.plan import adopted, guarded
+from resilient.policies.distributed_lock.plan import guarded
 from resilient.policies.distributed_lock.settings import Settings
 from resilient.protocols.locks import Grant, Held
 from resilient.testing.simulation import Cancelled, Client, Faults, Simulation, Task
@@ -219,7 +219,7 @@ class History:
     async def takes_over(self, client: Client, token: str, stays: list[Stay]) -> None:
         """What a client does with a lock that was handed on to it."""
         try:
-            await self.told(stays, adopted(self.settings[client.name], "k", token))
+            await self.told(stays, guarded(self.settings[client.name], "k", token))
         except BackendError:
             return
 

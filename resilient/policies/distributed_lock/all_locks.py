@@ -13,10 +13,11 @@ from resilient.engine.block import Block
 from resilient.engine.guard import current
 from resilient.engine.persistence import BUDGET, asked_until
 from resilient.engine.plan import NOW, Body, Plan, Together
+from resilient.engine.waiting import obtained
 from resilient.errors import ConfigurationError, LeaseLost
 from resilient.policies.distributed_lock.leases import AsyncLease, HeldLock, LockLease
 from resilient.policies.distributed_lock.lock import named
-from resilient.policies.distributed_lock.plan import acquired, note_of, report, told
+from resilient.policies.distributed_lock.plan import LockContest, note_of, report, told
 from resilient.policies.distributed_lock.settings import LockOptions, Settings, settings_of
 
 if TYPE_CHECKING:
@@ -137,7 +138,6 @@ async def all_guarded(settings: Settings, keys: tuple[str, ...]) -> Any:
         try:
             for lease in leases:
                 lease.outer = current.get()
-                lease.is_entered = True
                 lease.keep()
                 current.set(lease)
             if callable(on_lost):
@@ -195,7 +195,9 @@ async def in_turn(
             if settings.wait is not None:
                 left = max(0.0, settings.wait - (await NOW - began))
                 for_each = replace(settings, wait=left)
-            lease = await acquired(for_each, backend, key)
+            contest = LockContest(for_each, backend, key)
+            sent, grant = await obtained(contest, backend.hub, for_each.wait, contest.began)
+            lease = contest.lease(sent, grant)
             leases.append(lease)  # first: wherever this is interrupted, nothing renews it for ever
             lease.keep()
     except BaseException:

@@ -26,7 +26,6 @@ class HeldLock(Lease):
     """A hold on a lock: the plans behind what a lease can do."""
 
     is_async = False
-    is_entered = False
     released = False
     outer: HeldLock | None = None
     ends = math.inf
@@ -52,7 +51,6 @@ class HeldLock(Lease):
             self.ends = began + settings.max_hold
             self._cap()
         self.caller = caller
-        self.scope = backend.prefix
 
     def renewed(self, began: float, ttl: float | None = None) -> None:
         """A request sent at `began` made it live for `ttl` seconds, but not for longer than it may
@@ -181,7 +179,7 @@ class HeldLock(Lease):
                 "fence tells which of their writes comes too late"
             )
         if self.fence:  # not a pretended one
-            await bound(own, self, f"{self.kind}:{self.scope}{self.key}")
+            await bound(own, self, f"{self.kind}:{self.heartbeat.prefix}{self.key}")
 
     async def releasing(self) -> LeaseLost | None:
         """Give the lock back; what it was lost by, if it was.

@@ -12,7 +12,7 @@ from resilient.engine.plan import Plan
 from resilient.errors import ConfigurationError, KeyMissing
 from resilient.events import LockForceReleased, emit
 from resilient.policies.distributed_lock.leases import AsyncLease, LockLease
-from resilient.policies.distributed_lock.plan import adopted, guarded
+from resilient.policies.distributed_lock.plan import guarded
 from resilient.policies.distributed_lock.settings import LockOptions, Settings, settings_of
 from resilient.protocols.locks import LOCK, READ, WRITE, LockMode, LockStore, semaphore_of
 
@@ -85,9 +85,7 @@ class Lock(Block[LockLease, AsyncLease]):
         if settings is None:
             settings = settings_of("lock()", None, self._options, mode=self._mode, lease=AsyncLease)
             self._settings[mode] = settings
-        if self._token is not None:
-            return adopted(settings, self.key, self._token)
-        return guarded(settings, self.key)
+        return guarded(settings, self.key, self._token)
 
     def adopted(self, token: str) -> Self:
         """The same lock, entered under the hold that another lease has handed on.

@@ -22,14 +22,10 @@ from resilient.protocols.locks import HANDED_OVER, Grant, Held, LockStore
 if TYPE_CHECKING:
     from resilient.engine.backend import Backend
 
-__all__ = ["acquired", "adopted", "guarded", "note_of", "refused", "told", "unprotected"]
+__all__ = ["LockContest", "guarded", "note_of", "refused", "told", "unprotected"]
 
 
-async def guarded(
-    settings: Settings,
-    key: str,
-    take: Callable[[Settings, Backend, str], Plan[HeldLock]] | None = None,
-) -> Any:
+async def guarded(settings: Settings, key: str, token: str | None = None) -> Any:
     """Run the body while holding the lock, give it back, and report its loss.
 
     In one piece: each coroutine around the body is gone through twice in every call.
@@ -37,13 +33,20 @@ async def guarded(
     Args:
         settings: The options.
         key: The lock.
-        take: How it is taken; `acquired` by default.
+        token: Of a hold that another lease has handed on, under which it runs then.
     """
     backend = settings.source.backend()
     if backend is None:
         return await unprotected(settings, key)
+    if settings.reentrant and token is None and (mine := entered(settings, backend, key)):
+        return await Body(mine)
     try:
-        lease = await (take or acquired)(settings, backend, key)
+        if token is None:
+            contest = LockContest(settings, backend, key)
+            began, grant = await obtained(contest, backend.hub, settings.wait, contest.began)
+            lease = contest.lease(began, grant)
+        else:
+            lease = await taken_over(settings, backend, key, token)
     except LockNotAcquired:
         if settings.skip:
             return settings.skipped
@@ -53,8 +56,6 @@ async def guarded(
             raise
         events.emit(events.BackendTrouble(POLICY, key, error))
         return await unprotected(settings, key)
-    if lease.is_entered:
-        return await Body(lease)
     outer = lease.outer = current.get()
     on_lost, kept = settings.on_lost, lease.heartbeat.leases
     try:
@@ -63,7 +64,6 @@ async def guarded(
             if callable(on_lost):
                 lease.when_lost(partial(told, on_lost, ref(lease)))
             current.set(lease)
-            lease.is_entered = True
             answer = await Body(lease, lease, on_lost == "cancel")
         except BaseException as error:
             current.set(outer)
@@ -119,22 +119,9 @@ def beneath(error: BaseException) -> list[BaseException]:
     return chain
 
 
-async def acquired(settings: Settings, backend: Backend, key: str) -> HeldLock:
-    """Take the lock, or wait for it; the holder's own lease, if it may enter it again."""
-    store = backend.locks
-    assert store is not None  # its source has looked
-    began, owner, caller = clock.now(), identity.new_owner(), identity.caller()
-    if settings.reentrant and (mine := entered(settings, store, key, caller)) is not None:
-        return mine
-    contest = LockContest(settings, store, key, owner, note_of(caller))
-    outlasts = not settings.unguarded
-    began, grant = await obtained(contest, backend.hub, settings.wait, began, outlasts=outlasts)
-    assert type(grant) is Grant
-    return settings.lease(settings, backend, key, grant, began, caller)
-
-
-def entered(settings: Settings, store: LockStore, key: str, caller: object) -> HeldLock | None:
+def entered(settings: Settings, backend: Backend, key: str) -> HeldLock | None:
     """The lease under which this thread or task holds the lock already."""
+    store, caller = backend.locks, identity.caller()
     lease: HeldLock | None = current.get()
     while lease is not None:
         if (
@@ -150,12 +137,7 @@ def entered(settings: Settings, store: LockStore, key: str, caller: object) -> H
     return None
 
 
-def adopted(settings: Settings, key: str, token: str) -> Plan[Any]:
-    """Run the body under a hold that another lease has handed on."""
-    return guarded(settings, key, partial(taken_over, token))
-
-
-async def taken_over(token: str, settings: Settings, backend: Backend, key: str) -> HeldLock:
+async def taken_over(settings: Settings, backend: Backend, key: str, token: str) -> HeldLock:
     """The lease of a hold that another one has handed on."""
     store = backend.locks
     assert store is not None  # its source has looked
@@ -186,20 +168,35 @@ def note_of(caller: Any) -> str:
 
 
 class LockContest:
-    """One caller's attempt to take one lock."""
+    """One caller's attempt to take one lock, which begins now."""
 
-    __slots__ = ("key", "note", "owner", "settings", "store")
+    __slots__ = ("backend", "began", "caller", "key", "note", "owner", "settings", "store")
 
     glance = 0.2
 
-    def __init__(
-        self, settings: Settings, store: LockStore, key: str, owner: str, note: str
-    ) -> None:
+    def __init__(self, settings: Settings, backend: Backend, key: str) -> None:
+        assert backend.locks is not None  # its source has looked
         self.settings = settings
-        self.store = store
+        self.backend = backend
+        self.store: LockStore = backend.locks
         self.key = key
-        self.owner = owner
-        self.note = note
+        self.began = clock.now()
+        self.owner = identity.new_owner()
+        self.caller: object = identity.caller()
+        self.note = note_of(self.caller)
+
+    def lease(self, began: float, answer: Grant | Held) -> HeldLock:
+        """What this caller holds, by an answer to what it has asked at `began`."""
+        assert type(answer) is Grant
+        settings = self.settings
+        # A task's exception knows the frame that has this contest: a cycle, if that knows the task.
+        caller, self.caller = self.caller, None
+        return settings.lease(settings, self.backend, self.key, answer, began, caller)
+
+    @property
+    def outlasts(self) -> bool:
+        """Whether it goes on through an outage while it waits."""
+        return not self.settings.unguarded
 
     @property
     def patience(self) -> float:

@@ -17,12 +17,10 @@ class Claim(Lease):
 
     Attributes:
         answer: How the store granted it.
-        tenant: The backend's prefix.
         kept: Seconds for which its outcome is kept.
     """
 
     answer: Claimed
-    tenant: str
     kept: float
 
 
@@ -86,7 +84,7 @@ class IdempotentCall:
         if not isinstance(given, str) or not given:
             raise ConfigurationError(f"derive(): name={name!r} is no name")
         digest = blake2b(digest_size=20)
-        for text in (self._claim.tenant, self.key, name):
+        for text in (self._claim.heartbeat.prefix, self.key, name):
             part = text.encode("utf-8", "surrogatepass")
             digest.update(b"%d:%b" % (len(part), part))
         return digest.hexdigest()

@@ -88,7 +88,6 @@ async def once(settings: Settings, key: str, fingerprint: str) -> Any:
     heartbeat = backend.heartbeat
     claim = Claim("call", key, owner, answer.fence, settings.lease, began, store, heartbeat)
     claim.answer = answer
-    claim.tenant = backend.prefix
     claim.kept = contest.ttl
     try:
         claim.keep()
