@@ -9,10 +9,9 @@ know of its loss yet, because it slept, is refused all the same.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar
-from functools import partial
-from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from resilient.engine.plan import Ask, Plan
 from resilient.errors import BackendError, LeaseLost
@@ -20,7 +19,6 @@ from resilient.errors import BackendError, LeaseLost
 __all__ = ["Guard", "NotHeld", "current", "guarded", "in_force"]
 
 T = TypeVar("T")
-P = ParamSpec("P")
 
 
 class NotHeld(BackendError):
@@ -71,15 +69,13 @@ in_force: ContextVar[tuple[Guard, ...]] = ContextVar("resilient.guards", default
 """The guards of the write that is being made: set only while its plan is stepped."""
 
 
-def guarded(ask: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Plan[T]:
-    """The plan `ask(*args, **kwargs)`, a write, that comes to pass only if all locks here are held.
+def guarded(ask: Callable[[], Plan[T]]) -> Plan[T]:
+    """The plan `ask()`, a write, that comes to pass only if all locks here are held.
 
     Raises:
         LeaseLost: One of them is not; nothing was written.
     """
-    if current.get() is None:
-        return ask(*args, **kwargs)
-    return _guarded(partial(ask, *args, **kwargs))
+    return ask() if current.get() is None else _guarded(ask)
 
 
 async def _guarded(ask: Callable[[], Plan[T]]) -> T:

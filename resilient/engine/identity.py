@@ -56,8 +56,7 @@ def _drawn() -> str:
 
 def _running() -> object:
     # Where nobody has imported asyncio, no loop runs.
-    asyncio = modules.get("asyncio")
-    if asyncio is None or asyncio._get_running_loop() is None:
+    if "asyncio" not in modules or (asyncio := modules["asyncio"])._get_running_loop() is None:
         return current_thread()
     return asyncio.current_task() or current_thread()
 

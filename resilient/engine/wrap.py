@@ -195,14 +195,19 @@ def around(
     signature = signature or signature_of(function, policy=layer.policy)
     given = forwarding(signature)
     inner = given if arguments is None else arguments
-    asked = ", ".join(f"_resilient_key{index}({given})" for index in range(len(keys)))
+    bound: tuple[Any, ...] = ()
+    if isinstance(plan, functools.partial) and not plan.keywords:
+        bound, plan = plan.args, plan.func  # called as what it is, it takes less
+    terms = [f"_resilient_bound{index}" for index in range(len(bound))]
+    terms += [f"_resilient_key{index}({given})" for index in range(len(keys))]
     call = (
-        f"_resilient_drive(_resilient_plan({asked}), "
+        f"_resilient_drive(_resilient_plan({', '.join(terms)}), "
         f"lambda _resilient_value: _resilient_function({inner}))"
     )
     names: dict[str, object] = {
         "_resilient_plan": plan,
         "_resilient_function": function,
+        **{f"_resilient_bound{index}": each for index, each in enumerate(bound)},
         **{f"_resilient_key{index}": key for index, key in enumerate(keys)},
     }
     if shape is Shape.COROUTINE:

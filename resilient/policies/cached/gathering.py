@@ -353,7 +353,7 @@ class Gathering:
         self._read(each.key for each in fillings)
         fill = partial(self._store.fill_many, fillings, owner=self._owner)
         try:
-            kept = await guarded(insisted, fill, self._budget)
+            kept = await guarded(partial(insisted, fill, self._budget))
         except BackendError as error:
             troubled(self._settings, self._near, next(iter(calls.values())), error)
         except LeaseLost:  # of a lock around this: what was computed is not to be relied on

@@ -223,7 +223,7 @@ async def stored(
         flight.heed()  # what was changed before is replaced by this
     began = await NOW
     try:
-        if await guarded(insisted, fill, budget):
+        if await guarded(partial(insisted, fill, budget)):
             unless = partial(flight.is_stale, born)
             near.keep(call, outcome, life, born=born, began=began, unless=unless)
     except BackendError as error:

@@ -305,9 +305,11 @@ class Run(Place):
             await self.save_due(always=True)
         result, _ = stored(self.settings.result, answer)
         lease.drop()  # first, so that no renewal outlives the run
-        ask = partial(lease.store.finish, self.task, result, fence=lease.fence, ttl=self.ttl)
+        finish, fence = lease.store.finish, lease.fence
         try:
-            accepted = await lease.insisted(ask)
+            accepted = await lease.insisted(
+                lambda: finish(self.task, result, fence=fence, ttl=self.ttl)
+            )
         except BackendError as error:
             error.add_note(
                 f"the job {self.task!r} has run to its end, but its result could not be stored: "
