@@ -56,9 +56,9 @@ def _drawn() -> str:
 
 def _running() -> object:
     # Where nobody has imported asyncio, no loop runs.
-    if "asyncio" not in modules or (asyncio := modules["asyncio"])._get_running_loop() is None:
+    if "asyncio" not in modules or (loop := modules["asyncio"]._get_running_loop()) is None:
         return current_thread()
-    return asyncio.current_task() or current_thread()
+    return modules["asyncio"].current_task(loop) or current_thread()
 
 
 new_owner: Callable[[], str] = _drawn

@@ -66,7 +66,7 @@ async def adrive(plan: Plan[T], function: Callable[[Any], Awaitable[Any]] | None
     """Run a plan to its end; where it awaits its `Body`, await `function(body.value)`."""
     stepper = Stepper(plan)
     step = await stepper.advance()
-    while not isinstance(step, Done):
+    while type(step) is Body:
         try:
             if function is None:
                 answer = None
@@ -99,7 +99,8 @@ class Stepper:
     ) -> Generator[Any, Any, Outcome]:
         """Step the plan until it awaits its `Body` or is done."""
         deferred: BaseException | None = None
-        self._unwinding = self._unwinding or isinstance(error, asyncio.CancelledError)
+        if error is not None and isinstance(error, asyncio.CancelledError):
+            self._unwinding = True
         try:
             while True:
                 try:
