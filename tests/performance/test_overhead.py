@@ -158,7 +158,7 @@ class Leased(NamedTuple):
 
     Attributes:
         decorate: Makes what is measured.
-        added: By the decorator itself. A half is aimed at; where it is more, near what is measured.
+        added: By the decorator itself: less than a half, and a little room for a busy machine.
         whole: With the work of two transactions of the memory backend, on a key that is new.
     """
 
@@ -169,13 +169,13 @@ class Leased(NamedTuple):
 
 LEASED: dict[str, Leased] = {
     "lock": Leased(
-        lambda mode: resilient.distributed_lock("k:{n}")(body(mode)), (0.55, 0.45), (1.15, 0.9)
+        lambda mode: resilient.distributed_lock("k:{n}")(body(mode)), (0.48, 0.41), (0.86, 0.65)
     ),
     "idempotent first": Leased(
-        lambda mode: resilient.idempotent("k:{n}", ttl=60)(body(mode)), (0.54, 0.45), (1.05, 0.8)
+        lambda mode: resilient.idempotent("k:{n}", ttl=60)(body(mode)), (0.44, 0.39), (0.79, 0.6)
     ),
     # A new job has a state, a tree of loops and steps: made once for what are many items.
-    "job": Leased(_checkpointed, (0.6, 0.5), (1.25, 0.95)),
+    "job": Leased(_checkpointed, (0.52, 0.45), (0.95, 0.71)),
 }
 
 
@@ -190,8 +190,8 @@ def of_tenacity(mode: Mode, ours: Call, limit: float) -> float:
 
 
 @pytest.mark.parametrize("name", LEASED)
-def test_a_lease_adds_about_half_of_tenacity_to_its_operations(name: str, mode: Mode) -> None:
-    """What holds a lease adds half of tenacity's, or a little more, to the backend's own work."""
+def test_a_lease_adds_half_of_tenacity_to_its_operations(name: str, mode: Mode) -> None:
+    """What holds a lease adds half of tenacity's at most to the backend's own work."""
     leased = LEASED[name]
     limit = leased.added[mode.is_async]
     instant: Any = Instant()
@@ -201,7 +201,7 @@ def test_a_lease_adds_about_half_of_tenacity_to_its_operations(name: str, mode: 
 
 
 @pytest.mark.parametrize("name", LEASED)
-def test_a_lease_in_memory_costs_about_one_tenacity(name: str, mode: Mode) -> None:
+def test_a_lease_in_memory_costs_less_than_one_tenacity(name: str, mode: Mode) -> None:
     """The same with all that the memory backend does: two transactions, each with its undo log."""
     leased = LEASED[name]
     limit = leased.whole[mode.is_async]
