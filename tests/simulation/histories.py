@@ -91,8 +91,8 @@ class ModelLocks:
         """Wait no longer."""
         await self._ask("withdraw", owner=owner, waiter=waiter)
 
-    async def _ask(self, name: str, **arguments: Any) -> Any:
-        return await Ask(self._client.link, (name, arguments))
+    def _ask(self, name: str, **arguments: Any) -> Ask:
+        return Ask(self._client.link, (name, arguments))
 
 
 class LateLease(HeldLock):

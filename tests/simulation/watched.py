@@ -23,25 +23,26 @@ class Watched:
         """Carry one command out, and look at what became of it."""
         name, arguments = command
         owner: str = arguments["owner"]
-        waiting = list(self._server.queue)
-        before = set(self._server.holds)
-        self._server.expire(now)
-        mine = self._server.holds.get(owner)
+        server, holds = self._server, self._server.holds
+        waiting, before = list(server.queue), set(holds)
+        server.expire(now)
+        mine = holds.get(owner)
         fence = None if mine is None else mine.fence
-        answer = self._server(command, now)
-        holds = self._server.holds
-        for granted in sorted(holds.keys() - before, key=lambda each: holds[each].fence):
-            if name != "transfer":  # that is no matter of the queue
-                self._check_grant(granted, owner, name, waiting)
-            self._check_fence(granted)
+        answer = server(command, now)
+        if not holds.keys() <= before:
+            for granted in sorted(holds.keys() - before, key=lambda each: holds[each].fence):
+                if name != "transfer":  # that is no matter of the queue
+                    self._check_grant(granted, owner, name, waiting)
+                self._check_fence(granted)
         self._check_queue()
         if name == "acquire" and fence is not None and answer[1] != fence:
             raise Violation(f"{owner} was granted one thing under two fences")
         if name in ("release", "withdraw"):
             self._gone.add(owner)
-        if gone := self._gone & self._server.holds.keys():
+        if not self._gone.isdisjoint(holds):
+            gone = self._gone & holds.keys()
             raise Violation(f"{gone} hold the lock after they gave it back")
-        if name == "withdraw" and any(owner == each for _, each, _ in self._server.queue):
+        if name == "withdraw" and self._waits(owner):
             raise Violation(f"{owner} stays in line after it gave up")
         return answer
 

@@ -7,7 +7,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from resilient.engine.drivers.steps import Done, resume
+from resilient.engine.drivers.steps import Done, thrown
 from resilient.engine.plan import (
     NOW,
     RANDOM,
@@ -132,26 +132,31 @@ class Task:
 
     def step(self, answer: Any = None, error: BaseException | None = None) -> None:
         """Step the plan until it waits for something, or ends."""
-        while True:
-            if self._is_cancelled:
-                self._is_cancelled, error = False, Cancelled()
-            try:
-                operation = self._context.run(resume, self._plan, answer, error)
-            except (Exception, Cancelled) as raised:
-                self._end(None, raised)
-                return
-            if isinstance(operation, Done):
-                self._end(operation.value, None)
-                return
-            answer = error = None
-            kind = type(operation)
-            if kind in ANSWERED_AT_ONCE:
-                answer = ANSWERED_AT_ONCE[kind](self, operation)
-            else:
-                self._turn += 1
-                self._awaits = kind
-                ANSWERED_LATER[kind](self, operation)
-                return
+        if self._is_cancelled:
+            self._is_cancelled, error = False, Cancelled()
+        try:
+            operation = self._context.run(self._next, answer, error)
+        except (Exception, Cancelled) as raised:
+            self._end(None, raised)
+            return
+        kind = type(operation)
+        if kind is Done:
+            self._end(operation.value, None)
+            return
+        self._turn += 1
+        self._awaits = kind
+        ANSWERED_LATER[kind](self, operation)
+
+    def _next(self, answer: Any, error: BaseException | None) -> Any:
+        """What the plan awaits next that is not answered at once, or `Done`."""
+        plan = self._plan
+        try:
+            operation = plan.send(answer) if error is None else thrown(plan, error)
+            while (answered := ANSWERED_AT_ONCE.get(type(operation))) is not None:
+                operation = plan.send(answered(self, operation))
+        except StopIteration as stop:
+            return Done(stop.value)
+        return operation
 
     def _end(self, value: Any, error: BaseException | None) -> None:
         self.done, self.value, self.error = True, value, error
@@ -160,28 +165,25 @@ class Task:
 
     def later(self, answer: Any = None, error: BaseException | None = None) -> None:
         """Go on with an answer, when the client runs."""
-        self.client.resume(lambda: self.step(answer, error))
+        self.client.resume(self.step, answer, error)
 
-    def _answered(self, turn: int, answer: Any = None) -> None:
+    def _go_on(self, turn: int, answer: Any = None) -> None:
         """Go on with the answer to what a cancellation may have interrupted."""
-
-        def go_on() -> None:
-            if self._turn == turn:
-                self.step(answer)
-
-        self.client.resume(go_on)
+        if self._turn == turn:
+            self.step(answer)
 
     def _ask(self, operation: Ask) -> None:
         operation.transport.ask(operation.command, self.step)  # type: ignore[attr-defined]  # a simulated transport
 
     def _sleep(self, operation: Sleep) -> None:
-        self.client.simulation.after(operation.seconds, partial(self._answered, self._turn))
+        client = self.client
+        client.simulation.after(operation.seconds, client.resume, self._go_on, self._turn)
 
     def _wait(self, operation: Wait) -> None:
         waiter = operation.waiter
         assert isinstance(waiter, SimulatedWaiter)
-        go_on = partial(self._answered, self._turn)
-        self.client.simulation.after(operation.seconds, lambda: waiter.expire(go_on))
+        go_on = partial(self.client.resume, self._go_on, self._turn)
+        self.client.simulation.after(operation.seconds, waiter.expire, go_on)
         waiter.begin(go_on)
 
     def _run_body(self, operation: Body) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
@@ -54,7 +55,7 @@ class Simulation:
         self.faults = faults or Faults()
         self.now = 0.0
         self.active: Client | None = None
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = count()
         self._waiters: dict[str, tuple[Client, SimulatedWaiter]] = {}
         self._ids = count(1)
@@ -64,13 +65,14 @@ class Simulation:
         """A process of its own, whose clock is `skew` seconds ahead."""
         return Client(self, name, server, skew)
 
-    def at(self, moment: float, action: Callable[[], None]) -> None:
+    def at(self, moment: float, action: Callable[..., None], *arguments: Any) -> None:
         """Do something at a moment of the virtual clock."""
-        heapq.heappush(self._events, (max(moment, self.now), next(self._order), action))
+        heappush(self._events, (max(moment, self.now), next(self._order), action, arguments))
 
-    def after(self, seconds: float, action: Callable[[], None]) -> None:
+    def after(self, seconds: float, action: Callable[..., None], *arguments: Any) -> None:
         """Do something after a while."""
-        self.at(self.now + seconds, action)
+        moment = max(self.now + seconds, self.now)
+        heappush(self._events, (moment, next(self._order), action, arguments))
 
     def wake(self, waiter: str, gift: str = "") -> bool:
         """The server signals to a waiter; the signal takes its time, and is lost like a reply.
@@ -81,19 +83,20 @@ class Simulation:
         if found is None or not found[0].alive:
             return False
         if self.random.random() >= self.faults.lose_reply:
-            self.after(self.delay(), lambda: found[1].wake(gift))
+            self.after(self.delay(), found[1].wake, gift)
         return True
 
     def delay(self) -> float:
         """How long the next message is under way."""
-        return self.random.uniform(0.0, self.faults.delay)
+        return self.faults.delay * self.random.random()
 
     def run(self, until: float = math.inf) -> None:
         """Let time pass until nothing happens any more, or until a moment."""
+        events = self._events
         with self.installed():
-            while self._events and self._events[0][0] <= until:
-                self.now, _, action = heapq.heappop(self._events)
-                action()
+            while events and events[0][0] <= until:
+                self.now, _, action, arguments = heappop(events)
+                action(*arguments)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -154,8 +157,9 @@ class Client:
 
     def backend(self, **stores: Any) -> Backend:
         """A backend of these stores, whose background work runs in this client."""
-        backend = Backend(f"simulated-{self.name}", source=SimulatedSource(), **stores)
-        backend.__dict__["worker"] = SimulatedWorker(self)
+        backend = copy(_BACKEND)
+        backend.name, backend.hub = f"simulated-{self.name}", copy(_BACKEND.hub)
+        backend.__dict__.update(stores, worker=SimulatedWorker(self))
         return backend
 
     def clock(self) -> float:
@@ -169,21 +173,24 @@ class Client:
     def start(self, plan: Plan[Any], body: Callable[[Any], Plan[Any]] | None = None) -> Task:
         """Run a plan from now on; where it awaits its `Body`, run the plan that `body` makes."""
         task = Task(self, plan, body)
-        with self.simulation.installed():  # it may be started before the simulation runs
+        if self.simulation.active is not None:
             self.resume(task.step)
+        else:  # perhaps before the simulation runs
+            with self.simulation.installed():
+                self.resume(task.step)
         return task
 
-    def resume(self, action: Callable[[], None]) -> None:
+    def resume(self, action: Callable[..., None], *arguments: Any) -> None:
         """Do something in this process: when it is no longer paused, never if it is dead."""
         simulation = self.simulation
         if simulation.now < self._paused_until or simulation.active is not None:
             # One thing after the other, also what one process wants done in the midst of its own.
-            simulation.at(self._paused_until, lambda: self.resume(action))
+            simulation.at(self._paused_until, self.resume, action, *arguments)
         elif self.alive:
             # What runs now runs in this client, and reads its clock.
             simulation.active = self
             try:
-                action()
+                action(*arguments)
             finally:
                 simulation.active = None
 
@@ -214,12 +221,10 @@ class Link:
         simulation, faults = self._client.simulation, self._client.simulation.faults
         chance = simulation.random.random
         once = _Once(self._client, answer)
-        timeout = BackendError("the reply did not come in time")
-        simulation.after(faults.timeout, lambda: once(None, timeout))
-        copies = 2 if chance() < faults.repeat_request else 1
-        for _ in range(copies):
+        simulation.after(faults.timeout, once.give_up)
+        for _ in range(2 if chance() < faults.repeat_request else 1):
             if chance() >= faults.lose_request:
-                simulation.after(simulation.delay(), lambda: self._arrive(command, once))
+                simulation.after(simulation.delay(), self._arrive, command, once)
 
     def _arrive(self, command: Any, once: _Once) -> None:
         simulation = self._client.simulation
@@ -230,7 +235,7 @@ class Link:
         chance, faults = simulation.random.random, simulation.faults
         for _ in range(2 if chance() < faults.repeat_reply else 1):
             if chance() >= faults.lose_reply:
-                simulation.after(simulation.delay(), lambda: once(reply, error))
+                simulation.after(simulation.delay(), once, reply, error)
 
 
 class _Once:
@@ -244,7 +249,12 @@ class _Once:
     def __call__(self, reply: Any, error: BaseException | None) -> None:
         if not self._answered:
             self._answered = True
-            self._client.resume(lambda: self._answer(reply, error))
+            self._client.resume(self._answer, reply, error)
+
+    def give_up(self) -> None:
+        """The time for an answer is over."""
+        if not self._answered:
+            self(None, BackendError("the reply did not come in time"))
 
 
 class SimulatedSource:
@@ -261,6 +271,11 @@ class SimulatedSource:
 
     def stop(self) -> None:
         """There is nothing to stop."""
+
+
+_BACKEND = Backend("simulated", source=SimulatedSource())
+"""What every client's backend is a copy of: to make each anew is a fifth of a short history."""
+del _BACKEND.nearby  # it would be everybody's; no policy that keeps values at hand is simulated
 
 
 class SimulatedWorker:
@@ -282,7 +297,7 @@ class SimulatedWorker:
         self.wakes_at = min(moments, default=math.inf)
         if moments:
             wait = self.wakes_at - self._client.clock()
-            self._client.simulation.after(wait, lambda: self._client.resume(self._work))
+            self._client.simulation.after(wait, self._client.resume, self._work)
 
     def stop(self) -> None:
         """Nothing runs in between."""
