@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from resilient.backends.redis import RedisBackend, from_url
+from resilient.backends.redis.cluster_subscription import FIRST_PAUSE, LONGEST_PAUSE
 from resilient.errors import BackendError
 from resilient.testing.conformance import Run
 from tests.support.clusters import Cluster, redis_cluster
 from tests.support.handing import handed_over, key_at, locks
-from tests.support.servers import Flavour, RedisServer, flavours
+from tests.support.servers import Flavour, RedisAt, RedisServer, flavours
 from tests.support.waiting import soon
 
 QUICK = "socket_timeout=1.5&socket_connect_timeout=1.5"
@@ -159,6 +161,54 @@ def test_a_primary_goes_away(run: Run, cluster: Cluster, prefix: str) -> None:
             assert run.wait(run.listen(backend)[0], 30)
             assert hands_over(run, backend, key)
         assert hands_over(run, backend, key_at(cluster, backend, away))
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_lost_connection_is_the_only_one_that_is_opened_anew(
+    run: Run, cluster: Cluster, prefix: str, number: int
+) -> None:
+    """The others go on; that something may be missed is told at once, and when it is over."""
+    backend = from_url(f"{cluster.url}?{QUICK}&client_name={prefix}", prefix=prefix)
+    stale: list[str | None] = []
+    with run.closing(backend):
+        backend.hub.listen("cache", stale.append)
+        assert soon(lambda: backend.hub.is_listening)
+        subscription: Any = backend.hub._source._listening_on  # type: ignore[union-attr]
+        subscription._pause = LONGEST_PAUSE
+        stale.clear()
+        before = [listeners(server, prefix) for server in cluster.primaries]
+        lost = cluster.primaries[number]
+        with lost.client() as client:
+            client.client_kill_filter(_id=before[number][0])
+        assert soon(lambda: None in stale)
+        assert soon(lambda: backend.hub.is_listening and subscription._pause == FIRST_PAUSE)
+        after = [listeners(server, prefix) for server in cluster.primaries]
+        assert [a == b for a, b in zip(after, before, strict=True)] == [
+            server is not lost for server in cluster.primaries
+        ]
+        assert soon(lambda: len(stale) >= 2)
+        assert set(stale) == {None}
+        for server in cluster.primaries:
+            assert hands_over(run, backend, key_at(cluster, backend, server))
+            name = key_at(cluster, backend, server, "cache")
+            assert soon(partial(was_told, run, backend, name, stale))
+
+
+def listeners(server: RedisAt, name: str) -> list[str]:
+    """The connections of this name that have subscribed something at a server."""
+    with server.client() as client:
+        found: Any = client.client_list()
+    return [
+        each["id"]
+        for each in found
+        if each["name"] == name and int(each["sub"]) + int(each.get("ssub", 0)) > 0
+    ]
+
+
+def was_told(run: Run, backend: RedisBackend, name: str, stale: list[str | None]) -> bool:
+    """Have everybody told of a key, perhaps not for the first time; whether it was heard."""
+    run(backend.require("cache").delete(name))
+    return name in stale
 
 
 # --- primaries that are replaced

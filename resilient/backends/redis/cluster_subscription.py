@@ -1,8 +1,8 @@
 """What a process hears of a cluster: one subscribed connection to each primary that has its keys.
 
 At each of them it has a lane of its own, and hears what is told to everybody (`lanes.py`). The
-first one also hears what the servers tell each other. One that is away makes nobody deaf to the
-others: it is heard as soon as it is back, and then everybody looks once more.
+first one also hears what the servers tell each other. One that is away, or goes away, makes nobody
+deaf to the others: it is heard as soon as it is back, and then everybody looks once more.
 """
 
 from __future__ import annotations
@@ -129,9 +129,14 @@ class ClusterSubscription:
             self._subscribe(ear)
         if len(self._ears) > known and self._is_settled:
             yield self._own, None  # who waits at such a server may have been woken in vain
-        for ear in self._ears:
-            for channel, message in ear.node.receive(waits=False):
-                yield ear.names.get(channel, channel), message
+        for ear in [*self._ears]:
+            try:
+                for channel, message in ear.node.receive(waits=False):
+                    yield ear.names.get(channel, channel), message
+            except BackendError as error:
+                self._lose(ear, error)
+                for channel in self._wanted:  # who waits looks, and nothing is kept any longer
+                    yield channel, None
         self._confirm()
         for channel in self._missed & self.confirmed:
             self._missed.discard(channel)
@@ -153,6 +158,23 @@ class ClusterSubscription:
         for channel in self._wanted - {self._own}:
             ear.add(channel, self._map)
         ear.node.add(set(ear.names))
+
+    def _lose(self, ear: Ear, error: BackendError) -> None:
+        """Go on with the others, of whom another one is the first then."""
+        self._ears.remove(ear)
+        ear.node.close()
+        if not self._ears:
+            raise error
+        self._try_later(ear.place)
+        self._missed |= self._wanted - {self._own}
+        self._ears[0].node.add(self._wanted)
+        self._confirm()  # before anybody is told: nobody may trust in hearing all from here on
+
+    def _try_later(self, place: Place) -> None:
+        """Try it again later, and ever more rarely."""
+        self._away.add(place)
+        self._again_at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _check(self) -> None:
         """See whether the map has changed, and whether it is time to try those that are away."""
@@ -194,11 +216,13 @@ class ClusterSubscription:
             place, node = opening.place, opening.node
             if opening.error is not None or node is None:
                 failure = opening.error
-                self._away.add(place)
-                self._again_at = time.monotonic() + self._pause
-                self._pause = min(2 * self._pause, LONGEST_PAUSE)
+                self._try_later(place)
                 continue
             self._ears.append(Ear(opening, node, self._own))
+            if self._is_settled:  # it was away, and may not be what it was
+                self._ask_at = time.monotonic() + ASK_AGAIN
+                if not self._away:
+                    self._pause = FIRST_PAUSE
             without = self._topology.without_shards - {place}
             self._topology.without_shards = (
                 without if is_sharded(opening.channel) else without | {place}
