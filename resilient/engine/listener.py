@@ -273,10 +273,10 @@ class Listener(threading.Thread):
 
     def _give_up(self) -> None:
         """Leave the connection to the one that reads: it closes it if it ever comes back."""
-        reading = threading.Lock()
+        connection, reading = self._connection(), threading.Lock()
         reading.acquire()
         self._reading = reading  # first: who has the old one takes the old connection for its own
-        self.subscription = self._connection()
+        self.subscription = connection
 
     def _tell(self, error: Exception | None) -> None:
         """Let those who wait for the confirmation look again."""

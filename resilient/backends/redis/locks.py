@@ -1,8 +1,8 @@
 """Locks on Redis.
 
 A lock is a hash (owner, fence, time of the grant) that expires. Beside it lies its memory, which
-outlives it (the last fence, which holds were lost, and what those who wait want), and the queue of
-those who wait. Where several may hold it, their holds are a sorted set by their ends.
+outlives it (the last fence, and which holds were lost), and the queue of those who wait, with what
+they want. Where several may hold it, their holds are a sorted set by their ends.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ def lock(key: str, **options: Unpack[LockOptions]) -> Lock:
             short outages.
             `wait` (10 s): how long to wait for another holder; 0: try once; `None`: no limit.
             `fair` (true): whoever has waited longest is next, and the lock is handed over to it;
-            false lets anybody have it, mostly who came last, for more throughput.
+            false keeps no order, for more throughput.
             `reentrant` (false): the thread or task that holds it may enter it again.
             `min_hold` (none): for how long nobody else gets it, even if it is released sooner: a
             job that takes no time then runs once for all whose clocks differ by less.

@@ -2,9 +2,13 @@
 local owner, fair, fence = unpack(ARGV)
 local one = redis.call('HMGET', KEYS[1], 'owner', 'fence')
 local alone = one[1] == owner and not KEYS[4]
--- Out of turn it is theirs who came last: of a crowd a few take turns whose processes are warm,
--- and now and then one of the others. https://arxiv.org/abs/1511.06035 (Malthusian Locks)
-local pop = (fair == '1' or us % 16 == 0) and 'ZPOPMIN' or 'ZPOPMAX'
+-- Out of turn it is theirs who came last, unless somebody has waited for long: of a crowd a few take
+-- turns, whose processes are warm. https://arxiv.org/abs/1511.06035 (Malthusian Locks)
+local pop = 'ZPOPMIN'
+if alone and fair == '0' then
+  local long_ago = string.format('%.0f', us - 100000)
+  if redis.call('ZCOUNT', KEYS[3], '-inf', long_ago) == 0 then pop = 'ZPOPMAX' end
+end
 local first = alone and redis.call(pop, KEYS[3])[1]
 if first then
   if pass_on(KEYS, one[2], first, pop) then return 1 end
