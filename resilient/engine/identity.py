@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import count
-from sys import modules
 from threading import current_thread
 from typing import NamedTuple
+
+from resilient.engine.loops import running_task
 
 __all__ = ["Identity", "caller", "describe", "installed", "is_dead", "is_own", "new_owner"]
 
@@ -55,10 +56,7 @@ def _drawn() -> str:
 
 
 def _running() -> object:
-    # Where nobody has imported asyncio, no loop runs.
-    if "asyncio" not in modules or (loop := modules["asyncio"]._get_running_loop()) is None:
-        return current_thread()
-    return modules["asyncio"].current_task(loop) or current_thread()
+    return running_task() or current_thread()
 
 
 new_owner: Callable[[], str] = _drawn
@@ -69,7 +67,7 @@ caller: Callable[[], object] = _running
 
 @contextmanager
 def installed(owners: Callable[[], str], callers: Callable[[], object]) -> Iterator[None]:
-    """Have others say what the next owner token is, and who calls, until exit."""
+    """Have others say what the next owner token is, and who calls, until exit: in all threads."""
     global new_owner, caller
     before = new_owner, caller
     new_owner, caller = owners, callers

@@ -15,9 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
+from resilient.engine import identity
 from resilient.engine.crew import Crew
 from resilient.engine.forks import forget_in_child
-from resilient.engine.identity import new_owner
 from resilient.protocols.signals import (
     Flag,
     Follower,
@@ -261,4 +261,4 @@ class Hub:
 
 def new_waiter_id() -> str:
     """An id that no other waiter of any process has."""
-    return new_owner().rpartition("|")[2]
+    return identity.new_owner().rpartition("|")[2]

@@ -164,6 +164,34 @@ def test_a_lease_is_freed_at_once(mode: Mode) -> None:
     assert [each() for each in seen if each() is not None] == []
 
 
+@pytest.mark.parametrize("how", ["at once", "after a while", "reentrant", "adopted", "several"])
+def test_a_task_that_was_refused_is_freed_at_once(how: str) -> None:
+    """The exception knows the frames that knew the task: nothing there may know it still."""
+    refused: dict[str, Callable[[], Any]] = {
+        "at once": lambda: resilient.lock("k", wait=0),
+        "after a while": lambda: resilient.lock("k", wait=0.01),
+        "reentrant": lambda: resilient.lock("k", wait=0, reentrant=True),
+        "adopted": lambda: resilient.lock("k").adopted("no such token"),
+        "several": lambda: resilient.lock_all("j", "k", wait=0),
+    }
+
+    async def take() -> None:
+        async with refused[how]():
+            pass
+
+    async def main() -> object:
+        async with resilient.lock("k"):
+            task = asyncio.create_task(take())
+            with contextlib.suppress(resilient.LockNotAcquired, resilient.LeaseLost):
+                await task
+            watched = ref(task)
+            del task
+            await asyncio.sleep(0)
+            return watched()
+
+    assert asyncio.run(main()) is None
+
+
 def test_the_leases_of_several_locks_are_freed_at_once(mode: Mode) -> None:
     """They were given back, and nobody is to be told of their loss any more."""
     seen: list[Any] = []

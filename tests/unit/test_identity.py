@@ -6,11 +6,15 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
-from resilient.engine.identity import is_dead
+import resilient
+from resilient.engine.identity import caller, is_dead
+from resilient.engine.loops import running_loop
 
 CODE = "from resilient.engine.identity import new_owner; print(new_owner(), flush=True); input()"
 
@@ -61,3 +65,16 @@ def test_a_number_that_is_no_processs() -> None:
     fields = new_owner().split("|")
     fields[3] = "9" * 30
     assert not is_dead("|".join(fields))
+
+
+@pytest.mark.parametrize("found", [None, ModuleType("asyncio")], ids=["forbidden", "half there"])
+def test_a_thread_calls_while_another_one_imports_asyncio(
+    found: ModuleType | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no loop then: it is the thread that calls."""
+    with resilient.using("memory://"):
+        locked = resilient.distributed_lock("k")(caller)
+        locked()
+        monkeypatch.setitem(sys.modules, "asyncio", found)
+        assert locked() is threading.current_thread()
+        assert running_loop() is None

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from resilient.engine import clock
+from resilient.engine.loops import running_loop
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,7 +27,6 @@ __all__ = [
     "ThreadRider",
     "flown",
     "is_nested",
-    "running_loop",
 ]
 
 T = TypeVar("T")
@@ -236,12 +236,3 @@ class TaskRider:
 def is_nested() -> bool:
     """Whether others wait for what the caller computes."""
     return any(not flight.landed for flight in flown.get())
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop of this thread, if one runs."""
-    import sys
-
-    # Where nobody has imported asyncio, no loop runs.
-    asyncio = sys.modules.get("asyncio")
-    return None if asyncio is None else asyncio._get_running_loop()

@@ -21,9 +21,9 @@ from resilient.engine.flights.flight import (
     ThreadRider,
     flown,
     is_nested,
-    running_loop,
 )
 from resilient.engine.flights.table import Flights
+from resilient.engine.loops import running_loop
 from resilient.engine.plan import Operation, Plan
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from resilient.engine import identity
 from resilient.engine.guard import Guard, NotHeld
-from resilient.engine.identity import new_owner
 from resilient.engine.transactional.lock_queue import Place, joined, left
 from resilient.engine.transactional.lock_records import (
     FREE,
@@ -67,7 +67,9 @@ class TransactionalLocks:
             raise CapabilityMissing(
                 f"replicas={replicas}: this backend has no replicas to wait for"
             )
-        place = Place(waiter or "", new_owner() if owner is None else owner, ttl, mode, note)
+        place = Place(
+            waiter or "", identity.new_owner() if owner is None else owner, ttl, mode, note
+        )
         return self._store.change(lambda tx: acquire(tx, key, place, fair))
 
     async def acquire_all(

@@ -165,10 +165,9 @@ async def at_once(
     assert store is not None  # its source has looked
     if settings.replicas:
         return None
-    began, owner, caller = clock.now(), identity.new_owner(), identity.caller()
+    began, owner, note = clock.now(), identity.new_owner(), note_of(identity.caller())
 
     async def ask() -> tuple[float, list[Grant] | Held | None]:
-        note = note_of(caller)
         return await NOW, await store.acquire_all(keys, ttl=settings.ttl, owner=owner, note=note)
 
     try:
@@ -179,7 +178,7 @@ async def at_once(
     if not isinstance(answer, list):
         return None
     return [
-        settings.lease(settings, backend, key, grant, began, caller)
+        settings.lease(settings, backend, key, grant, began, identity.caller())
         for key, grant in zip(keys, answer, strict=True)
     ]
 

@@ -141,7 +141,7 @@ async def taken_over(settings: Settings, backend: Backend, key: str, token: str)
     """The lease of a hold that another one has handed on."""
     store = backend.locks
     assert store is not None  # its source has looked
-    began, owner, caller = clock.now(), identity.new_owner(), identity.caller()
+    began, owner = clock.now(), identity.new_owner()
 
     async def ask() -> tuple[float, Grant | None]:
         return await NOW, await store.transfer(key, owner=token, to=owner, ttl=settings.ttl)
@@ -158,7 +158,7 @@ async def taken_over(settings: Settings, backend: Backend, key: str, token: str)
             key=key,
             fence=0,
         )
-    return settings.lease(settings, backend, key, grant, began, caller)
+    return settings.lease(settings, backend, key, grant, began, identity.caller())
 
 
 def note_of(caller: Any) -> str:
@@ -170,7 +170,7 @@ def note_of(caller: Any) -> str:
 class LockContest:
     """One caller's attempt to take one lock, which begins now."""
 
-    __slots__ = ("backend", "began", "caller", "key", "note", "owner", "settings", "store")
+    __slots__ = ("backend", "began", "key", "note", "owner", "settings", "store")
 
     glance = 0.2
 
@@ -182,16 +182,14 @@ class LockContest:
         self.key = key
         self.began = clock.now()
         self.owner = identity.new_owner()
-        self.caller: object = identity.caller()
-        self.note = note_of(self.caller)
+        # A task's exception knows the frame that has this contest: a cycle, if that knew the task.
+        self.note = note_of(identity.caller())
 
     def lease(self, began: float, answer: Grant | Held) -> HeldLock:
         """What this caller holds, by an answer to what it has asked at `began`."""
         assert type(answer) is Grant
         settings = self.settings
-        # A task's exception knows the frame that has this contest: a cycle, if that knows the task.
-        caller, self.caller = self.caller, None
-        return settings.lease(settings, self.backend, self.key, answer, began, caller)
+        return settings.lease(settings, self.backend, self.key, answer, began, identity.caller())
 
     @property
     def outlasts(self) -> bool:
