@@ -47,6 +47,7 @@ def test_a_process_that_cannot_be_looked_at_is_not_dead(
 ) -> None:
     """There is no file descriptor left, or `/proc` hides it: only one that is not there is gone."""
     child, owner = process
+    assert not is_dead(owner)  # so that this process knows by now who it is itself
 
     def refused(path: str, flags: int) -> int:
         raise OSError(reason, os.strerror(reason), path)
