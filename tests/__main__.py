@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -155,5 +156,7 @@ class Suite:
 
 
 if __name__ == "__main__":
+    # What a shell runs behind it ignores Ctrl-C, and so would all that the tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as directory:
         sys.exit(Suite(Path(directory), sys.argv[1:]).run())

@@ -173,7 +173,8 @@ def test_a_lost_connection_is_the_only_one_that_is_opened_anew(
     with run.closing(backend):
         backend.hub.listen("cache", stale.append)
         assert soon(lambda: backend.hub.is_listening)
-        subscription: Any = backend.hub._source._listening_on  # type: ignore[union-attr]
+        source: Any = backend.hub._source
+        subscription = source._listening_on
         subscription._pause = LONGEST_PAUSE
         stale.clear()
         before = [listeners(server, prefix) for server in cluster.primaries]
