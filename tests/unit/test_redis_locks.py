@@ -147,6 +147,31 @@ def test_who_waits_is_told_before_who_releases_is_answered(every_redis: RedisAt)
     assert told_first(every_redis, lambda call: call) < 0.2 * ROUNDS
 
 
+def test_who_is_alone_pays_nothing_for_others(
+    run: Run, backend: RedisBackend, every_redis: RedisAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent in front of a release is sent only while others are there."""
+    locks = backend.require("locks")
+
+    def released() -> int:
+        """How many more commands a release was."""
+        with every_redis.client() as client:
+            client.config_resetstat()
+            run(locks.release("k", owner="ann"))
+            stats: Any = client.info("commandstats")
+        return int(stats.get("cmdstat_ping", {}).get("calls", 0))
+
+    run(locks.acquire("k", ttl=30, owner="ann"))
+    assert released() == 0
+    run(locks.acquire("k", ttl=30, owner="ann"))
+    run(locks.acquire("k", ttl=30, owner="bob"))
+    assert released() == 1
+    run(locks.acquire("k", ttl=30, owner="ann"))
+    monkeypatch.setattr("resilient.backends.redis.locks.CROWDED", 0)
+    run(locks.acquire("k", ttl=30, owner="bob"))
+    assert released() == 0
+
+
 def told_first(server: RedisAt, sent_as: Callable[[Call], Command]) -> int:
     """How often a waiter hears of a release before that is answered."""
     keys = ["first:lock", "first:memory", "first:waiters"]

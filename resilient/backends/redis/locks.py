@@ -7,7 +7,9 @@ they want. Where several may hold it, their holds are a sorted set by their ends
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 from resilient.backends.redis.commands import (
@@ -43,6 +45,8 @@ SCRIPTS = {name: Script(f"locks/{name}", shared=("locks/hold",)) for name in (*_
 
 REPLICAS_WAIT = 1000
 """Milliseconds for which replicas are waited for."""
+CROWDED = 1.0
+"""Seconds for which others probably wait, after somebody here has found a lock held."""
 
 
 class RedisLocks:
@@ -51,6 +55,7 @@ class RedisLocks:
     def __init__(self, transport: Server, keys: Keys) -> None:
         self._transport = transport
         self._keys = keys
+        self._crowded_until = -math.inf
 
     async def acquire(
         self,
@@ -86,6 +91,7 @@ class RedisLocks:
                     transient=False,
                 )
         if not answer[0]:
+            self._crowded_until = monotonic() + CROWDED
             return _held(answer[1:])
         return Grant(owner, int(answer[1]), ttl)
 
@@ -117,6 +123,8 @@ class RedisLocks:
         """Free the lock, and hand it over or wake one waiter."""
         names = self._names(key, mode)
         call = SCRIPTS["release"](names, owner, int(fair), 0 if mode.shared else fence)
+        if monotonic() >= self._crowded_until:  # else it is worth the little that it costs
+            return bool(await Ask(self._transport, call))
         return bool(await Ask(self._transport, Handing(call)))
 
     async def transfer(self, key: str, *, owner: str, to: str, ttl: float) -> Grant | None:
