@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 import pytest
 from redis.crc import key_slot
 
 from resilient.backends.redis import RedisBackend, from_url, lanes
+from resilient.backends.redis.openings import Opening, Openings
+from resilient.backends.redis.subscription import Heard, RedisSubscription
 from resilient.protocols.circuits import CircuitState
 from resilient.testing.conformance import Run
 from tests.support.clusters import Cluster, redis_cluster
 from tests.support.handing import handed_over, key_at, locks
 from tests.support.servers import RedisServer, flavours
-from tests.support.waiting import soon
+from tests.support.waiting import PATIENCE, soon, until
 
 KINDS = [*flavours(), "old"]
 """The flavours, and servers that know no sharded channels."""
@@ -63,6 +67,33 @@ def _lines(text: str) -> list[list[str]]:
 
 
 # --- which channels
+
+
+def test_a_server_that_is_there_while_others_are_looked_at_is_heard_at_once(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has heard its bell meanwhile: nobody waits until the others give a sign of life."""
+    monkeypatch.setattr("resilient.engine.listening.QUIET", 600.0)
+    number, looked = count(), threading.Event()
+    opened, receive = Openings._open, RedisSubscription.receive
+
+    def late(self: Openings, opening: Opening) -> None:
+        if next(number) > 0:
+            looked.wait(PATIENCE)
+        opened(self, opening)
+
+    def looking(self: RedisSubscription, *, waits: bool = True) -> Iterator[Heard]:
+        if not waits:
+            looked.set()
+            until(lambda: "resilient-opening" not in [each.name for each in threading.enumerate()])
+        return receive(self, waits=waits)
+
+    monkeypatch.setattr(Openings, "_open", late)
+    monkeypatch.setattr(RedisSubscription, "receive", looking)
+    starting = threading.Thread(target=backend.hub.start)
+    starting.start()
+    assert soon(lambda: backend.hub.is_listening, 15)  # the time to connect is twice that
+    starting.join()
 
 
 def test_a_lane_for_each() -> None:

@@ -197,7 +197,8 @@ class ClusterSubscription:
 
     def _wait(self) -> None:
         nodes = [ear.node for ear in self._ears]
-        if any(node.has_unread() for node in nodes):
+        # The bell of an opening may have been heard by a node that looked what it had received.
+        if self._openings.has_ended or any(node.has_unread() for node in nodes):
             return
         moments = [node.patience() for node in nodes]
         now = time.monotonic()

@@ -70,6 +70,11 @@ class Openings:
         """Whether any is under way, or has ended and was not taken yet."""
         return bool(self._under_way)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether any has ended and was not taken yet."""
+        return bool(self._ended)
+
     def begin(self, lanes: Iterable[tuple[Place, int]]) -> None:
         """Connect to servers, each on its lane."""
         begun = [Opening(place, lane) for place, lane in lanes]
