@@ -26,6 +26,7 @@ from resilient.backends.redis.server import Server
 from resilient.engine.guard import Guard
 from resilient.engine.identity import new_owner
 from resilient.engine.plan import Ask
+from resilient.engine.signals import CROWDED
 from resilient.errors import BackendError
 from resilient.protocols.locks import LOCK, Grant, Held, LockMode
 
@@ -45,8 +46,6 @@ SCRIPTS = {name: Script(f"locks/{name}", shared=("locks/hold",)) for name in (*_
 
 REPLICAS_WAIT = 1000
 """Milliseconds for which replicas are waited for."""
-CROWDED = 1.0
-"""Seconds for which others probably wait, after somebody here has found a lock held."""
 
 
 class RedisLocks:
