@@ -224,9 +224,11 @@ class Source:
         self._own_given = backend
         self._own: Backend | None = None
         self._last: tuple[int, Backend | None] = (-1, None)
+        known = epoch
         early = self._resolve_own() if backend is not None else self._default()
         if early is not None:
             early.require(capability, mode)
+            self._last = known, early
 
     def backend(self) -> Backend | None:
         """The backend for this call; `None` while policies are disabled.

@@ -126,7 +126,7 @@ def refuse_unknown(where: str, given: Collection[str], known: Collection[str]) -
     Raises:
         ConfigurationError: One of the given names is none of the known ones.
     """
-    for option in sorted(set(given) - set(known)):
+    for option in sorted(set(given).difference(known)):
         from difflib import get_close_matches  # after a mistake only
 
         meant = get_close_matches(option, known, n=1)

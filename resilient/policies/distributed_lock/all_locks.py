@@ -84,9 +84,10 @@ class AllLocks(Block[HeldLocks, HeldLocks]):
         for name in ("reentrant", "min_hold"):
             if options.get(name):
                 raise ConfigurationError(f"lock_all() has no {name}=: take the locks one by one")
+        settings = settings_of("lock_all()", None, options, lease=LockLease)
         self._settings = {
-            "sync": settings_of("lock_all()", None, options, lease=LockLease),
-            "async": settings_of("lock_all()", None, options, lease=AsyncLease),
+            "sync": settings,
+            "async": settings.held_by(AsyncLease, options.get("on_lost")),
         }
 
     def _plan(self, mode: Mode) -> Plan[object]:

@@ -83,8 +83,9 @@ class Lock(Block[LockLease, AsyncLease]):
             )
         settings = self._settings.get(mode)
         if settings is None:
-            settings = settings_of("lock()", None, self._options, mode=self._mode, lease=AsyncLease)
-            self._settings[mode] = settings
+            settings = self._settings[mode] = self._settings["sync"].held_by(
+                AsyncLease, self._options.get("on_lost")
+            )
         return guarded(settings, self.key, self._token)
 
     def adopted(self, token: str) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from resilient.config import Source
@@ -78,6 +79,14 @@ class Settings:
     skipped: Any = None
     unguarded: bool = False
 
+    def held_by(self, lease: type[HeldLock], on_lost: OnLost | None) -> Settings:
+        """The same, for holders who get a lease of another kind, and have given this `on_lost`."""
+        other = object.__new__(Settings)
+        vars(other).update(vars(self), lease=lease)
+        if on_lost is None:
+            other.on_lost = _default_on_lost(lease)
+        return other
+
 
 def settings_of(
     where: str,
@@ -106,45 +115,69 @@ def settings_of(
         ConfigurationError: One of them is wrong.
     """
     refuse_unknown(where, options, _OPTIONS)
-    ttl = seconds(options.get("ttl", 30), option="ttl")
-    max_hold = optional_seconds(options.get("max_hold"), option="max_hold")
-    min_hold = optional_seconds(options.get("min_hold"), option="min_hold") or 0.0
-    if max_hold is not None and min_hold > max_hold:
-        raise ConfigurationError(
-            f"{where}: min_hold={min_hold:g} is more than max_hold={max_hold:g}"
-        )
-    if max_hold is not None:
-        ttl = min(ttl, max_hold)  # the lock of a holder that stands still is free then, too
-    for name in ("fair", "reentrant"):
-        value = options.get(name, False)
-        if not isinstance(value, bool):
-            raise ConfigurationError(f"{where}: {name}={value!r} is not True or False")
-    if options.get("reentrant") and mode.shared:
-        raise ConfigurationError(f"{where}: reentrant=True: several may hold it in any case")
-    check_whole_number(where, "replicas", options.get("replicas", 0), least=0)
+    plain: Any = {**options}
+    backend, on_lost = plain.pop("backend", None), plain.pop("on_lost", None)
+    try:
+        checked = _checked(where, mode, **plain)
+    except TypeError:  # what has no hash is none of these options' values
+        checked = _checked.__wrapped__(where, mode, **plain)
     return Settings(
-        source=Source("locks", POLICY, called, options.get("backend")),
+        source=Source("locks", POLICY, called, backend),
         lease=lease,
-        ttl=ttl,
-        wait=optional_seconds(options.get("wait", 10), option="wait", allow_zero=True),
         mode=mode,
-        fair=options.get("fair", True),
-        reentrant=options.get("reentrant", False),
-        min_hold=min_hold,
-        max_hold=max_hold,
-        on_lost=_on_lost(where, called, lease, options.get("on_lost")),
-        replicas=options.get("replicas", 0),
+        on_lost=_on_lost(where, called, lease, on_lost),
         skip=skip,
         skipped=skipped,
         unguarded=unguarded,
+        **checked,
     )
+
+
+@lru_cache(256, typed=True)  # a lock whose key is made at each call has the same few
+def _checked(
+    where: str,
+    mode: LockMode,
+    *,
+    ttl: Duration = 30,
+    wait: Duration | None = 10,
+    fair: bool = True,
+    reentrant: bool = False,
+    min_hold: Duration | None = None,
+    max_hold: Duration | None = None,
+    replicas: int = 0,
+) -> dict[str, Any]:
+    """Those of the options that are plain values, durations in seconds."""
+    longest = optional_seconds(max_hold, option="max_hold")
+    shortest = optional_seconds(min_hold, option="min_hold") or 0.0
+    lives = seconds(ttl, option="ttl")
+    if longest is not None and shortest > longest:
+        raise ConfigurationError(
+            f"{where}: min_hold={shortest:g} is more than max_hold={longest:g}"
+        )
+    if longest is not None:
+        lives = min(lives, longest)  # the lock of a holder that stands still is free then, too
+    for name, value in (("fair", fair), ("reentrant", reentrant)):
+        if not isinstance(value, bool):
+            raise ConfigurationError(f"{where}: {name}={value!r} is not True or False")
+    if reentrant and mode.shared:
+        raise ConfigurationError(f"{where}: reentrant=True: several may hold it in any case")
+    check_whole_number(where, "replicas", replicas, least=0)
+    return {
+        "ttl": lives,
+        "wait": optional_seconds(wait, option="wait", allow_zero=True),
+        "fair": fair,
+        "reentrant": reentrant,
+        "min_hold": shortest,
+        "max_hold": longest,
+        "replicas": replicas,
+    }
 
 
 def _on_lost(
     where: str, called: Mode | None, lease: type[HeldLock], on_lost: OnLost | None
 ) -> OnLost:
     if on_lost is None:
-        return "cancel" if lease.is_async else "flag"
+        return _default_on_lost(lease)
     if on_lost == "cancel" and called == "sync":
         raise ConfigurationError(
             f'{where}: on_lost="cancel" can stop an `async def` only: a `def` looks at '
@@ -153,3 +186,7 @@ def _on_lost(
     if on_lost in ("cancel", "flag") or callable(on_lost):
         return on_lost
     raise ConfigurationError(f'{where}: on_lost={on_lost!r} is not "cancel", "flag" or a function')
+
+
+def _default_on_lost(lease: type[HeldLock]) -> OnLost:
+    return "cancel" if lease.is_async else "flag"
