@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 import sys
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from resilient.backends.redis import RedisBackend
+from resilient.backends.redis import RedisBackend, from_url
 from resilient.backends.redis.commands import Asking, Call, Command, Handing, Plain
 from resilient.backends.redis.locks import SCRIPTS
 from resilient.backends.redis.resp import UNFINISHED, new_reader, pack
@@ -170,6 +171,28 @@ def test_who_is_alone_pays_nothing_for_others(
     monkeypatch.setattr("resilient.backends.redis.locks.CROWDED", 0)
     run(locks.acquire("k", ttl=30, owner="bob"))
     assert released() == 0
+
+
+def test_what_others_wait_for_leaves_at_once(every_redis: RedisAt, prefix: str) -> None:
+    """In an event loop a hand-over is sent as it is asked for; what is asked next goes together."""
+    backend = from_url(every_redis.url, prefix=prefix)
+    transport: Any = backend.require("locks")._transport
+    keys = [f"{prefix}lock", f"{prefix}memory", f"{prefix}waiters"]
+    release = SCRIPTS["release"](keys, "ann", 1, 0)
+
+    async def main() -> None:
+        await transport.asend(Plain("PING"))
+        multiplexed = next(iter(transport._loops.values()))
+        with every_redis.round_trips() as trips:
+            first = transport.asend(Handing(release))
+            assert not multiplexed._waiting
+            further = [transport.asend(Handing(release)) for _ in range(20)]
+            assert len(multiplexed._waiting) == 20
+            await asyncio.gather(first, *further)
+        assert trips.count == 2
+
+    asyncio.run(main())
+    backend.close()
 
 
 def told_first(server: RedisAt, sent_as: Callable[[Call], Command]) -> int:

@@ -44,19 +44,17 @@ class _Line:
     def exchange(self, packed: bytes, replies: int, patience: float) -> list[Any]:
         """Send, and wait for each reply no longer than so many seconds."""
         answers: list[Any] = []
-        gets = self._reader.gets
+        reader = self._reader
         try:
             if self._timeout != patience:
                 self._socket.settimeout(patience)
                 self._timeout = patience
             self._socket.sendall(packed)
             while len(answers) < replies:
-                answer = gets()
-                if answer is UNFINISHED:
-                    self._reader.feed(self._arrived())
-                elif isinstance(answer, Exception) and _is_useless(answer):
-                    raise answer
-                else:
+                reader.feed(self._arrived())
+                while (answer := reader.gets()) is not UNFINISHED:
+                    if isinstance(answer, Exception) and _is_useless(answer):
+                        raise answer
                     answers.append(answer)
         except TimeoutError as error:
             raise redis_errors.TimeoutError("Timeout reading from socket") from error
@@ -71,8 +69,6 @@ class _Line:
 
     def is_alive(self) -> bool:
         """Whether, after a while without use, nothing has arrived: the connection's end, mostly."""
-        if self.is_warm():
-            return True
         try:
             return not self._connection.can_read(0)
         except (redis_errors.RedisError, OSError):
@@ -132,7 +128,8 @@ class Blocking:
                 line = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
-            if line.is_alive():
+            # Most are: asked here, since whoever waits for a lock waits for its release.
+            if time.monotonic() - line.used < LOOK_AFTER or line.is_alive():
                 return line
             line.close()
         return None
@@ -149,10 +146,10 @@ class Blocking:
 
     def _speak(self, line: _Line, packed: bytes, replies: int) -> list[Any]:
         try:
-            left, patience = _left(), self._settings.timeout
-            answers = line.exchange(
-                packed, replies, patience if left is None else min(left, patience)
-            )
+            left, patience = remaining(), self._settings.timeout
+            if left is not None:
+                patience = min(_some(left), patience)
+            answers = line.exchange(packed, replies, patience)
         except BaseException:
             # Interrupted between question and answer: the next user would get this answer.
             line.close()
@@ -175,14 +172,15 @@ def _is_useless(answer: Exception) -> bool:
 
 def _limit_connecting(connection: Any) -> None:
     """Connect within the caller's budget."""
-    left = _left()
+    left = remaining()
     if left is not None:
+        left = _some(left)
         connection.socket_connect_timeout = min(left, connection.socket_connect_timeout)
         connection.socket_timeout = min(left, connection.socket_timeout)
 
 
-def _left() -> float | None:
-    left = remaining()
+def _some(left: float) -> float:
+    """What is left of the caller's budget, if anything is."""
     if left == 0:
         raise redis_errors.TimeoutError("the caller's budget is spent")
     return left

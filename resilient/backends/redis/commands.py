@@ -46,11 +46,14 @@ class Command:
         replies: How many replies it gets.
         repeatable: Whether it may be sent again when its reply was lost.
         apart: Whether the server keeps what is sent behind it waiting for long.
+        urgent: Whether others wait for what it does: a loop sends it at once, and not with all that
+            is asked in the same turn.
     """
 
     __slots__ = ("packed", "repeatable", "replies")
 
     apart = False
+    urgent = False
     packed: bytes
     replies: int
     repeatable: bool
@@ -210,7 +213,10 @@ class Call(Command):
         self._script = script
         self._keys = keys
         self._args = args
-        self.packed = _packed(("EVALSHA", script.digest, len(keys), *keys, *args))
+        try:  # not `_packed`: whoever waits for a lock waits for this
+            self.packed = pack(("EVALSHA", script.digest, len(keys), *keys, *args))
+        except UnicodeEncodeError as error:
+            raise _no_text(error) from error
         self.replies = 1
         self.repeatable = repeatable
 
@@ -241,6 +247,8 @@ class Handing(Command):
     """
 
     __slots__ = ("_call",)
+
+    urgent = True
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -366,7 +374,11 @@ def _packed(words: Sequence[Argument]) -> bytes:
     try:
         return pack(words)
     except UnicodeEncodeError as error:
-        raise ConfigurationError(f"{error.object!r} is no text that UTF-8 can encode") from error
+        raise _no_text(error) from error
+
+
+def _no_text(error: UnicodeEncodeError) -> ConfigurationError:
+    return ConfigurationError(f"{error.object!r} is no text that UTF-8 can encode")
 
 
 def _lua(name: str) -> str:

@@ -8,7 +8,8 @@ they want. Where several may hold it, their holds are a sorted set by their ends
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from time import monotonic
 from typing import Any
 
@@ -44,6 +45,8 @@ _NAMES = (
 )
 SCRIPTS = {name: Script(f"locks/{name}", shared=("locks/hold",)) for name in (*_NAMES, "withdraw")}
 
+NAMES = 256
+"""Locks whose keys' names are kept: who takes one gives it back, and takes it again."""
 REPLICAS_WAIT = 1000
 """Milliseconds for which replicas are waited for."""
 
@@ -54,6 +57,9 @@ class RedisLocks:
     def __init__(self, transport: Server, keys: Keys) -> None:
         self._transport = transport
         self._keys = keys
+        self._names: Callable[[str, LockMode], Sequence[str]] = lru_cache(NAMES)(
+            partial(_names, keys)
+        )
         self._crowded_until = -math.inf
 
     async def acquire(
@@ -161,10 +167,11 @@ class RedisLocks:
         lock, in_slot = self._names(key, mode)[0], self._keys.clustered
         return Guard(self._transport, lambda command: command.guarded(lock, owner, in_slot=in_slot))
 
-    def _names(self, key: str, mode: LockMode) -> list[str]:
-        if mode.family == "lock":
-            return self._keys.names("lock", key, "memory", "waiters")
-        return self._keys.names(mode.family, key, "memory", "waiters", "shares", "grants")
+
+def _names(keys: Keys, key: str, mode: LockMode) -> Sequence[str]:
+    if mode.family == "lock":
+        return keys.names("lock", key, "memory", "waiters")
+    return keys.names(mode.family, key, "memory", "waiters", "shares", "grants")
 
 
 def _held(fields: list[Any]) -> Held:

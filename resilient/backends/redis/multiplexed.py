@@ -35,21 +35,28 @@ LOOK_AFTER = 1.0
 class _Flight:
     """One command under way."""
 
-    __slots__ = ("answers", "command", "deadline", "in_full", "patience", "repeated", "reply")
+    __slots__ = (
+        "answers",
+        "command",
+        "deadline",
+        "in_full",
+        "packed",
+        "patience",
+        "repeated",
+        "reply",
+    )
 
     def __init__(
         self, command: Command, reply: asyncio.Future[Any], deadline: float, patience: float
     ) -> None:
         self.command = command
+        self.packed = command.packed
         self.reply = reply
         self.deadline = deadline
         self.patience = patience  # when the caller gives up, which may be earlier
         self.answers: list[Any] = []
         self.in_full = False
         self.repeated = False
-
-    def packed(self) -> bytes:
-        return self.command.in_full() if self.in_full else self.command.packed
 
 
 class _Wire(asyncio.Protocol):
@@ -58,7 +65,7 @@ class _Wire(asyncio.Protocol):
     def __init__(self, owner: Multiplexed, connection: Any) -> None:
         self._owner = owner
         self._reader = new_reader(BaseParser.parse_error)
-        self._paused = False
+        self.writable = True
         self._used = owner.now()
         self.hears = False
         self.under_way: deque[_Flight] = deque()
@@ -69,10 +76,6 @@ class _Wire(asyncio.Protocol):
         connection._reader = connection._writer = None
         self._transport = cast(asyncio.Transport, self._writer.transport)
         self._transport.set_protocol(self)
-
-    @property
-    def writable(self) -> bool:
-        return not self._paused
 
     def is_alive(self) -> bool:
         """Whether, after a while without use, nothing has arrived: the connection's end, mostly.
@@ -88,7 +91,7 @@ class _Wire(asyncio.Protocol):
     def send(self, flights: list[_Flight]) -> None:
         self._used = self._owner.now()
         self.under_way.extend(flights)
-        self._transport.write(b"".join([flight.packed() for flight in flights]))
+        self._transport.write(b"".join([flight.packed for flight in flights]))
 
     def abort(self) -> None:
         self._transport.abort()
@@ -118,10 +121,10 @@ class _Wire(asyncio.Protocol):
             self._owner.rest()
 
     def pause_writing(self) -> None:
-        self._paused = True
+        self.writable = False
 
     def resume_writing(self) -> None:
-        self._paused = False
+        self.writable = True
         self._owner.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -147,7 +150,10 @@ class Multiplexed:
         self.hearing = Hearing()
 
     def ask(self, command: Command) -> Reply:
-        """Send a command at the end of this turn; the reply is always answered."""
+        """Send a command at the end of this turn; the reply is always answered.
+
+        For what it does others may wait: then now, unless there is more to send at once.
+        """
         reply = Reply(loop=self._loop)
         now, left = self.now(), remaining()
         deadline = now + self._settings.timeout
@@ -156,7 +162,9 @@ class Multiplexed:
         if self._timer is not None and patience < self._timer.when():
             self._timer.cancel()
             self._timer = None  # the flush sets another
-        if not self._flushing:
+        if command.urgent and self._wire is not None and not self._wire.under_way:
+            self.flush()
+        elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self.flush)
         return reply
@@ -277,6 +285,7 @@ class Multiplexed:
     def _again(self, flight: _Flight) -> None:
         """Send the text of a script that the server does not know."""
         flight.in_full = True
+        flight.packed = flight.command.in_full()
         flight.answers = []
         self._waiting.append(flight)
         self.flush()
