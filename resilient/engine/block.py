@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from resilient.engine import identity
-from resilient.engine.drivers.steps import Done
 from resilient.engine.drivers.sync import advance, throw_stop
 from resilient.engine.plan import Body, Plan
 from resilient.errors import BlockingCallInLoop
@@ -42,7 +41,9 @@ class Block(ABC, Generic[S, A]):
         if not isinstance(who, threading.Thread):  # else the words for it need not be made
             warn_if_in_loop(f"with {self!r}", f"async with {self!r}", stacklevel=3)
         plan = self._plan("sync")
-        value: S = _entered(advance(plan))
+        step: Any = advance(plan)
+        assert type(step) is Body, "a block's plan runs its body"
+        value: S = step.value
         self._entries.setdefault(who, []).append(plan)
         return value
 
@@ -69,12 +70,13 @@ class Block(ABC, Generic[S, A]):
 
         stepper = Stepper(self._plan("async"))
         step = await stepper.advance()
-        value: A = _entered(step)
-        assert isinstance(step, Body)
+        assert type(step) is Body, "a block's plan runs its body"
         watch = Interruption(step.lease) if step.lease is not None and step.cancel else None
-        self._entries.setdefault(identity.caller(), []).append((stepper, watch))
+        who: Any = identity.caller()
+        self._entries.setdefault(who, []).append((stepper, watch))
         if watch is not None:
-            watch.begin()
+            watch.begin(who)
+        value: A = step.value
         return value
 
     async def __aexit__(
@@ -98,10 +100,10 @@ class Block(ABC, Generic[S, A]):
             del error, settled, traceback  # as above
 
     def _leave(self) -> Any:
-        who = identity.caller()
-        if who not in self._entries and len(self._entries) == 1:
-            # Entered in one task and left in another, as some test frameworks' fixtures are.
-            who = next(iter(self._entries))
+        inside = list(self._entries)
+        # One alone is meant, though it may have entered in one task and leave in another, as some
+        # test frameworks' fixtures do.
+        who = inside[0] if len(inside) == 1 else identity.caller()
         entries = self._entries[who]
         entry = entries.pop()
         if not entries:
@@ -117,8 +119,3 @@ def warn_if_in_loop(blocking: str, instead: str, *, stacklevel: int = 3) -> None
             BlockingCallInLoop,
             stacklevel=stacklevel + 1,
         )
-
-
-def _entered(step: Any) -> Any:
-    assert not isinstance(step, Done), "a block's plan runs its body"
-    return step.value

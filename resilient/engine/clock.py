@@ -34,7 +34,6 @@ __all__ = [
     "installed",
     "look",
     "now",
-    "pause",
     "ticks",
     "wall",
 ]
@@ -168,11 +167,6 @@ class ManualClock:
 current: Clock = SystemClock()
 now: Callable[[], float] = current.now
 wall: Callable[[], float] = current.wall
-
-
-def pause(event: Event, seconds: float) -> bool:
-    """Block on the current clock until the event is set; false if the time was over first."""
-    return current.pause(event, seconds)
 
 
 ticks: Callable[[], float] = time.monotonic

@@ -148,13 +148,15 @@ class Listener(threading.Thread):
             until = self._reads_until = time.monotonic() + seconds
             while True:
                 flag.bell = bell
+                if flag.is_set():
+                    break
                 bell.limit = until - time.monotonic()
-                if flag.is_set() or self._called.is_set() or bell.limit <= 0:
+                if self._called.is_set() or bell.limit <= 0:
                     break
                 for channel, message in subscription.receive():
                     flag.bell = None  # what it is woken by now, it reads here
                     if channel == own and message is not None:
-                        self._source.heard(channel, message)
+                        self._source.named(message)
                     else:
                         self._left.append((channel, message))
                         self._called.set()

@@ -309,12 +309,18 @@ class ListeningSource(ABC):
         if message is None:
             self._tell(channel, hub.wake_all)
         elif channel == self.own_name():
-            for waiter in message.split(" "):
-                self._tell(channel, hub.wake, waiter)
+            self.named(message)
             return
         for wanted in hub.channels:
             if self._broadcast(wanted) == channel:
                 self._tell(channel, hub.deliver, wanted, message)
+
+    def named(self, message: str) -> None:
+        """Wake those who are named in what came to this process's own channel."""
+        hub = self._hub
+        assert hub is not None  # it was begun by one
+        for waiter in message.split(" "):
+            self._tell(self._name, hub.wake, waiter)
 
     def own_name(self) -> str:
         """The channel of this process; a forked child has another one."""

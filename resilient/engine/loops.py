@@ -20,5 +20,7 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 def running_task() -> asyncio.Task[Any] | None:
     """The task of this thread, if one runs."""
-    loop = running_loop()
+    # As above, without one more call: every lock asks this, several times.
+    running: Any = getattr(modules.get("asyncio"), "_get_running_loop", None)
+    loop = None if running is None else running()
     return None if loop is None else modules["asyncio"].current_task(loop)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from resilient.engine import identity
 from resilient.engine.crew import Crew
@@ -88,7 +88,8 @@ class Hub:
         self._tracking = source if isinstance(source, TrackingSource) else None
         self._looping = source if isinstance(source, LoopSource) else None
         self._readable = source if isinstance(source, ReadableSource) else None
-        self._waiters: WeakValueDictionary[str, Waiter] = WeakValueDictionary()
+        # As a `WeakValueDictionary`, without its Python code.
+        self._waiters: dict[str, ref[Waiter]] = {}
         self._listeners: dict[str, list[Listener]] = {}
         self.channels: tuple[str, ...] = ()
         self.follower: Follower | None = None
@@ -147,7 +148,9 @@ class Hub:
 
     def add(self, waiter: Waiter) -> None:
         """Let a waiter be woken, for as long as somebody else refers to it."""
-        self._waiters[waiter.id] = waiter
+        # Its end is its own removal: what is called with the reference has it for a default.
+        gone: Callable[[object], object] = partial(self._waiters.pop, waiter.id)
+        self._waiters[waiter.id] = ref(waiter, gone)
 
     def address(self, waiter: Waiter) -> str:
         """What a store is given so that the server can wake this waiter."""
@@ -206,7 +209,8 @@ class Hub:
     def wake(self, waiter: str) -> None:
         """Wake the waiter of this id, if it still waits; `id=gift` gives it something."""
         waiter, _, gift = waiter.partition("=")
-        found = self._waiters.get(waiter)
+        reference = self._waiters.get(waiter)
+        found = None if reference is None else reference()
         if found is not None:
             if gift:
                 found.gift = gift  # type: ignore[attr-defined]  # those who wait for a lock have it
@@ -219,7 +223,7 @@ class Hub:
     def wake_all(self) -> None:
         """Wake every waiter: something changed, or something may have been missed."""
         # A copy of the references: waiters come and go in other threads meanwhile.
-        for reference in self._waiters.valuerefs():
+        for reference in list(self._waiters.values()):
             waiter = reference()
             if waiter is not None:
                 waiter.wake()

@@ -16,8 +16,9 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from resilient.engine import clock
 from resilient.engine.persistence import BUDGET, asked_again, asked_until
-from resilient.engine.plan import NOW, IsDead, Listen, Plan, Sleep, Wait, shielded
+from resilient.engine.plan import IsDead, Listen, Plan, Sleep, Wait, shielded
 from resilient.engine.signals import CROWDED, POLL, Hub
 from resilient.errors import BackendError, Rejected
 
@@ -168,7 +169,7 @@ async def queued(
     Where many take turns, the one that has it now will have handed it on in a moment: whether it
     is dead is looked at with the second attempt, if that comes soon.
     """
-    start = await NOW
+    start = clock.now()
     waiter = await listening(hub)
     address = None if waiter is None else hub.address(waiter)
     recheck = POLL if waiter is None else hub.recheck
@@ -187,7 +188,7 @@ async def queued(
             alive = False
             if not contest.is_busy(answer):
                 return began, answer
-            waited = await NOW - start
+            waited = clock.now() - start
             if waited >= wait:
                 raise contest.refusal(answer, waited)
             if outlasts:  # only now: a server that is away from the first is not waited for
@@ -202,7 +203,7 @@ async def queued(
             await Wait(waiter, pause)
             received = _received(contest, waiter, answer)
             # It came after the request that registered us, so it is held from then on at least.
-            if received is not None and await NOW - began < FRESH * patience:
+            if received is not None and clock.now() - began < FRESH * patience:
                 return began, received
     except BaseException:
         await _withdrawn(contest, address)
@@ -242,7 +243,7 @@ async def _without_the_dead(
     """Evict holders that are known to be dead, and try again."""
     while contest.is_busy(answer) and await IsDead(_owner(answer)):
         evict = partial(contest.evict, _owner(answer))
-        await asked_until(max(await NOW + budget, until), evict)
+        await asked_until(max(clock.now() + budget, until), evict)
         began, answer = await _asked(contest, waiter, budget, until)
     return began, answer
 
@@ -251,12 +252,12 @@ async def _asked(
     contest: Contest[A], waiter: str | None, budget: float, until: float
 ) -> tuple[float, A]:
     """Try once, and after lost replies for as long as the budget, at least until then."""
-    return await asked_until(max(await NOW + budget, until), partial(_attempt, contest, waiter))
+    return await asked_until(max(clock.now() + budget, until), partial(_attempt, contest, waiter))
 
 
 async def _attempt(contest: Contest[A], waiter: str | None) -> tuple[float, A]:
     """Try once: a lease's deadline counts from the moment of the attempt that succeeds."""
-    return await NOW, await contest.ask(waiter)
+    return clock.now(), await contest.ask(waiter)
 
 
 def _owner(answer: Any) -> str:
@@ -280,6 +281,6 @@ async def _withdrawal(contest: Contest[Any], waiter: str | None) -> None:
     A waiter that stays behind is handed what it does not wait for any more, and holds up all
     others for a while: that is worth asking again.
     """
-    until = -math.inf if waiter is None else await NOW + BUDGET
+    until = -math.inf if waiter is None else clock.now() + BUDGET
     with suppress(BackendError):
         await asked_until(until, partial(contest.withdraw, waiter))

@@ -102,7 +102,7 @@ def test_one_seed_is_one_history() -> None:
 
 def test_the_three_drivers_answer_the_same_operations() -> None:
     """An operation that one driver knows, all know."""
-    blocking = {*sync.ANSWERS, Body}
+    blocking = {*sync.ANSWERS, Body, Ask}
     awaiting = {*aio.ANSWERS, *immediate.ANSWERS, Body, Ask, Together}
     simulated = {*tasks.ANSWERED_AT_ONCE, *tasks.ANSWERED_LATER}
     assert blocking == awaiting == simulated

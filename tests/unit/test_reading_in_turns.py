@@ -30,8 +30,13 @@ class Watched(Source):
         self.threads: list[tuple[str, threading.Thread]] = []
 
     def heard(self, channel: str, message: str | None) -> None:
-        self.threads.append((channel, threading.current_thread()))
+        if channel != self.own_name():
+            self.threads.append((channel, threading.current_thread()))
         super().heard(channel, message)
+
+    def named(self, message: str) -> None:
+        self.threads.append((self.own_name(), threading.current_thread()))
+        super().named(message)
 
 
 @pytest.fixture

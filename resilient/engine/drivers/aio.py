@@ -17,7 +17,7 @@ from weakref import ref
 
 from resilient.engine import clock
 from resilient.engine.drivers import immediate
-from resilient.engine.drivers.steps import Done, Outcome, is_masked, resume
+from resilient.engine.drivers.steps import Closing, Done, Outcome, is_masked, thrown
 from resilient.engine.lease import Lease
 from resilient.engine.plan import Ask, Body, Listen, Operation, Plan, Sleep, Together, Wait
 from resilient.engine.signals import Hub, new_waiter_id
@@ -98,13 +98,18 @@ class Stepper:
         self, answer: Any = None, error: BaseException | None = None
     ) -> Generator[Any, Any, Outcome]:
         """Step the plan until it awaits its `Body` or is done."""
+        plan, send = self._plan, self._plan.send
         deferred: BaseException | None = None
         if error is not None and isinstance(error, asyncio.CancelledError):
             self._unwinding = True
         try:
             while True:
                 try:
-                    operation = resume(self._plan, answer, error)
+                    operation: Any = send(answer) if error is None else thrown(plan, error)
+                except StopIteration as stop:
+                    operation = Done(stop.value)
+                except Closing:
+                    raise GeneratorExit from None
                 except Exception:
                     if deferred is not None:
                         raise deferred  # noqa: B904 - as if it had interrupted the clean-up here
@@ -162,23 +167,22 @@ def _late_answer(reply: asyncio.Future[Any] | None) -> tuple[Any, BaseException 
 class Interruption:
     """Cancels whoever runs a body when the body's lease is lost, and tells that apart."""
 
-    __slots__ = ("__weakref__", "_fired", "_lease", "_loop", "_task")
+    __slots__ = ("__weakref__", "_fired", "_lease", "_task")
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
-        self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
         self._fired = False
         mine = ref(self)  # or the lease and this would hold one another
         lease.when_lost(lambda: _interrupted(mine()))
 
-    def begin(self) -> None:
-        """The body runs in the current task from now on."""
-        self._task = asyncio.current_task()
-        if self._lease.is_missing:
+    def begin(self, task: asyncio.Task[Any] | None) -> None:
+        """The body runs in the current task, which is this one, from now on."""
+        self._task = task
+        if task is not None and self._lease.is_missing:
             # Not at once: the running task would be cancelled where it next suspends itself, which
             # may be beyond the body.
-            self._loop.call_soon(self._fire)
+            task.get_loop().call_soon(self._fire)
 
     def end(self, error: BaseException | None) -> BaseException | None:
         """The body rests: `LeaseLost` where our cancellation ended it, else its own error."""
@@ -193,7 +197,7 @@ class Interruption:
 
     async def guard(self, body: Awaitable[Any]) -> Any:
         """Await a body; raise `LeaseLost` if it was cancelled because the lease is lost."""
-        self.begin()
+        self.begin(asyncio.current_task())
         try:
             answer = await body
         except BaseException as error:
@@ -209,9 +213,11 @@ class Interruption:
 
     def interrupt(self) -> None:
         """Cancel the body, from any thread."""
-        # A closed loop runs no body any more.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._fire)
+        task = self._task
+        if task is not None:  # else whoever begins sees that the lease is lost
+            # A closed loop runs no body any more.
+            with contextlib.suppress(RuntimeError):
+                task.get_loop().call_soon_threadsafe(self._fire)
 
     def _fire(self) -> None:
         if self._task is not None and not self._fired:
@@ -251,10 +257,11 @@ class LoopWaiter:
         """Wait until woken; false if that did not happen within so many seconds."""
         if not self.channel:
             self._hub.attend()
-        if isinstance(clock.current, clock.ManualClock):
-            woken = await clock.current.apause(self._flag, seconds)
-        else:
-            woken = await self._flag.wait(seconds)
+        with paused():
+            if isinstance(clock.current, clock.ManualClock):
+                woken = await clock.current.apause(self._flag, seconds)
+            else:
+                woken = await self._flag.wait(seconds)
         self._flag.clear()
         return woken
 
@@ -311,13 +318,6 @@ async def _listen(operation: Listen) -> LoopWaiter:
     return waiter
 
 
-async def _wait(operation: Wait) -> bool:
-    waiter = operation.waiter
-    assert isinstance(waiter, LoopWaiter)
-    with paused():
-        return await waiter.wait(operation.seconds)
-
-
 async def _sleep(operation: Sleep) -> None:
     with paused():
         if isinstance(clock.current, clock.ManualClock):
@@ -335,5 +335,5 @@ def _together(operation: Together) -> Reply:
 ANSWERS: dict[type, Callable[[Any], Coroutine[Any, Any, Any]]] = {
     Sleep: _sleep,
     Listen: _listen,
-    Wait: _wait,
+    Wait: lambda operation: operation.waiter.wait(operation.seconds),
 }

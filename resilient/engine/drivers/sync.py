@@ -83,22 +83,19 @@ def advance(plan: Plan[Any], answer: Any = None, error: BaseException | None = N
             except Closing:
                 raise GeneratorExit from None
             answer = error = None
-            answering = ANSWERS.get(type(operation))
-            if answering is None:
-                if type(operation) is Body:
-                    return operation
-                error = _needs_loop(operation)
-                continue
+            kind = type(operation)
+            if kind is Body:
+                body: Body = operation
+                return body
             try:
-                answer = answering(operation)
+                if kind is Ask:
+                    answer = operation.transport.send(operation.command)
+                else:
+                    answer = ANSWERS.get(kind, _refuse)(operation)
             except BaseException as raised:
                 error = raised
     finally:
         error = None  # its traceback holds this frame: a cycle, if the frame holds it
-
-
-def _ask(operation: Ask) -> Any:
-    return operation.transport.send(operation.command)
 
 
 class Flag:
@@ -139,10 +136,10 @@ class Flag:
 
     def wait(self, seconds: float) -> bool:
         """Block until it is set; false if it was not within so many seconds."""
-        if self._hub is not None and seconds > 0 and not self.is_set():
+        if self._hub is not None and seconds > 0 and self._lock.locked():
             until = monotonic() + seconds
             self._hub.read_for(self, seconds)
-            if self.is_set():
+            if not self._lock.locked():
                 return True
             seconds = until - monotonic()
         is_set = self._lock.acquire(timeout=seconds) if seconds > 0 else self.is_set()
@@ -179,7 +176,7 @@ def _wait(operation: Wait) -> bool:
     waiter = operation.waiter
     assert isinstance(waiter, ThreadWaiter)
     with paused():
-        woken = clock.pause(waiter.event, min(operation.seconds, threading.TIMEOUT_MAX))
+        woken = clock.current.pause(waiter.event, min(operation.seconds, threading.TIMEOUT_MAX))
     waiter.event.clear()
     return woken
 
@@ -287,7 +284,6 @@ def unawaited(coroutine: CoroutineType[Any, Any, Any]) -> ConfigurationError:
 
 ANSWERS: dict[type, Callable[[Any], Any]] = {
     **immediate.ANSWERS,
-    Ask: _ask,
     Sleep: _sleep,
     Listen: _listen,
     Wait: _wait,
