@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +24,9 @@ from resilient import (
 )
 from resilient.engine.clock import ManualClock
 from resilient.events import CircuitChanged, Event
+from resilient.protocols.circuits import CircuitStore
 from tests.support.modes import Mode
-from tests.support.shared_circuits import Shared, enter, fail, tick
+from tests.support.shared_circuits import Shared, Watched, enter, fail, tick
 from tests.support.waiting import until
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
@@ -196,6 +198,40 @@ def test_missed_messages_are_made_up_for(mode: Mode) -> None:
         until(lambda: used.at().state is OPEN)
         with pytest.raises(CircuitOpen):
             enter(mode, idle)
+
+
+class Late(Watched):
+    """A store whose answers to reports take long, though it does at once what it is asked."""
+
+    def __init__(self, store: CircuitStore) -> None:
+        super().__init__(store)
+        self.replies = threading.Event()
+
+    def send(self, command: Any) -> Any:
+        """Answer a blocking caller."""
+        answer = super().send(command)
+        if command[0] == "record":
+            self.replies.wait(5)
+        return answer
+
+
+def test_a_late_answer_does_not_close_what_has_opened_since(
+    mode: Mode, shared: Shared, seen: list[Event]
+) -> None:
+    """The first failure is counted, and its answer is under way while the next one opens it."""
+    shared.store = store = Late(shared.memory.require("circuits"))
+    breaker = CircuitBreaker("s", trip=Consecutive(2), backend=shared.process())
+    try:
+        fail(mode, breaker)
+        until(lambda: store.outcomes == ["1"])
+        fail(mode, breaker)
+        assert breaker.at().state is OPEN
+    finally:
+        store.replies.set()
+    until(lambda: store.outcomes == ["1", "1"])
+    until(lambda: shared.memory.sync.circuits.view("s").state is OPEN)
+    assert breaker.at().state is OPEN
+    assert [event.reason for event in seen if isinstance(event, CircuitChanged)] == ["consecutive"]
 
 
 def test_what_only_this_process_sees_is_overruled(

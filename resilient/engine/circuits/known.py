@@ -250,6 +250,8 @@ class KnownCircuit(LocalView):
                 self._lost = view
                 self._send_within(0.0)
                 lost = True
+            elif version is not None and version != self.version and self.is_ahead_of(view):
+                self.generation = view.generation  # in which its own judgement is judged next
             elif version == self.version or view.generation > self.generation:
                 self._accept(view)
         if lost:

@@ -83,6 +83,15 @@ class LocalView:
         alone = self.is_own and self.rules.quorum is not None
         return alone and CircuitState.CLOSED is view.state is not self.state
 
+    def is_ahead_of(self, view: CircuitView) -> bool:
+        """Whether a server that calls it closed has numbered only what this process has left.
+
+        A circuit gets its first generation with its first outcome: the answer to that one tells of
+        a later generation than none, and yet of what was before.
+        """
+        has_left = self.is_own and self.state is not CircuitState.CLOSED
+        return has_left and self.generation <= 0 and view.state is CircuitState.CLOSED
+
     def goes_on(self, view: CircuitView) -> bool:
         """Whether calls that were admitted under the state so far still count in this one."""
         if self.state is CircuitState.OPEN:
