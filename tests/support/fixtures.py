@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from resilient.engine.flights import Flights
     from resilient.events import Event
     from resilient.testing.conformance import Run
+    from tests.support.guarded import Service
 
 EXTERNAL = os.environ.get("REDIS_URL")
 """A server of the user's, instead of those that the tests start. Never flushed, only added to."""
@@ -121,6 +122,14 @@ def backend() -> Iterator[Backend]:
 
     with resilient.using("memory://") as backend:
         yield backend
+
+
+@pytest.fixture
+def service(mode: Mode) -> Service:
+    """A service that circuit breakers guard."""
+    from tests.support.guarded import Service
+
+    return Service(mode)
 
 
 @pytest.fixture

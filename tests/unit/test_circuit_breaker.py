@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import pickle
 import traceback
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -22,26 +21,14 @@ from resilient import (
     circuit_breaker,
     distributed_lock,
 )
-from resilient.engine.clock import ManualClock, installed
+from resilient.engine.clock import ManualClock
 from resilient.events import CircuitChanged, Event
 from tests.support.guarded import Service, state, trip
 from tests.support.modes import Mode
 
+pytestmark = pytest.mark.usefixtures("clock", "backend")
+
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
-
-
-@pytest.fixture(name="clock", autouse=True)
-def _clock() -> Iterator[ManualClock]:
-    with installed(ManualClock()) as _, resilient.using("memory://"):
-        from resilient.engine import clock
-
-        assert isinstance(clock.current, ManualClock)
-        yield clock.current
-
-
-@pytest.fixture(name="service")
-def _service(mode: Mode) -> Service:
-    return Service(mode)
 
 
 # --- opening

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,17 +10,12 @@ import resilient
 from resilient import BackendError, CircuitBreaker, CircuitOpen, Consecutive
 from resilient.engine.budget import remaining
 from resilient.engine.circuits.registry import FLUSH_BUDGET
-from resilient.engine.clock import ManualClock, installed
+from resilient.engine.clock import ManualClock
 from tests.support.flaky import flaky_memory
 from tests.support.guarded import fail, succeed
 from tests.support.modes import Mode
 
-
-@pytest.fixture(name="clock")
-def _clock() -> Iterator[ManualClock]:
-    clock = ManualClock()
-    with installed(clock), resilient.using("memory://"):
-        yield clock
+pytestmark = pytest.mark.usefixtures("clock", "backend")
 
 
 def test_strict_asks_and_reports_each_call(mode: Mode, clock: ManualClock) -> None:

@@ -16,16 +16,10 @@ from resilient import (
     circuit_breaker,
 )
 from resilient.engine.circuits.outcomes import FAILURE, SUCCESS
-from resilient.engine.clock import ManualClock, installed
+from resilient.engine.clock import ManualClock
 from tests.support.modes import Mode
 from tests.support.shared_circuits import Shared, Watched, enter, fail, known
 from tests.support.waiting import until
-
-
-@pytest.fixture(name="clock")
-def _clock() -> Iterator[ManualClock]:
-    with installed(clock := ManualClock()):
-        yield clock
 
 
 @pytest.fixture(name="shared")

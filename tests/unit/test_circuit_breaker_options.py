@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from resilient import (
     circuit_breaker,
     distributed_lock,
 )
-from resilient.engine.clock import ManualClock, installed
+from resilient.engine.clock import ManualClock
 from resilient.policies.circuit_breaker.upstream import asked_pause
 from resilient.protocols.circuit_table import BY_HAND, TRANSITIONS, diagram
 from tests.support.guarded import fail, succeed
@@ -35,11 +35,7 @@ CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.H
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(name="clock")
-def _clock() -> Iterator[ManualClock]:
-    clock = ManualClock()
-    with installed(clock), resilient.using("memory://"):
-        yield clock
+pytestmark = pytest.mark.usefixtures("clock", "backend")
 
 
 # --- the state machine

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
-import resilient
 from resilient import (
     CircuitBreaker,
     CircuitOpen,
@@ -16,25 +14,13 @@ from resilient import (
     FailureRate,
     HalfOpen,
 )
-from resilient.engine.clock import ManualClock, installed
+from resilient.engine.clock import ManualClock
 from tests.support.guarded import Service, state, trip
 from tests.support.modes import Mode
 
+pytestmark = pytest.mark.usefixtures("clock", "backend")
+
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
-
-
-@pytest.fixture(name="clock", autouse=True)
-def _clock() -> Iterator[ManualClock]:
-    with installed(ManualClock()) as _, resilient.using("memory://"):
-        from resilient.engine import clock
-
-        assert isinstance(clock.current, ManualClock)
-        yield clock.current
-
-
-@pytest.fixture(name="service")
-def _service(mode: Mode) -> Service:
-    return Service(mode)
 
 
 def test_an_open_circuit_is_probed_and_closes(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,18 +19,14 @@ from resilient import (
     SlowRate,
     circuit_breaker,
 )
-from resilient.engine.clock import ManualClock, installed
+from resilient.engine.clock import ManualClock
 from tests.support.guarded import by_hand, fail
 from tests.support.modes import Mode
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 
 
-@pytest.fixture(name="clock")
-def _clock() -> Iterator[ManualClock]:
-    clock = ManualClock()
-    with installed(clock), resilient.using("memory://"):
-        yield clock
+pytestmark = pytest.mark.usefixtures("clock", "backend")
 
 
 def test_stale_calls_are_counted(mode: Mode, clock: ManualClock) -> None:

@@ -22,13 +22,6 @@ from tests.support.modes import Mode
 pytestmark = pytest.mark.usefixtures("clock", "backend")
 
 
-@pytest.fixture(name="clock", autouse=True)
-def _clock() -> Iterator[ManualClock]:
-    clock = ManualClock()
-    with installed(clock):
-        yield clock
-
-
 class Declined(Exception):
     """The bank says no."""
 

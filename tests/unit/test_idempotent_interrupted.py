@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,13 +16,6 @@ from tests.support.counting import Counting
 from tests.support.modes import Mode
 
 pytestmark = pytest.mark.usefixtures("clock", "backend")
-
-
-@pytest.fixture(name="clock", autouse=True)
-def _clock() -> Iterator[ManualClock]:
-    clock = ManualClock()
-    with installed(clock):
-        yield clock
 
 
 @pytest.fixture(name="store")

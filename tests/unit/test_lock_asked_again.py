@@ -9,17 +9,11 @@ import pytest
 
 from resilient import distributed_lock, lock, lock_all
 from resilient.engine.backend import Backend
-from resilient.engine.clock import ManualClock, installed
 from resilient.engine.identity import new_owner
 from tests.support.flaky import Flaky, flaky_memory
 from tests.support.modes import Mode
 
-
-@pytest.fixture(name="clock", autouse=True)
-def _clock() -> Iterator[ManualClock]:
-    clock = ManualClock()
-    with installed(clock):
-        yield clock
+pytestmark = pytest.mark.usefixtures("clock")
 
 
 @pytest.fixture(name="flaky", autouse=True)

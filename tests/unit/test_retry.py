@@ -20,12 +20,7 @@ from resilient.engine.clock import ManualClock, installed
 from resilient.events import Event, RetryScheduled
 from tests.support.modes import Mode
 
-
-@pytest.fixture(name="clock", autouse=True)
-def _clock() -> Iterator[ManualClock]:
-    clock = ManualClock()
-    with installed(clock):
-        yield clock
+pytestmark = pytest.mark.usefixtures("clock")
 
 
 @pytest.fixture(name="pauses")
