@@ -8,6 +8,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from enum import Enum
 from statistics import median
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -193,6 +194,25 @@ def test_what_others_wait_for_leaves_at_once(every_redis: RedisAt, prefix: str) 
 
     asyncio.run(main())
     backend.close()
+
+
+class Place(str, Enum):  # noqa: UP042 - a `StrEnum` is formatted as its text
+    """Equal to their texts, and no such texts."""
+
+    HOME = "home"
+
+
+def test_a_member_of_an_enumeration_is_no_text(run: Run, backend: RedisBackend) -> None:
+    """Whatever was locked before, the same key is the same lock, and an equal one of its own."""
+    locks, member = backend.require("locks"), f"{Place.HOME}"
+    for first, second in (("home", Place.HOME), (Place.HOME, "home")):
+        run(locks.release("other", owner="ann"))
+        grants = [run(locks.acquire(key, ttl=30, owner="ann")) for key in (first, second)]
+        assert all(isinstance(grant, Grant) for grant in grants)
+        assert run(locks.holder(member)) is not None
+        assert run(locks.release(first, owner="ann"))
+        assert run(locks.release(second, owner="ann"))
+        assert run(locks.holder(member)) is None
 
 
 def told_first(server: RedisAt, sent_as: Callable[[Call], Command]) -> int:

@@ -56,6 +56,8 @@ class _Line:
                     if isinstance(answer, Exception) and _is_useless(answer):
                         raise answer
                     answers.append(answer)
+            if len(answers) > replies:
+                raise redis_errors.ConnectionError("more replies than questions")
         except TimeoutError as error:
             raise redis_errors.TimeoutError("Timeout reading from socket") from error
         except OSError as error:
@@ -128,7 +130,7 @@ class Blocking:
                 line = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
-            # Most are: asked here, since whoever waits for a lock waits for its release.
+            # Warm, which most are, without a call: whoever waits for a lock waits for its release.
             if time.monotonic() - line.used < LOOK_AFTER or line.is_alive():
                 return line
             line.close()

@@ -46,8 +46,8 @@ class Command:
         replies: How many replies it gets.
         repeatable: Whether it may be sent again when its reply was lost.
         apart: Whether the server keeps what is sent behind it waiting for long.
-        urgent: Whether others wait for what it does: a loop sends it at once, and not with all that
-            is asked in the same turn.
+        urgent: Whether others wait for what it does: a loop that expects no answers sends it at
+            once, and not at the end of its turn.
     """
 
     __slots__ = ("packed", "repeatable", "replies")

@@ -57,7 +57,9 @@ class RedisLocks:
     def __init__(self, transport: Server, keys: Keys) -> None:
         self._transport = transport
         self._keys = keys
-        self._names: Callable[[str, LockMode], Sequence[str]] = lru_cache(NAMES)(
+        # By the key's type, too: of an enumeration's member the name is another one than of the
+        # text to which it is equal.
+        self._names: Callable[[str, LockMode], Sequence[str]] = lru_cache(NAMES, typed=True)(
             partial(_names, keys)
         )
         self._crowded_until = -math.inf

@@ -1,9 +1,10 @@
 """One connection an event loop, shared by all of its tasks.
 
-What is asked in one turn of the loop leaves as one write; the answers come back in the same order
-and need no task. Between them come the signals for the tasks that wait, once the first of them has:
-so a lock that is handed over reaches its task without another thread. An asynchronous generator
-owns the connection: the loop's own shutdown closes it.
+What is asked in one turn of the loop leaves as one write, but for what others wait for, which
+leaves at once; the answers come back in the same order and need no task. Between them come the
+signals for the tasks that wait, once the first of them has: so a lock that is handed over reaches
+its task without another thread. An asynchronous generator owns the connection: the loop's own
+shutdown closes it.
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ class _Wire(asyncio.Protocol):
         connection._reader = connection._writer = None
         self._transport = cast(asyncio.Transport, self._writer.transport)
         self._transport.set_protocol(self)
+
+    def is_at_rest(self, now: float) -> bool:
+        """Whether no answer is due, and it need not be looked at before it is used."""
+        return not self.under_way and now - self._used < LOOK_AFTER
 
     def is_alive(self) -> bool:
         """Whether, after a while without use, nothing has arrived: the connection's end, mostly.
@@ -152,7 +157,8 @@ class Multiplexed:
     def ask(self, command: Command) -> Reply:
         """Send a command at the end of this turn; the reply is always answered.
 
-        For what it does others may wait: then now, unless there is more to send at once.
+        An urgent one leaves now, with whatever was asked before it in this turn; while answers are
+        due at the end of the turn, as any other.
         """
         reply = Reply(loop=self._loop)
         now, left = self.now(), remaining()
@@ -162,7 +168,7 @@ class Multiplexed:
         if self._timer is not None and patience < self._timer.when():
             self._timer.cancel()
             self._timer = None  # the flush sets another
-        if command.urgent and self._wire is not None and not self._wire.under_way:
+        if command.urgent and self._wire is not None and self._wire.is_at_rest(now):
             self.flush()
         elif not self._flushing:
             self._flushing = True

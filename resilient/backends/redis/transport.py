@@ -65,7 +65,9 @@ class RedisTransport:
         return [self._settled(c, answers) for c, answers in zip(commands, found, strict=True)]
 
     def asend(self, command: Command) -> asyncio.Future[Any]:
-        """Send a command together with all that are asked in this turn of the running loop."""
+        """Send a command together with all that are asked in this turn of the running loop, but for
+        one that is urgent.
+        """
         loop = asyncio.get_running_loop()
         loops = self._apart if command.apart else self._loops
         shared = loops.get(loop)
