@@ -72,10 +72,9 @@ class Block(ABC, Generic[S, A]):
         step = await stepper.advance()
         assert type(step) is Body, "a block's plan runs its body"
         watch = Interruption(step.lease) if step.lease is not None and step.cancel else None
-        who: Any = identity.caller()
-        self._entries.setdefault(who, []).append((stepper, watch))
+        self._entries.setdefault(identity.caller(), []).append((stepper, watch))
         if watch is not None:
-            watch.begin(who)
+            watch.begin()
         value: A = step.value
         return value
 
@@ -100,10 +99,12 @@ class Block(ABC, Generic[S, A]):
             del error, settled, traceback  # as above
 
     def _leave(self) -> Any:
-        inside = list(self._entries)
-        # One alone is meant, though it may have entered in one task and leave in another, as some
-        # test frameworks' fixtures do.
-        who = inside[0] if len(inside) == 1 else identity.caller()
+        if len(self._entries) == 1:
+            # Who is alone is meant, though it may have entered in one task and leave in another, as
+            # some test frameworks' fixtures do. Whoever comes in this moment stands behind it.
+            who, *_ = self._entries
+        else:
+            who = identity.caller()
         entries = self._entries[who]
         entry = entries.pop()
         if not entries:

@@ -123,7 +123,10 @@ class _Random(Operation[float]):
 
 
 NOW = _Now()
-"""Seconds on the local clock, which runs on while the machine is suspended."""
+"""Seconds on the local clock, which runs on while the machine is suspended.
+
+`clock.now()` says the same, for less: a simulation installs its clock for whatever runs in it.
+"""
 RANDOM = _Random()
 """A random number in [0, 1)."""
 

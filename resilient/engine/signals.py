@@ -148,7 +148,7 @@ class Hub:
 
     def add(self, waiter: Waiter) -> None:
         """Let a waiter be woken, for as long as somebody else refers to it."""
-        # Its end is its own removal: what is called with the reference has it for a default.
+        # Removed when it is gone: `pop` is called with the dead reference, for a default.
         gone: Callable[[object], object] = partial(self._waiters.pop, waiter.id)
         self._waiters[waiter.id] = ref(waiter, gone)
 

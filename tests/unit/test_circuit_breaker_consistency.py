@@ -15,7 +15,7 @@ from tests.support.flaky import flaky_memory
 from tests.support.guarded import fail, succeed
 from tests.support.modes import Mode
 
-pytestmark = pytest.mark.usefixtures("clock", "backend")
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def test_strict_asks_and_reports_each_call(mode: Mode, clock: ManualClock) -> None:

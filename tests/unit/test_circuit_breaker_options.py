@@ -35,7 +35,7 @@ CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.H
 ROOT = Path(__file__).parents[2]
 
 
-pytestmark = pytest.mark.usefixtures("clock", "backend")
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 # --- the state machine

@@ -26,7 +26,7 @@ from tests.support.modes import Mode
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 
 
-pytestmark = pytest.mark.usefixtures("clock", "backend")
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def test_stale_calls_are_counted(mode: Mode, clock: ManualClock) -> None:

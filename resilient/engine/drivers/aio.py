@@ -167,22 +167,23 @@ def _late_answer(reply: asyncio.Future[Any] | None) -> tuple[Any, BaseException 
 class Interruption:
     """Cancels whoever runs a body when the body's lease is lost, and tells that apart."""
 
-    __slots__ = ("__weakref__", "_fired", "_lease", "_task")
+    __slots__ = ("__weakref__", "_fired", "_lease", "_loop", "_task")
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
+        self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
         self._fired = False
         mine = ref(self)  # or the lease and this would hold one another
         lease.when_lost(lambda: _interrupted(mine()))
 
-    def begin(self, task: asyncio.Task[Any] | None) -> None:
-        """The body runs in the current task, which is this one, from now on."""
-        self._task = task
-        if task is not None and self._lease.is_missing:
+    def begin(self) -> None:
+        """The body runs in the current task from now on."""
+        self._task = asyncio.current_task()
+        if self._lease.is_missing:
             # Not at once: the running task would be cancelled where it next suspends itself, which
             # may be beyond the body.
-            task.get_loop().call_soon(self._fire)
+            self._loop.call_soon(self._fire)
 
     def end(self, error: BaseException | None) -> BaseException | None:
         """The body rests: `LeaseLost` where our cancellation ended it, else its own error."""
@@ -197,7 +198,7 @@ class Interruption:
 
     async def guard(self, body: Awaitable[Any]) -> Any:
         """Await a body; raise `LeaseLost` if it was cancelled because the lease is lost."""
-        self.begin(asyncio.current_task())
+        self.begin()
         try:
             answer = await body
         except BaseException as error:
@@ -213,11 +214,9 @@ class Interruption:
 
     def interrupt(self) -> None:
         """Cancel the body, from any thread."""
-        task = self._task
-        if task is not None:  # else whoever begins sees that the lease is lost
-            # A closed loop runs no body any more.
-            with contextlib.suppress(RuntimeError):
-                task.get_loop().call_soon_threadsafe(self._fire)
+        # A closed loop runs no body any more.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._fire)
 
     def _fire(self) -> None:
         if self._task is not None and not self._fired:

@@ -80,7 +80,12 @@ class Settings:
     unguarded: bool = False
 
     def held_by(self, lease: type[HeldLock], on_lost: OnLost | None) -> Settings:
-        """The same, for holders who get a lease of another kind, and have given this `on_lost`."""
+        """The same, for holders who get a lease of another kind.
+
+        Args:
+            lease: The kind.
+            on_lost: What they have said of a loss; if nothing, it is the default of that kind.
+        """
         other = object.__new__(Settings)
         vars(other).update(vars(self), lease=lease)
         if on_lost is None:
@@ -120,6 +125,8 @@ def settings_of(
     try:
         checked = _checked(where, mode, **plain)
     except TypeError:  # what has no hash is none of these options' values
+        checked = None
+    if checked is None:
         checked = _checked.__wrapped__(where, mode, **plain)
     return Settings(
         source=Source("locks", POLICY, called, backend),
