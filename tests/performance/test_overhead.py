@@ -24,6 +24,8 @@ from tests.performance.ratios import Call, Costs
 from tests.support.modes import Mode
 from tests.support.servers import RedisAt
 
+pytestmark = pytest.mark.timing
+
 
 @pytest.fixture(autouse=True, name="backend")
 def _backend() -> Iterator[resilient.Backend]:

@@ -17,6 +17,7 @@ from tests.performance.ratios import Call, Costs
 from tests.support.servers import RedisAt
 
 pytestmark = [
+    pytest.mark.timing,
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="nobody tells"),
 ]
@@ -103,7 +104,6 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) 
 return 0"""
 
 
-@pytest.mark.timing  # no other measurement is as close to its limit
 def test_a_lock_beside_set_nx_and_a_script(
     client: Any, ratio: Callable[..., float], prefix: str
 ) -> None:
@@ -165,7 +165,6 @@ def test_an_async_step_beside_an_hset(
     assert ratio(ours, theirs, 1, 1.1) <= 1.2
 
 
-@pytest.mark.timing
 def test_an_async_lock_beside_the_same(
     redis_server: RedisAt, ratio: Callable[..., float], prefix: str
 ) -> None:

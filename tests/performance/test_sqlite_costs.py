@@ -15,6 +15,8 @@ import pytest
 import resilient
 from tests.performance.ratios import Costs
 
+pytestmark = pytest.mark.timing
+
 STEPS = 100
 
 
