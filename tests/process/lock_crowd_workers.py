@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,16 @@ def _token(client: Any, key: str) -> Iterator[None]:
         client.rpush(key, "token")
 
 
+@contextlib.asynccontextmanager
+async def _async_token(client: Any, key: str) -> AsyncIterator[None]:
+    """As `_token`."""
+    await client.blpop([key])
+    try:
+        yield
+    finally:
+        await client.rpush(key, "token")
+
+
 def warmed(url: str) -> None:
     """Import what the children will use, so that none of them has to."""
 
@@ -86,20 +96,30 @@ def hammer(
 
 
 def turns_of(kind: str, url: str, prefix: str) -> Callable[[float], list[float]]:
-    """Takes a lock for so many seconds, again and again; `"async"`: ours, in an event loop."""
-    if kind != "async":
+    """Takes a lock for so many seconds, again and again; `"async..."`: in an event loop."""
+    if not kind.startswith("async"):
         return partial(waited, taker(kind, url, prefix, 10))
-    resilient.configure(url, prefix=prefix)
+    take = _async_taker(kind, url, prefix)
     runner = asyncio.Runner()
-    return lambda seconds: runner.run(awaited(seconds))
+    return lambda seconds: runner.run(awaited(take, seconds))
 
 
-async def awaited(seconds: float) -> list[float]:
+def _async_taker(kind: str, url: str, prefix: str) -> Take:
+    """As `taker`."""
+    if kind == "async blpop":
+        from redis.asyncio import Redis
+
+        return partial(_async_token, Redis.from_url(url), prefix + "token")
+    resilient.configure(url, prefix=prefix)
+    return lambda: resilient.lock(kind, ttl=10, wait=60)
+
+
+async def awaited(take: Take, seconds: float) -> list[float]:
     """As `waited`, in an event loop."""
     waits: list[float] = []
     end = time.monotonic() + seconds
     while (asked := time.monotonic()) < end:
-        async with resilient.lock("async", ttl=10, wait=60):
+        async with take():
             waits.append(time.monotonic() - asked)
             await asyncio.sleep(0.001)
     return waits
