@@ -20,6 +20,9 @@ SERVICE = "mymaster"
 PATIENCE = 25.0
 DOWN_AFTER = 700
 """Milliseconds of silence after which a sentinel takes a server for dead."""
+PERIODS = {"info": 100, "ask": 100, "publish": 100, "ping": 300}
+"""Milliseconds. A replica of which five pings long nothing is known is not promoted, and one whose
+primary is gone is asked once a second, whatever the period is (`sentinelSelectSlave`)."""
 
 
 class SentinelServer(RedisServer):
@@ -41,10 +44,10 @@ class SentinelServer(RedisServer):
         return [program, str(path), "--sentinel"]
 
     def hurry(self) -> None:
-        """Look, ask and tell ten times as often as usual: tests wait for what it finds out."""
+        """Look, ask and tell more often than usual: tests wait for what it finds out."""
         with self.client() as client:
-            for what in ("info", "ping", "ask", "publish"):
-                client.execute_command("SENTINEL DEBUG", f"{what}-period", 100)
+            for what, milliseconds in PERIODS.items():
+                client.execute_command("SENTINEL DEBUG", f"{what}-period", milliseconds)
 
 
 class Sentinels:
