@@ -168,7 +168,7 @@ def test_a_lost_connection_is_the_only_one_that_is_opened_anew(
     run: Run, cluster: Cluster, prefix: str, number: int
 ) -> None:
     """The others go on; that something may be missed is told at once, and when it is over."""
-    backend = from_url(f"{cluster.url}?{QUICK}&client_name={prefix}", prefix=prefix)
+    backend = from_url(f"{cluster.url}?client_name={prefix}", prefix=prefix)
     stale: list[str | None] = []
     with run.closing(backend):
         backend.hub.listen("cache", stale.append)
