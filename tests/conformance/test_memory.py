@@ -1,7 +1,10 @@
 """The memory backend against the conformance suite."""
 
+import pytest
+
 from resilient.backends.memory import MemoryBackend
 from resilient.engine.clock import ManualClock
+from resilient.protocols.values import Encoded
 from resilient.testing.conformance import (
     CacheConformance,
     CheckpointConformance,
@@ -10,6 +13,8 @@ from resilient.testing.conformance import (
     IdempotencyConformance,
     LockConformance,
 )
+from resilient.testing.conformance._machines.base import World
+from resilient.testing.conformance._machines.cache import CacheMachine
 
 
 class Memory(Conformance):
@@ -31,6 +36,16 @@ class TestCircuits(Memory, CircuitConformance):
 
 class TestCache(Memory, CacheConformance):
     """Cached values in memory."""
+
+    @pytest.mark.parametrize("next_one", [True, False])
+    def test_an_older_value_outlives_one_that_came_too_late(
+        self, world: World, next_one: bool
+    ) -> None:
+        """A value that a tag has outdated may be refused: then one without tags is still there."""
+        machine = CacheMachine(world)
+        machine.set("a", Encoded(b"older"), ttl=None, tags=[], fresh=50.0, stale=0.0)
+        machine.time_passes(60.0)
+        machine.invalidate_tags("a", ["red"], ready=True, next_one=next_one)
 
 
 class TestIdempotency(Memory, IdempotencyConformance):

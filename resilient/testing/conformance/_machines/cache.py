@@ -20,6 +20,8 @@ TTLS = LEASES
 FRESH = st.one_of(st.none(), LEASES)
 STALE = st.one_of(st.just(0.0), LEASES)
 VALUES = st.sampled_from([b"", b"one", b"two\x00\xff\n"]).map(Encoded)
+LATE = Encoded(b"late")
+"""What is computed under a tag while that is invalidated."""
 PATTERNS = st.sampled_from(["*", "a*", "a:?", "?", "[a-b]", "c*", "a"])
 
 
@@ -183,8 +185,9 @@ class CacheMachine(Machine):
                 continue
             if next_one:
                 self.fetch(key, "bob" if owner == "ann" else "ann", 200.0, [], 1)
-            self.fill(key, owner, Encoded(b"late"), 200.0, 1, False)
-            if not next_one:
+                self.fill(key, owner, LATE, 200.0, 1, False)
+            else:
+                self._fill_late(key, owner)
                 self.delete(key)
 
     @rule(pattern=PATTERNS)
@@ -204,6 +207,15 @@ class CacheMachine(Machine):
         fewest, most = self.model.clear()
         assert fewest <= self.ask(self.store.clear()) <= most
         assert self.ask(self.store.keys()) == []
+
+    def _fill_late(self, key: str, owner: str) -> None:
+        """Whether it is stored or refused is open, and so whether an older value is still there."""
+        tags = self._tags.pop(key)
+        self.model.fill(key, LATE, owner=owner, ttl=200.0, tags=tags)
+        fill = self.store.fill(self.name(key), LATE, owner=owner, ttl=200.0, tags=self._named(tags))
+        assert type(self.ask(fill)) is bool
+        found = self.ask(self.store.get(self.name(key)))
+        assert found is None or found.value != LATE, "what a tag has made a miss is served"
 
     def _compute(self, key: str, owner: str, ready: bool) -> None:
         if ready and not self.model.has(key):
