@@ -26,14 +26,24 @@ CASES = {
     "redis-py": "redis-py Lock",
     "python-redis-lock": "python-redis-lock",
 }
+IN_LOOPS = {
+    "async blpop": "redis-py: BLPOP, RPUSH, in an event loop each",
+    "async": "resilient, redis, in an event loop each",
+}
 Measured = dict[str, list[float]]
 
 
 def groups() -> list[Group]:
     """What one waits, and what many get done."""
     return [
-        Contended("lock: from a release to the grant of another process that waits", hand_offs),
-        Contended(f"lock: 1 ms each of {PROCESSES} processes, time for one of them", crowds),
+        Contended(
+            "lock: from a release to the grant of another process that waits", CASES, hand_offs
+        ),
+        Contended(
+            f"lock: 1 ms each of {PROCESSES} processes, time for one of them",
+            CASES | IN_LOOPS,
+            crowds,
+        ),
     ]
 
 
@@ -42,20 +52,25 @@ class Contended(Group):
 
     Args:
         title: What is done.
+        cases: What each kind is called.
         measure: Measures all kinds, in turns: seconds of each, many times.
     """
 
     def __init__(
-        self, title: str, measure: Callable[[list[str], RedisAt, Path, int], Measured]
+        self,
+        title: str,
+        cases: dict[str, str],
+        measure: Callable[[list[str], RedisAt, Path, int], Measured],
     ) -> None:
         super().__init__(title, "sync")
+        self._kinds = list(cases)
         self._measure = measure
-        for name in CASES.values():
+        for name in cases.values():
             self.case(name)(lambda place: None)
 
     def run(self, server: RedisAt, directory: Path, rounds: int) -> None:
         """Have them measured."""
-        kinds = dict(zip(CASES, self.cases, strict=True))
+        kinds = dict(zip(self._kinds, self.cases, strict=True))
         if importlib.util.find_spec("redis_lock") is None:
             kinds.pop("python-redis-lock").error = "not installed: redis_lock"
         kinds[f"sqlite:///{directory / 'crowd.db'}"] = kinds.pop("sqlite")
