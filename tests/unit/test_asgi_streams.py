@@ -110,6 +110,30 @@ def test_a_hang_up_in_a_long_response_never_runs_it_again(fails: OSError | None)
     asyncio.run(run())
 
 
+def test_whoever_has_all_of_a_long_response_is_told_that_it_is_done() -> None:
+    """Its end comes when that is recorded, in whatever chunks: no retry finds it running."""
+
+    async def run(*chunks: bytes) -> None:
+        again, later = protected(App(*chunks), max_response=1500), list[Message]()
+
+        class Sent(list[Message]):
+            def append(self, message: Message) -> None:
+                super().append(message)
+                if message.get("more_body") is False:
+                    retries.append(asyncio.create_task(raw(again, REQUEST, sent=later)))
+
+        retries, sent = list[asyncio.Task[None]](), Sent()
+        await raw(again, REQUEST, sent=sent)
+        await asyncio.gather(*retries)
+        assert b"".join(each["body"] for each in sent[1:]) == b"".join(chunks)
+        assert [each.get("status") for each in later] == [409, None]
+        assert b"Request is done" in later[1]["body"]
+
+    for chunks in ([b"x" * 1000] * 5, [b"x" * 5000]):
+        with resilient.using("memory://"):
+            asyncio.run(run(*chunks))
+
+
 def test_what_the_server_refuses_to_send_is_told_to_it() -> None:
     """A response against the protocol is the server's to complain of; the request is done."""
 

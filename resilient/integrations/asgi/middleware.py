@@ -78,7 +78,7 @@ class IdempotencyMiddleware:
         is_outcome: Whether a response of this status is an outcome, and to be replayed.
         max_request: Bytes of a body, which is held in memory; 413 beyond. By default 1 MiB.
         max_response: Bytes of a response that is kept, by default 1 MiB. A longer one is passed on
-            as it comes; its request is done, and a retry is told that with a 409.
+            as it comes, its end when the request is recorded as done: a retry is told so by a 409.
         on_takeover: When a process died while it ran the request: `"rerun"` it, or `"raise"`:
             answer 409 until somebody has looked.
         on_cancel: When the server cancels a request that it runs, before there is a response:

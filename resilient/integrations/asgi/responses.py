@@ -90,7 +90,8 @@ class Exchange:
     """One run of the application: what it reads, and what it answers.
 
     The response is held back until it is recorded: a client must not see what a crash could still
-    undo. One that grows beyond the limit is passed on as it comes, and will not be replayed.
+    undo. One that grows beyond the limit is passed on as it comes, and will not be replayed: all
+    but its end, since whoever has the whole of it may ask again at once.
 
     A client that hangs up does not stop the application, which is not told before its response is
     whole: the client will ask again. Once the application has begun to answer with an outcome, its
@@ -124,6 +125,7 @@ class Exchange:
         self._start: Message | None = None
         self._is_decided = False
         self._held = bytearray()
+        self._end: Message | None = None
         self._unsent: Exception | None = None
         self._ended = False
         self._whole = asyncio.Event()
@@ -169,7 +171,11 @@ class Exchange:
         return response
 
     async def rest(self) -> None:
-        """Let the application do what it does after its response, such as background tasks."""
+        """Send the end of a response that was passed on; let the application do what it does after
+        it, such as background tasks.
+        """
+        if self._end is not None:
+            await self._pass_on(self._end)
         if self.response is None or self.error is not None or self._running is None:
             return
         await self._running
@@ -206,7 +212,11 @@ class Exchange:
                 await self._pass_on(self._start)
                 chunk, self._held = bytes(self._held), bytearray()
         if self.is_passing:
-            await self._pass_on({"type": "http.response.body", "body": chunk, "more_body": more})
+            part = {"type": "http.response.body", "body": chunk, "more_body": more}
+            if more:
+                await self._pass_on(part)
+            else:
+                self._end = part
         if not more:
             self._ended = True
             self._whole.set()
