@@ -24,11 +24,15 @@ Take = Callable[[], Any]
 
 def taker(kind: str, url: str, prefix: str, ttl: float) -> Take:
     """The lock of this library (fair or barging, or on the SQLite of that URL), or of another."""
-    if kind in ("resilient", "barging"):
+    if kind in ("resilient", "async", "barging"):
         resilient.configure(url, prefix=prefix)
-        return lambda: resilient.lock(kind, ttl=ttl, wait=60, fair=kind == "resilient")
+        return lambda: resilient.lock(kind, ttl=ttl, wait=60, fair=kind != "barging")
     if kind.startswith("sqlite:"):
         return lambda: resilient.lock("k", ttl=ttl, wait=60, backend=kind)
+    if kind == "async blpop":
+        from redis.asyncio import Redis
+
+        return partial(_async_token, Redis.from_url(url), prefix + "token")
     import redis
 
     client = redis.Redis.from_url(url)
@@ -97,21 +101,11 @@ def hammer(
 
 def turns_of(kind: str, url: str, prefix: str) -> Callable[[float], list[float]]:
     """Takes a lock for so many seconds, again and again; `"async..."`: in an event loop."""
+    take = taker(kind, url, prefix, 10)
     if not kind.startswith("async"):
-        return partial(waited, taker(kind, url, prefix, 10))
-    take = _async_taker(kind, url, prefix)
+        return partial(waited, take)
     runner = asyncio.Runner()
     return lambda seconds: runner.run(awaited(take, seconds))
-
-
-def _async_taker(kind: str, url: str, prefix: str) -> Take:
-    """As `taker`."""
-    if kind == "async blpop":
-        from redis.asyncio import Redis
-
-        return partial(_async_token, Redis.from_url(url), prefix + "token")
-    resilient.configure(url, prefix=prefix)
-    return lambda: resilient.lock(kind, ttl=10, wait=60)
 
 
 async def awaited(take: Take, seconds: float) -> list[float]:
