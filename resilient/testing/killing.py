@@ -140,14 +140,13 @@ class _Nursery:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
-            text=True,
+            bufsize=0,  # what is in a buffer nobody can wait for
         )
 
     def begin(self) -> int:
         """Fork a child, which runs the function; its pid."""
         assert self._process.stdin is not None
-        self._process.stdin.write("begin\n")
-        self._process.stdin.flush()
+        self._process.stdin.write(b"begin\n")
         return int(self._line())
 
     def end(self, patience: float) -> _Outcome | None:
@@ -164,7 +163,7 @@ class _Nursery:
             raise AssertionError(f"{self.name} raised:\n{error}")
         return _Outcome(result)
 
-    def _line(self) -> str:
+    def _line(self) -> bytes:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:

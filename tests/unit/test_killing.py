@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from resilient.errors import ConfigurationError
-from resilient.testing import kill_at_random
+from resilient.testing import kill_at_random, killing
 
 pytestmark = pytest.mark.process
 
@@ -59,6 +59,22 @@ def test_an_end_before_the_kills_is_told(tmp_path: Path) -> None:
     """A test that kills less often than it says would prove nothing."""
     with pytest.raises(AssertionError, match="ended after 0 of 3 kills"):
         kill_at_random(counted, str(tmp_path / "runs"), 0.0, kills=3, within=5, seed=1)
+
+
+def test_an_end_is_heard_that_comes_with_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function may be done before anybody has read that its process was started."""
+    line = killing._Nursery._line
+
+    def late_line(nursery: killing._Nursery) -> bytes:
+        while not nursery._answer.exists():
+            time.sleep(0.01)
+        time.sleep(0.2)  # its end is told after its answer
+        return line(nursery)
+
+    monkeypatch.setattr(killing._Nursery, "_line", late_line)
+    assert kill_at_random(counted, str(tmp_path / "runs"), 0.0, kills=0, timeout=10).result == 1
 
 
 def test_who_never_ends_is_told(tmp_path: Path) -> None:
