@@ -8,12 +8,31 @@ import pytest
 
 from resilient.backends.memory import MemoryBackend
 from resilient.engine.circuits import registry
+from resilient.engine.circuits.known import KnownCircuit
+from resilient.engine.circuits.local_view import NEVER_SEEN
+from resilient.engine.circuits.outcomes import FAILURE, SUCCESS
 from resilient.engine.circuits.permits import OwedPermit
 from resilient.engine.circuits.registry import KnownCircuits
 from resilient.engine.drivers.sync import drive
 from resilient.engine.plan import NOW
 from resilient.errors import BackendError
-from resilient.protocols.circuits import CircuitStore, CircuitView
+from resilient.protocols.circuits import CircuitRules, CircuitState, CircuitStore, CircuitView
+
+
+class Untold(KnownCircuits):
+    """Circuits of which nobody tells the server."""
+
+    def touch(self, circuit: KnownCircuit) -> None:
+        """Nor in the background."""
+
+    send_at_once = touch
+
+
+RULES = CircuitRules(
+    window=10, min_calls=10, failure_rate=None, consecutive=1, open_for=600, permits=1, lease=10,
+    ttl=600,
+)  # fmt: skip
+"""The first failure opens."""
 
 
 class Unsettled(OwedPermit):
@@ -40,6 +59,35 @@ def owing(*tokens: str) -> KnownCircuits:
     for token in tokens:
         circuits._owed.add(Unsettled(circuit, token, until=1e12))
     return circuits
+
+
+def opened(backend: MemoryBackend) -> tuple[KnownCircuits, KnownCircuit]:
+    """A circuit that this process has opened, of which the server has not been told."""
+    circuits = Untold(backend, MemoryBackend().require("circuits"))
+    circuit = KnownCircuit("k", RULES, circuits)
+    circuit.noted(circuit.counter, FAILURE)
+    assert (circuit.state, circuit.generation) == (CircuitState.OPEN, NEVER_SEEN)
+    return circuits, circuit
+
+
+def test_a_permit_that_is_settled_does_not_undo_what_has_opened_since() -> None:
+    """The server has a first generation by another's outcome, and not been told of the trip."""
+    backend = MemoryBackend()
+    circuits, circuit = opened(backend)
+    backend.sync.circuits.record("k", rules=RULES, outcomes=SUCCESS)
+    circuits._owed.add(OwedPermit(circuit, "token", until=1e12))
+    drive(circuits._settle(100.0))
+    assert not circuits._owed.take(100.0)
+    assert (circuit.state, circuit.has_unsent) == (CircuitState.OPEN, True)
+
+
+def test_a_reset_counts_whenever_its_answer_comes() -> None:
+    """By hand it is closed, though this process has opened it meanwhile."""
+    backend = MemoryBackend()
+    _, circuit = opened(backend)
+    closed = backend.sync.circuits.force("k", state=CircuitState.CLOSED, reason="forced|reset")
+    circuit.adopt(closed, circuit.version - 1)
+    assert (circuit.state, circuit.has_unsent) == (CircuitState.CLOSED, False)
 
 
 def test_what_is_not_settled_stays_owed() -> None:

@@ -242,7 +242,8 @@ class KnownCircuit(LocalView):
         Args:
             view: The circuit as the server sees it.
             version: What the view was when the server was asked; `None` for an announcement. An
-                answer that was overtaken meanwhile counts only if it tells of a later generation.
+                answer that was overtaken meanwhile counts only if it tells of a later generation,
+                and not if that is the first one, which this process has left by itself.
         """
         lost = False
         with self._lock:
@@ -251,7 +252,7 @@ class KnownCircuit(LocalView):
                 self._send_within(0.0)
                 lost = True
             elif version is not None and version != self.version and self.is_ahead_of(view):
-                self.generation = view.generation  # in which its own judgement is judged next
+                self.generation = view.generation  # as of which the server is to judge the trip
             elif version == self.version or view.generation > self.generation:
                 self._accept(view)
         if lost:

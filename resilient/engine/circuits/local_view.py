@@ -87,10 +87,12 @@ class LocalView:
         """Whether a server that calls it closed has numbered only what this process has left.
 
         A circuit gets its first generation with its first outcome: the answer to that one tells of
-        a later generation than none, and yet of what was before.
+        a later generation than none, and yet of what was before. What somebody has done by hand
+        counts whenever it came.
         """
         has_left = self.is_own and self.state is not CircuitState.CLOSED
-        return has_left and self.generation <= 0 and view.state is CircuitState.CLOSED
+        was_closed = view.state is CircuitState.CLOSED and not view.reason.startswith("forced")
+        return has_left and self.generation <= 0 and was_closed
 
     def goes_on(self, view: CircuitView) -> bool:
         """Whether calls that were admitted under the state so far still count in this one."""

@@ -314,7 +314,9 @@ class KnownCircuits:
             raise
         for permit, answer in zip(owed, answers, strict=True):
             if isinstance(answer, CircuitView):
-                permit.circuit.adopt(answer)
+                # As below: what has opened it here is to be judged first.
+                if not permit.circuit.has_unsent:
+                    permit.circuit.adopt(answer)
                 continue
             self._owed.add(permit)
             if not isinstance(answer, BackendError):
