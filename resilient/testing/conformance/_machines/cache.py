@@ -211,11 +211,13 @@ class CacheMachine(Machine):
     def _fill_late(self, key: str, owner: str) -> None:
         """Whether it is stored or refused is open, and so whether an older value is still there."""
         tags = self._tags.pop(key)
-        self.model.fill(key, LATE, owner=owner, ttl=200.0, tags=tags)
         fill = self.store.fill(self.name(key), LATE, owner=owner, ttl=200.0, tags=self._named(tags))
         assert type(self.ask(fill)) is bool
+        older = self.model.get(key)
         found = self.ask(self.store.get(self.name(key)))
-        assert found is None or found.value != LATE, "what a tag has made a miss is served"
+        if found is not None:
+            self.agree(key, older, found)
+        self.model.fill(key, LATE, owner=owner, ttl=200.0, tags=tags)
 
     def _compute(self, key: str, owner: str, ready: bool) -> None:
         if ready and not self.model.has(key):
