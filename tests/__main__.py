@@ -34,7 +34,7 @@ PASSES = {
 TIMES = 3
 """How often in a row a test that failed must pass alone."""
 FEW = 16
-"""How many may fail to be looked at again: more are no accident."""
+"""How many may fail to be looked at again: a slow machine fails up to eight, and a defect more."""
 LINES = 40
 """How much is shown at the end of what a pass said before it broke off."""
 

@@ -23,7 +23,8 @@ LIMIT = 1500
 KILLS = 5
 NOTHING_DONE = "  0 % "
 LEFT_BY_CTRL_C = "ignore:unclosed <socket:ResourceWarning"
-"""`socket.create_connection` leaves it to the collector when it is interrupted as it returns."""
+"""`socket.create_connection` leaves it to the collector when it is interrupted; sockets of ours are
+looked for by other tests."""
 NOBODY = "http://127.0.0.1:1"
 """A service that would be down, if it were asked."""
 

@@ -162,7 +162,7 @@ class Leased(NamedTuple):
         decorate: Makes what is measured.
         added: By the decorator itself: 0.44, 0.4 and 0.48 of tenacity's on one processor, in sync
             code, and 0.51, 0.43 and 0.55 on another, whose caches serve tenacity's loop better
-            (0.43, 0.38 and 0.48 there, too, while its other half is at work).
+            (0.43, 0.38 and 0.48 there, too, while the core's other thread is at work).
         whole: With the work of two transactions of the memory backend, on a key that is new. Of
             tenacity's that is 0.55 to 0.8 where caches are large, and up to 1.12 on a machine that
             shares them with others, where a lock takes four times as long.
@@ -196,8 +196,8 @@ def of_tenacity(mode: Mode, ours: Call, limit: float) -> float:
 
 
 @pytest.mark.parametrize("name", LEASED)
-def test_a_lease_adds_half_of_tenacity_to_its_operations(name: str, mode: Mode) -> None:
-    """What holds a lease adds half of tenacity's at most to the backend's own work."""
+def test_a_lease_adds_about_half_of_tenacity_to_its_operations(name: str, mode: Mode) -> None:
+    """What holds a lease adds about half of tenacity's to the backend's own work: see `Leased`."""
     leased = LEASED[name]
     limit = leased.added[mode.is_async]
     instant: Any = Instant()

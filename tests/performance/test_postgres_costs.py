@@ -96,6 +96,13 @@ def ratio(
     return best[0] / best[1]
 
 
+def statements(backend: PostgresBackend, call: Callable[[], object]) -> int:
+    """How many the call sends."""
+    before = backend.statements
+    call()
+    return backend.statements - before
+
+
 def body(n: int) -> int:
     """What is decorated."""
     return n
@@ -183,6 +190,7 @@ def test_a_locked_call_beside_two_upserts(
         upserted(raw)
         upserted(raw)
 
+    assert statements(backend, lambda: locked(7)) == 2
     assert ratio(lambda: locked(7), upserts, backend, raw, 1.3) <= 1.9
 
 
@@ -192,6 +200,8 @@ def test_a_replayed_call_beside_a_select(
     """A decorated call that was made before: about 1.35 of a select by the primary key."""
     once = resilient.idempotent("k:{n}", ttl=600, backend=backend)(body)
 
+    once(7)
+    assert statements(backend, lambda: once(7)) == 1
     assert ratio(lambda: once(7), lambda: selected(raw), backend, raw, 1.35) <= 2.0
 
 
@@ -199,6 +209,8 @@ def test_a_cached_call_beside_a_select(backend: PostgresBackend, raw: psycopg.Cu
     """A decorated call whose value the server has: about 1.25 of a select by the primary key."""
     kept = resilient.cached("k:{n}", ttl=600, local=None, backend=backend)(body)
 
+    kept(7)
+    assert statements(backend, lambda: kept(7)) == 1
     assert ratio(lambda: kept(7), lambda: selected(raw), backend, raw, 1.3) <= 1.9
 
 
@@ -215,4 +227,6 @@ def test_a_job_of_steps_beside_upserts(backend: PostgresBackend, raw: psycopg.Cu
         for _ in range(STEPS):
             upserted(raw)
 
+    steps(next(numbers))
+    assert statements(backend, lambda: steps(next(numbers))) == STEPS + 2
     assert ratio(lambda: steps(next(numbers)), upserts, backend, raw, 1.4, calls=1) <= 1.9

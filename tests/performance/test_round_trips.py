@@ -15,6 +15,8 @@ from tests.support.modes import Mode
 from tests.support.servers import RedisAt
 
 CALLS = 50
+FEW = 5
+"""Trips that are made by time, once a second or less, while so many calls are made."""
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +37,6 @@ def trips(mode: Mode, server: RedisAt, call: Callable[[int], Any], calls: int = 
         for n in range(calls):
             mode.call(call, n)
     return counted.count
-
-
-def fewest(mode: Mode, server: RedisAt, call: Callable[[int], Any]) -> int:
-    """Round trips of so many calls, without what is done now and then, however many there are."""
-    return min(trips(mode, server, call) for _ in range(3))
 
 
 def test_lock(mode: Mode, every_redis: RedisAt) -> None:
@@ -73,11 +70,11 @@ def test_cached_call(mode: Mode, every_redis: RedisAt) -> None:
     """A hit makes one round trip to the server, and none where the process has it itself."""
     remote = mode.decorate(resilient.cached("{n}", ttl=60, local=None), body)
     trips(mode, every_redis, remote)
-    assert fewest(mode, every_redis, remote) == CALLS
+    assert CALLS <= trips(mode, every_redis, remote) <= CALLS + FEW
 
     local = mode.decorate(resilient.cached("{n}", ttl=60, namespace="local"), body)
     trips(mode, every_redis, local)
-    assert fewest(mode, every_redis, local) == 0
+    assert trips(mode, every_redis, local) <= FEW
 
 
 def test_closed_circuit(mode: Mode, every_redis: RedisAt) -> None:

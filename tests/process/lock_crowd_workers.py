@@ -23,7 +23,7 @@ Take = Callable[[], Any]
 
 
 def taker(kind: str, url: str, prefix: str, ttl: float) -> Take:
-    """The lock of this library (fair or barging, or on the SQLite of that URL), or of another."""
+    """This library's lock (fair, barging, or on the SQLite of that URL), another's, or a token."""
     if kind in ("resilient", "async", "barging"):
         resilient.configure(url, prefix=prefix)
         return lambda: resilient.lock(kind, ttl=ttl, wait=60, fair=kind != "barging")

@@ -22,7 +22,8 @@ DOWN_AFTER = 700
 """Milliseconds of silence after which a sentinel takes a server for dead."""
 PERIODS = {"info": 100, "ask": 100, "publish": 100, "ping": 300}
 """Milliseconds. A replica of which five pings long nothing is known is not promoted, and one whose
-primary is gone is asked once a second, whatever the period is (`sentinelSelectSlave`)."""
+primary is gone is asked once a second, whatever the period is (`sentinelSelectSlave` and
+`sentinelSendPeriodicCommands` of Redis' sentinel.c)."""
 
 
 class SentinelServer(RedisServer):
